@@ -1,0 +1,32 @@
+# make demo   the main job on real data        make test   ruff, mypy, the whole test suite
+# Both make their own .venv; a second call only runs.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	$(BIN)/passportize demo
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15 tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and pinned, so that no later requirement pulls another build of it.
+$(READY): pyproject.toml setup.cfg requirements-dev.txt tools/torchvision_beside_cpu_torch.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps torchvision==0.28.0
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt -e '.[test]'
+	$(BIN)/python tools/torchvision_beside_cpu_torch.py
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

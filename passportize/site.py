@@ -1,0 +1,134 @@
+"""What is known about one normalization layer: a value, with no reference into the model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+__all__ = ["Anchor", "AnchorPart", "Role", "Site"]
+
+
+class Role(str, Enum):
+    """What surgery does with a normalization layer."""
+
+    BOUND = "bound"
+    """Gets a private branch whose affine factors and bits come from the anchor weight."""
+    STATISTICS = "statistics"
+    """Gets private running statistics only: it has no anchor, or was left out by ``where``."""
+    SKIPPED = "skipped"
+    """Stays as it is; :attr:`Site.reason` says why."""
+    UNREACHED = "unreached"
+    """Stays as it is: it never runs in the forward pass that was traced."""
+
+
+@dataclass(frozen=True)
+class AnchorPart:
+    """Rows of one weight tensor that answer for a run of the channels of a norm.
+
+    Attributes:
+        weight: Dotted name of the parameter, for example ``"layer1.0.conv1.weight"``.
+        channels: How many channels this part answers for.
+        axis: ``"output"``: row ``c`` is what produces channel ``c``. ``"input"``: row ``c`` is
+            what consumes channel ``c`` (the fallback where no producer exists).
+        start: First row used.
+        repeats: How many rows answer for one channel: channel ``c`` gets the rows
+            ``start + j * channels + c`` for ``j < repeats``, laid side by side (a fused qkv
+            projection whose heads share one norm, say).
+        groups: Groups of the convolution (1 for linear layers).
+        transposed: Whether the weight is laid out ``[in, out / groups, ...]`` as in transposed
+            convolutions.
+    """
+
+    weight: str
+    channels: int
+    axis: str = "output"
+    start: int = 0
+    repeats: int = 1
+    groups: int = 1
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The weight that a norm is bound to.
+
+    Attributes:
+        parts: One part, or several for the producers of a concatenation. Their channels add up
+            to the channels of the norm.
+        rule: How it was found: ``"upstream"``, ``"concat"``, ``"downstream"``, ``"autograd"``,
+            ``"order"`` or ``"user"``.
+        crossed: What lies between weight and norm (``"add"``, ``"relu"``, ...), nearest to the
+            norm last; empty for a direct producer.
+    """
+
+    parts: tuple[AnchorPart, ...]
+    rule: str
+    crossed: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Number of channels that the parts answer for."""
+        return sum(part.channels for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One normalization layer of a model.
+
+    Attributes:
+        name: Dotted name of the module, the first in registration order.
+        aliases: Further names under which the same module object is registered.
+        norm_type: Qualified class name, for example ``"torch.nn.BatchNorm2d"``.
+        role: What surgery does with it.
+        channels: Number of channels, 0 where unknown.
+        channel_axis: Axis of the affine shape that counts channels (0, or another one for a
+            LayerNorm over several dimensions).
+        anchor: The weight it is bound to, for bound sites.
+        fan_in: Entries of one row of the anchor (of the shortest row where parts differ).
+        reason: Why it is not bound, or a note; empty where there is nothing to say.
+    """
+
+    name: str
+    norm_type: str
+    role: Role
+    channels: int = 0
+    channel_axis: int = 0
+    anchor: Anchor | None = None
+    fan_in: int = 0
+    aliases: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def bits(self) -> int:
+        """Signature bits that this site carries: one per channel if bound."""
+        return self.channels if self.role is Role.BOUND else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form; :meth:`from_dict` is the inverse."""
+        record = asdict(self)
+        record["role"] = self.role.value
+        record["aliases"] = list(self.aliases)
+        if self.anchor is not None:
+            record["anchor"]["parts"] = [asdict(part) for part in self.anchor.parts]
+            record["anchor"]["crossed"] = list(self.anchor.crossed)
+        return record
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Site:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: The record is not one of ours.
+        """
+        fields = dict(record)
+        fields["role"] = Role(fields["role"])
+        fields["aliases"] = tuple(fields.get("aliases", ()))
+        if fields.get("anchor") is not None:
+            anchor = dict(fields["anchor"])
+            fields["anchor"] = Anchor(
+                parts=tuple(AnchorPart(**part) for part in anchor["parts"]),
+                rule=anchor["rule"],
+                crossed=tuple(anchor.get("crossed", ())),
+            )
+        return cls(**fields)
