@@ -1,0 +1,109 @@
+"""Files that appear complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from passportize.errors import PassportizeError
+
+__all__ = ["write_atomically"]
+
+
+def write_atomically(
+    path: str | os.PathLike[str],
+    data: bytes,
+    mode: int = 0o644,
+    *,
+    overwrite: bool = True,
+    error: type[PassportizeError] | None = None,
+) -> None:
+    """Writes a file so that readers see the old content or the new one, never a part.
+
+    The data goes to a temporary file in the same folder, created with ``mode`` (less the umask)
+    before the first byte, is synced to the disk and renamed. Nothing is left behind on an error.
+
+    Args:
+        path: Where to. A symbolic link there is replaced, not followed.
+        data: All of the content.
+        mode: Permissions from the first byte on, ``0o600`` for secrets.
+        overwrite: Whether an existing file is replaced; if not, even one that appears meanwhile
+            is kept.
+        error: Class to raise instead of ``OSError``, with path, reason and next step.
+
+    Raises:
+        FileExistsError: There is such a file and ``overwrite`` is off.
+        OSError: The file cannot be written.
+    """
+    target = Path(path)
+    try:
+        _write(target, data, mode, overwrite)
+    except OSError as problem:
+        if error is None:
+            raise
+        if isinstance(problem, FileExistsError) and not overwrite:
+            reason, step = "it exists already", "choose another name or pass overwrite=True"
+        else:
+            reason, step = problem.strerror or type(problem).__name__, _next_step(problem)
+        raise error(f"Cannot write {target}: {reason}; {step}.") from None
+
+
+def _write(target: Path, data: bytes, mode: int, overwrite: bool) -> None:
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if not overwrite and os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    temporary = target.parent / f".passportize-{secrets.token_hex(8)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(temporary, flags, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            temporary.replace(target)
+        else:
+            _publish(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Renames without ever replacing."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # No hard links here (FAT, some network shares): the check above has to do.
+        temporary.replace(target)
+    else:
+        temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself durable, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _next_step(problem: OSError) -> str:
+    if isinstance(problem, FileNotFoundError):
+        return "create the folder first"
+    if isinstance(problem, IsADirectoryError):
+        return "give the name of a file in it"
+    if isinstance(problem, PermissionError):
+        return "choose a folder you may write to"
+    return "free some space or choose another folder"

@@ -1,0 +1,320 @@
+"""The passport: one secret and the owner it belongs to; all that marks a model comes from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+
+from passportize import commitment as commitments
+from passportize import owner_message as messages
+from passportize.derivation import KEY_BYTES, LabelledStream, derive_key
+from passportize.errors import InvalidArgument, MessageTooLong, PassportError
+from passportize.owner_message import OwnerMessage
+from passportize.passport_file import PassportRecord, read_passport, write_passport
+from passportize.passport_images import PassportImages
+
+__all__ = ["Passport"]
+
+
+class Passport:
+    """An ownership passport. Immutable; make one with :meth:`generate` or :meth:`load`.
+
+    A reading key is derived from the secret together with the owner message (and the images of an
+    image passport). Every vector, number and bit comes from the reading key. So the message
+    can be read back from a model with that key alone, and nobody can fit a message or images to
+    weights that exist already: another message is another key and another set of bits.
+
+    Neither the secret nor the key is ever shown, logged, pickled or put into a checkpoint.
+    """
+
+    __slots__ = ("_commitment", "_images", "_keyed", "_message", "_reading_key", "_secret")
+
+    _secret: bytes
+    _message: OwnerMessage
+    _images: PassportImages | None
+    _reading_key: bytes
+    _keyed: LabelledStream
+    _commitment: str
+
+    def __init__(
+        self, secret: bytes, message: OwnerMessage, images: PassportImages | None = None
+    ) -> None:
+        if not isinstance(secret, bytes) or len(secret) != KEY_BYTES:
+            raise InvalidArgument(
+                f"The secret must be {KEY_BYTES} bytes; leave it out to have one drawn."
+            )
+        digest = images.digest() if images is not None else b""
+        reading_key = derive_key(secret, "reading key", message.payload, digest)
+        salt = commitments.commitment_salt(secret)
+        for name, value in (
+            ("_secret", secret),
+            ("_message", message),
+            ("_images", images),
+            ("_reading_key", reading_key),
+            ("_keyed", LabelledStream(reading_key)),
+            ("_commitment", commitments.commit(secret, salt, message, digest)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def generate(
+        cls,
+        owner: str,
+        *,
+        contact: str = "",
+        date: str | None = None,
+        secret: bytes | None = None,
+    ) -> Passport:
+        """A new passport.
+
+        Args:
+            owner: Who owns the models that will carry it.
+            contact: How to reach the owner: an address, a URL; may be empty.
+            date: ISO date, today (UTC) by default.
+            secret: 32 bytes, drawn from the operating system by default. Give one only to
+                reproduce a run.
+
+        Raises:
+            InvalidArgument: An empty owner, control characters, a date that is none, or a secret
+                of another length.
+            MessageTooLong: Owner and contact take more than 251 bytes together.
+        """
+        message = OwnerMessage.normalized(owner, contact, date)
+        return cls(os.urandom(KEY_BYTES) if secret is None else secret, message)
+
+    def with_images(self, gamma: torch.Tensor, beta: torch.Tensor) -> Passport:
+        """The same secret and owner, with the pictures that the ``paper`` preset uses as passports.
+
+        The images enter the reading key and the commitment. So vectors and bits differ from
+        those of this passport, and bits cannot be chosen to suit images or images to suit bits.
+
+        Args:
+            gamma: ``[C, H, W]`` or ``[N, C, H, W]``, uint8 or float32.
+            beta: The same for beta.
+
+        Raises:
+            InvalidArgument: Another type, empty, not finite, or more than 64 MiB together.
+        """
+        return Passport(self._secret, self._message, PassportImages(gamma, beta))
+
+    @property
+    def owner(self) -> str:
+        """Who owns the models that carry this passport."""
+        return self._message.owner
+
+    @property
+    def contact(self) -> str:
+        """How to reach the owner; may be empty."""
+        return self._message.contact
+
+    @property
+    def date(self) -> str:
+        """ISO date of the passport."""
+        return self._message.date
+
+    @property
+    def message(self) -> bytes:
+        """The canonical compact owner message that is embedded."""
+        return self._message.payload
+
+    @property
+    def owner_message(self) -> OwnerMessage:
+        """Owner, contact and date as one value."""
+        return self._message
+
+    @property
+    def images(self) -> PassportImages | None:
+        """The pictures of an image passport, None for others."""
+        return self._images
+
+    @property
+    def claimant_chosen(self) -> bool:
+        """Whether passport vectors come from pictures that the claimant chose."""
+        return self._images is not None
+
+    @property
+    def reading_key(self) -> bytes:
+        """32 bytes that give every vector and bit, but prove nothing about who owns the model.
+
+        Secret like the passport itself: whoever has it can locate and damage the mark. Hand it to
+        an expert who is to read a message without being told whose.
+        """
+        return self._reading_key
+
+    def vector(self, site: str, side: str, part: int, length: int) -> torch.Tensor:
+        """A passport vector: Rademacher signs, exact in every floating-point type.
+
+        Args:
+            site: Name of the normalization layer.
+            side: ``"gamma"`` or ``"beta"``.
+            part: Index of the anchor part, 0 for sites with one.
+            length: Number of entries. A longer vector begins with the shorter one.
+
+        Returns:
+            float32 ``[length]`` of +1 and -1.
+
+        Raises:
+            InvalidArgument: Another side, a negative part or a length below 1.
+        """
+        return self._keyed.signs("vector", site, _side(side), part, length=length)
+
+    def uniform(self, site: str, side: str, part: int, shape: Sequence[int]) -> torch.Tensor:
+        """A random passport as in the published system: uniform in (-1, 1).
+
+        Args:
+            site: Name of the normalization layer.
+            side: ``"gamma"`` or ``"beta"``.
+            part: Index of the anchor part.
+            shape: Sizes of the result, filled in row-major order.
+
+        Returns:
+            float32 of ``shape``: odd multiples of ``2**-24``, the same everywhere.
+
+        Raises:
+            InvalidArgument: Another side, a negative part or a size below 1.
+        """
+        return self._keyed.uniform("uniform", site, _side(side), part, shape=shape)
+
+    def bits(self, total: int, *, require_message: bool = False) -> torch.Tensor:
+        """The signature: pseudo-random bits XOR the owner message laid over all positions.
+
+        Null hypothesis (the key was drawn independently of the weights): the pseudo-random bits
+        are fair, independent coins, and a fair coin XOR any fixed bit is a fair coin. So the bits
+        match any fixed reading like ``total`` fair coin tosses, and the binomial p-value is
+        exact. The message is no loophole: it is part of the key, so whoever changes the message
+        draws all coins anew.
+
+        Args:
+            total: Number of signature bits of the model.
+            require_message: Insist on room for one copy of the owner message at least.
+
+        Returns:
+            int8 ``[total]`` of 0 and 1. More bits begin with the fewer.
+
+        Raises:
+            InvalidArgument: A total below 1.
+            MessageTooLong: The message was required and does not fit.
+        """
+        coins = self._keyed.bits("bits", total=total)
+        if require_message and not self.message_fits(total):
+            raise MessageTooLong(
+                f"The owner message takes {self._message.frame_bits} signature bits and the "
+                f"model has {total}; shorten owner or contact, or bind more layers."
+            )
+        return coins ^ messages.lay_over(self._message, total, self._keyed)
+
+    def message_fits(self, total: int) -> bool:
+        """Whether ``total`` signature bits hold the owner message once or more."""
+        return total >= self._message.frame_bits
+
+    def read_message(self, read_bits: Any, confidence: Any = None) -> OwnerMessage | None:
+        """Reads the owner message; see :func:`passportize.owner_message.read_message`.
+
+        Args:
+            read_bits: Tensor or array ``[total]`` of 0 and 1.
+            confidence: Weights ``[total]`` of at least 0; 0 for bits that could not be read.
+
+        Returns:
+            The message, or None where the checksum fails.
+        """
+        return messages.read_message(self._reading_key, read_bits, confidence)
+
+    def stream(self, label: str, length: int) -> bytes:
+        """Pseudo-random bytes for any other use, ``"triggers"`` say, independent per label."""
+        return self._keyed.stream("stream", label, length=length)
+
+    def commitment(self) -> str:
+        """Salted SHA-256 over secret, message and images, as hex; safe to publish."""
+        return self._commitment
+
+    def check_commitment(self, commitment: str) -> bool:
+        """Whether a published commitment is the one of this passport (constant time)."""
+        return commitments.same_commitment(commitment, self._commitment)
+
+    def opening(self) -> dict[str, str]:
+        """All that must be revealed to prove a commitment. It contains the secret.
+
+        Check it with :func:`passportize.commitment.check_commitment`.
+        """
+        return {
+            "format": commitments.OPENING_FORMAT,
+            "secret": self._secret.hex(),
+            "salt": commitments.commitment_salt(self._secret).hex(),
+            "owner": self.owner,
+            "contact": self.contact,
+            "date": self.date,
+            "images_sha256": "" if self._images is None else self._images.digest().hex(),
+        }
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        passphrase: str | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Writes the passport file with mode 0600, sealed if a passphrase is given.
+
+        The file appears complete or not at all.
+
+        Args:
+            path: Where to.
+            passphrase: Seals the file with scrypt and ChaCha20-Poly1305.
+            overwrite: Replace an existing file. Off by default: a lost passport cannot be
+                made again.
+
+        Raises:
+            PassportFileError: The file exists or cannot be written.
+            InvalidArgument: An empty passphrase.
+        """
+        record = PassportRecord(self._secret, self._message, self._images)
+        write_passport(path, record, passphrase, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], passphrase: str | None = None) -> Passport:
+        """Reads a passport file; warns where other users of the machine could read it too.
+
+        Raises:
+            PassportFileError: Missing, damaged, of another kind or of a newer version.
+            WrongPassphrase: The passphrase does not open it, or it is sealed and none was given.
+        """
+        record = read_passport(path, passphrase)
+        return cls(record.secret, record.message, record.images)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise PassportError(f"A passport is immutable: {name} cannot be set; generate another one.")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise PassportError(f"A passport is immutable: {name} cannot be deleted.")
+
+    def __repr__(self) -> str:
+        return f"Passport(owner={self.owner!r}, commitment={self._commitment[:12]}...)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Passport):
+            return NotImplemented
+        return self.check_commitment(other._commitment)
+
+    def __hash__(self) -> int:
+        return hash(self._commitment)
+
+    def __copy__(self) -> Passport:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Passport:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise PassportError(
+            "A passport is never pickled, because the secret would end up in the file; "
+            "use passport.save(path, passphrase)."
+        )
+
+
+def _side(side: str) -> str:
+    if side not in ("gamma", "beta"):
+        raise InvalidArgument(f'side must be "gamma" or "beta", got {side!r}.')
+    return side
