@@ -140,3 +140,10 @@ class ClaimMismatch(ClaimError):
 
 class CheckpointError(PassportizeError):
     """A checkpoint file is missing, damaged, unsafe to load or fits no such model."""
+
+
+# --- data ------------------------------------------------------------------------------------
+
+
+class DatasetError(PassportizeError):
+    """A data set is not where it was looked for, is damaged, or cannot be read."""
