@@ -86,6 +86,8 @@ class Site:
             LayerNorm over several dimensions).
         anchor: The weight it is bound to, for bound sites.
         fan_in: Entries of one row of the anchor (of the shortest row where parts differ).
+        signed: Whether the responses are multiplied by the sign of the public scale, which makes
+            them immune to a pirate who flips channel signs (see :mod:`passportize.response`).
         reason: Why it is not bound, or a note; empty where there is nothing to say.
     """
 
@@ -96,6 +98,7 @@ class Site:
     channel_axis: int = 0
     anchor: Anchor | None = None
     fan_in: int = 0
+    signed: bool = False
     aliases: tuple[str, ...] = ()
     reason: str = ""
 

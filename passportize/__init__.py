@@ -1,0 +1,40 @@
+"""Ownership passports for any PyTorch model.
+
+>>> import passportize as pp                                            # doctest: +SKIP
+>>> model = pp.passportize(model, pp.Passport.generate(owner="Acme"))   # doctest: +SKIP
+"""
+
+from passportize.config import PassportConfig
+from passportize.errors import PassportizeError
+from passportize.layer import PassportLayer
+from passportize.passport import Passport
+from passportize.planning import Plan, plan
+from passportize.registry import register_adapter
+from passportize.surgery import passportize, unlock, unpassportize
+from passportize.training import (
+    JointLoss,
+    branch,
+    joint_loss,
+    passport_parameters,
+    signature_accuracy,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "JointLoss",
+    "Passport",
+    "PassportConfig",
+    "PassportLayer",
+    "PassportizeError",
+    "Plan",
+    "branch",
+    "joint_loss",
+    "passport_parameters",
+    "passportize",
+    "plan",
+    "register_adapter",
+    "signature_accuracy",
+    "unlock",
+    "unpassportize",
+]

@@ -1,0 +1,145 @@
+"""The formulation of the private branch and the dials of its training: one frozen dataclass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from passportize.errors import InvalidArgument
+
+__all__ = ["FORMULATIONS", "PassportConfig"]
+
+FORMULATIONS = ("keyed", "paper", "signature")
+PASSES = ("doubled", "separate")
+
+
+@dataclass(frozen=True)
+class PassportConfig:
+    """How private branches are built and trained. Use a preset and change what you need.
+
+    >>> PassportConfig.keyed(private_fraction=0.5).private_fraction
+    0.5
+
+    Attributes:
+        formulation: ``"keyed"``: the private affine factors are fixed functions of the responses.
+            ``"paper"``: they pass through a learnable bottleneck, as in "Passport-aware
+            Normalization for Deep Model Protection" (NeurIPS 2020). ``"signature"``: there is no
+            private forward pass, the bits alone are embedded.
+        margin: The sign loss is zero for a channel whose response exceeds this on the side of
+            its bit. In standard deviations of the response at the start (raw for ``"paper"``).
+        sign_weight: Weight of the sign loss.
+        response_weight: Weight of the sum of squared raw responses (``"paper"`` only).
+        private_weight: Weight of the private branch's loss.
+        private_fraction: Share of the batch that also passes through the private branch.
+        private_every: The private branch is run at every so many training steps.
+        shift_scale: Standard deviation of the private shift in units of the public scale
+            (``"keyed"`` only).
+        bottleneck: The learnable map of ``"paper"`` narrows the channels by this factor.
+        passes: ``"doubled"``: one forward pass over the batch with its private part appended.
+            ``"separate"``: two passes, for inputs that cannot be appended (graphs, say).
+    """
+
+    formulation: str
+    margin: float
+    sign_weight: float
+    response_weight: float = 0.0
+    private_weight: float = 1.0
+    private_fraction: float = 0.25
+    private_every: int = 1
+    shift_scale: float = 0.25
+    bottleneck: int = 4
+    passes: str = "doubled"
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense, by name."""
+        if self.formulation not in FORMULATIONS:
+            raise InvalidArgument(
+                f"formulation={self.formulation!r} is unknown; use one of {', '.join(FORMULATIONS)}"
+            )
+        if self.passes not in PASSES:
+            raise InvalidArgument(
+                f"passes={self.passes!r} is unknown; use one of {', '.join(PASSES)}"
+            )
+        for name in ("margin", "sign_weight", "response_weight", "private_weight", "shift_scale"):
+            value = getattr(self, name)
+            if (
+                not isinstance(value, (int, float))
+                or isinstance(value, bool)
+                or not math.isfinite(value)
+                or value < 0
+            ):
+                raise InvalidArgument(f"{name}={value!r} must be a finite number, 0 or more")
+        if not isinstance(self.private_fraction, (int, float)) or not (
+            0 < self.private_fraction <= 1
+        ):
+            raise InvalidArgument(
+                f"private_fraction={self.private_fraction!r} must lie in (0, 1]; use the "
+                "'signature' preset to train without private passes"
+            )
+        for name in ("private_every", "bottleneck"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InvalidArgument(f"{name}={value!r} must be a whole number, 1 or more")
+
+    @classmethod
+    def keyed(cls, **changes: Any) -> PassportConfig:
+        """The default: nothing in the private branch is free, so its accuracy is evidence too."""
+        return _preset(cls(formulation="keyed", margin=2.0, sign_weight=0.1), changes)
+
+    @classmethod
+    def paper(cls, **changes: Any) -> PassportConfig:
+        """The published system: learnable bottleneck, raw response, both branches on every image.
+
+        The numbers are those of the authors' code: margin 0.1, sign loss 0.1, response
+        penalty 1e-5.
+        """
+        preset = cls(
+            formulation="paper",
+            margin=0.1,
+            sign_weight=0.1,
+            response_weight=1e-5,
+            private_fraction=1.0,
+        )
+        return _preset(preset, changes)
+
+    @classmethod
+    def signature(cls, **changes: Any) -> PassportConfig:
+        """Bits only: almost free, and also for models that are trained already."""
+        return _preset(cls(formulation="signature", margin=2.0, sign_weight=0.1), changes)
+
+    @property
+    def has_private_pass(self) -> bool:
+        """Whether there is a private branch to run, or bits only."""
+        return self.formulation != "signature"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form; :meth:`from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> PassportConfig:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            InvalidArgument: The record is not one of ours.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(record) - known:
+            raise InvalidArgument(
+                f"unknown settings in the config: {', '.join(sorted(set(record) - known))}"
+            )
+        try:
+            return cls(**record)
+        except TypeError as error:
+            raise InvalidArgument(f"the config is incomplete: {error}") from None
+
+
+def _preset(preset: PassportConfig, changes: dict[str, Any]) -> PassportConfig:
+    known = {field.name for field in fields(PassportConfig)} - {"formulation"}
+    if set(changes) - known:
+        raise InvalidArgument(
+            f"unknown settings: {', '.join(sorted(set(changes) - known))}; "
+            f"known are {', '.join(sorted(known))}"
+        )
+    return replace(preset, **changes)

@@ -1,0 +1,214 @@
+"""The joint forward pass: two hooks on the root of a passportized model.
+
+Before the root's forward the private part of the batch is appended (``cat([x, x[:k]])``); every
+two-branch layer norms its rows with their own branch; after it the output is cut in two. DDP, AMP,
+EMA, torch.compile and activation checkpointing see one ordinary forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from passportize.errors import BranchMisuse, NotPassportized
+from passportize.layer import PassportLayer
+from passportize.switch import Pass, Switch
+
+__all__ = ["JointOutput", "RootHooks", "is_passportized", "passport_layers", "switch_of"]
+
+Tree = TypeVar("Tree")
+
+
+class JointOutput(NamedTuple):
+    """What the root of a passportized model returns in joint training.
+
+    Attributes:
+        public: The plain model's output, for the whole batch.
+        private: The private branch's output for the first ``private_rows`` samples; None in
+            steps without a private pass.
+        penalty: Weighted sign loss of all sites, a scalar.
+        private_rows: Number of samples that went through the private branch.
+    """
+
+    public: Any
+    private: Any
+    penalty: Tensor
+    private_rows: int
+
+
+def passport_layers(model: nn.Module) -> dict[str, PassportLayer]:
+    """All two-branch layers by dotted name, in registration order."""
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, PassportLayer)
+    }
+
+
+def is_passportized(model: nn.Module) -> bool:
+    """Whether a model carries private branches."""
+    return any(isinstance(module, PassportLayer) for module in model.modules())
+
+
+def switch_of(model: nn.Module) -> Switch:
+    """The switch of a passportized model, also through DDP or torch.compile.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+    """
+    for module in model.modules():
+        if isinstance(module, PassportLayer):
+            return module.passport.switch
+    raise NotPassportized(
+        f"{type(model).__name__} carries no private branch; call passportize(model, passport) first"
+    )
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
+    """The same nest of tuples, lists and dicts with every tensor replaced."""
+    mapped: Any = tree
+    if isinstance(tree, Tensor):
+        mapped = function(tree)
+    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        mapped = type(tree)(*(map_tensors(function, item) for item in tree))
+    elif isinstance(tree, (tuple, list)):
+        mapped = type(tree)(map_tensors(function, item) for item in tree)
+    elif isinstance(tree, dict):
+        mapped = {key: map_tensors(function, item) for key, item in tree.items()}
+        if type(tree) is not dict:
+            mapped = type(tree)(mapped)
+    return mapped  # type: ignore[no-any-return]
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """Tensors in a nest of tuples, lists and dicts, in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from tensors_in(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from tensors_in(item)
+
+
+class RootHooks:
+    """The two hooks; their bound methods are deep-copied and pickled together with the switch."""
+
+    def __init__(self, switch: Switch) -> None:
+        self.switch = switch
+
+    def install(self, root: nn.Module) -> None:
+        """Register both hooks on the root."""
+        root.register_forward_pre_hook(self.begin, with_kwargs=True)
+        root.register_forward_hook(self.finish, with_kwargs=True, always_call=True)
+
+    @staticmethod
+    def remove(root: nn.Module) -> None:
+        """Take both hooks away; nothing is left of them."""
+        for hooks, flags in (
+            (root._forward_pre_hooks, (root._forward_pre_hooks_with_kwargs,)),
+            (
+                root._forward_hooks,
+                (root._forward_hooks_with_kwargs, root._forward_hooks_always_called),
+            ),
+        ):
+            for key, hook in list(hooks.items()):
+                if isinstance(getattr(hook, "__self__", None), RootHooks):
+                    del hooks[key]
+                    for flag in flags:
+                        flag.pop(key, None)
+
+    def begin(
+        self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Set the pass; in joint training append the private part of the batch."""
+        switch = self.switch
+        switch.penalties = []
+        switch.active = True
+        switch.private_rows = 0
+        if switch.mode is Pass.JOINT and not root.training:
+            switch.current = Pass.PUBLIC
+        else:
+            switch.current = switch.mode
+        if switch.current is not Pass.JOINT or not self._private_now():
+            return None
+        if switch.config.passes == "separate":
+            return None
+        rows = self._rows(args, kwargs)
+        share = min(rows, max(2, round(rows * switch.config.private_fraction)))
+        switch.public_rows, switch.private_rows = rows, share
+
+        def append(tensor: Tensor) -> Tensor:
+            if tensor.dim() == 0 or tensor.shape[0] != rows:
+                return tensor
+            return torch.cat([tensor, tensor[:share]])
+
+        return map_tensors(append, args), map_tensors(append, kwargs)
+
+    def finish(
+        self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        """Cut the output of a joint pass in two and sum the penalties."""
+        switch = self.switch
+        try:
+            if switch.current is not Pass.JOINT or output is None:
+                return None
+            penalty = self._penalty()
+            private = None
+            rows = switch.private_rows
+            if rows:
+                output, private = self._cut(output, 0), self._cut(output, 1)
+            elif switch.config.passes == "separate" and self._private_now():
+                switch.current = Pass.PRIVATE
+                private = root.forward(*args, **kwargs)
+                rows = -1
+            switch.step += 1
+            switch.trained, switch.saved = True, False
+            return JointOutput(output, private, penalty, rows)
+        finally:
+            switch.active = False
+            switch.penalties = []
+
+    def _private_now(self) -> bool:
+        config = self.switch.config
+        return config.has_private_pass and self.switch.step % config.private_every == 0
+
+    @staticmethod
+    def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        for tensor in tensors_in((args, kwargs)):
+            if tensor.dim():
+                return int(tensor.shape[0])
+        raise BranchMisuse(
+            "the model's input holds no tensor with a batch dimension, so the private part of the "
+            "batch cannot be appended; use PassportConfig(passes='separate')"
+        )
+
+    def _cut(self, output: Any, side: int) -> Any:
+        public, private = self.switch.public_rows, self.switch.private_rows
+
+        def cut(tensor: Tensor) -> Tensor:
+            if tensor.dim() == 0:
+                return tensor
+            if tensor.shape[0] != public + private:
+                raise BranchMisuse(
+                    f"an output of shape {tuple(tensor.shape)} does not have the joint batch of "
+                    f"{public} public and {private} private samples as its first dimension; use "
+                    "PassportConfig(passes='separate')"
+                )
+            return tensor[:public] if side == 0 else tensor[public:]
+
+        return map_tensors(cut, output)
+
+    def _penalty(self) -> Tensor:
+        terms = []
+        for layer, term in self.switch.penalties:
+            if torch.is_grad_enabled() and not term.requires_grad:
+                # Reentrant checkpointing runs its part of the forward pass without gradients.
+                term = layer.private_factors()[2]
+            if term is not None:
+                terms.append(term)
+        if not terms:
+            return torch.zeros(())
+        return torch.stack([term.to(terms[0].device) for term in terms]).sum()

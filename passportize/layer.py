@@ -1,0 +1,113 @@
+"""The two-branch layer: a mixin in front of the host's class, and what an adapter must say."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from passportize.errors import UnsupportedNorm
+from passportize.private_branch import Branch
+from passportize.switch import Pass
+
+__all__ = ["PassportLayer"]
+
+
+class PassportLayer(nn.Module):
+    """A norm with a private branch beside its public one.
+
+    Surgery changes the class of a live norm from ``H`` to a subclass of ``(PassportLayer, H)``
+    and adds one submodule, ``passport``. In a public pass ``forward`` is that of ``H``, so the
+    output is the same to the last bit; changing the class back and deleting the submodule
+    restores the norm exactly.
+
+    An adapter is such a subclass. It sets the class attributes below, says with
+    :meth:`channel_choices` what a channel is, and computes :meth:`private_norm`.
+
+    Attributes:
+        host_class: The class that the layer had, set by ``register_adapter``.
+        scale_name, shift_name: Names of the affine parameters.
+        sign_follows_scale: Whether the network keeps its function when the anchor row, the mean
+            and the scale of one channel change sign together: true for statistics per channel.
+    """
+
+    host_class: ClassVar[type[nn.Module]]
+    scale_name: ClassVar[str] = "weight"
+    shift_name: ClassVar[str] = "bias"
+    sign_follows_scale: ClassVar[bool] = False
+
+    passport: Branch
+
+    # --- what an adapter says about a norm that has not been swapped -----------------------------
+
+    @classmethod
+    def channel_choices(cls, norm: nn.Module) -> tuple[tuple[int, int], ...]:
+        """Pairs of (number of channels, axis of the affine shape), the likeliest first."""
+        scale = getattr(norm, cls.scale_name, None)
+        if scale is not None:
+            return ((int(scale.shape[0]), 0),)
+        raise UnsupportedNorm(f"{cls.__name__} must say how many channels a norm without scale has")
+
+    @classmethod
+    def refusal(cls, norm: nn.Module) -> str:
+        """Why this very norm cannot be swapped, or an empty string."""
+        return ""
+
+    @classmethod
+    def mixes_samples(cls, norm: nn.Module) -> bool:
+        """Whether one sample's output or the norm's state depends on the others in the batch.
+
+        If so, the rows of the two branches must not meet in it, even where no passport is wanted.
+        """
+        return getattr(norm, "running_mean", None) is not None
+
+    # --- what an adapter computes ----------------------------------------------------------------
+
+    def private_norm(
+        self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """What the host's forward does, with this scale and shift and the branch's statistics.
+
+        Args:
+            x: The rows of the private branch, in the host's input layout.
+            scale: In the shape of the host's scale, ``[channels]`` where it has none.
+            shift: Likewise; None where the host has a scale but no shift.
+            *args: Further arguments of the host's forward.
+            **kwargs: Likewise.
+
+        Returns:
+            A fresh tensor: what follows may work in place.
+        """
+        raise NotImplementedError
+
+    def private_factors(
+        self, like: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Private scale, private shift and penalty, see :meth:`Branch.forward`."""
+        scale = getattr(self, self.scale_name, None)
+        shift = getattr(self, self.shift_name, None)
+        return cast(
+            "tuple[Tensor | None, Tensor | None, Tensor | None]",
+            self.passport(scale, shift, like),
+        )
+
+    # --- the switch ------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The host's forward, or both branches, as the switch says."""
+        branch = self.passport
+        switch = branch.switch
+        current = switch.effective()
+        if current is Pass.PUBLIC:
+            return cast(Tensor, super().forward(x, *args, **kwargs))
+        scale, shift, penalty = self.private_factors(x)
+        if current is Pass.PRIVATE:
+            return self.private_norm(x, scale, shift, *args, **kwargs)
+        switch.collect(self, penalty)
+        if switch.private_rows == 0:
+            return cast(Tensor, super().forward(x, *args, **kwargs))
+        first = switch.split(x.shape[0], branch.site.name)
+        public = cast(Tensor, super().forward(x[:first], *args, **kwargs))
+        private = self.private_norm(x[first:], scale, shift, *args, **kwargs)
+        return torch.cat([public, private])

@@ -1,0 +1,236 @@
+"""The plan: what surgery would do with every normalization layer, as a value to look at first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from passportize.anchors import AnchorSearch, anchor_fan_in, find_anchors
+from passportize.config import PassportConfig
+from passportize.errors import InvalidArgument, NoNormalization
+from passportize.norms import FoundNorm, find_norms
+from passportize.registry import describe_type
+from passportize.selection import Where, select
+from passportize.site import Anchor, Role, Site
+
+__all__ = ["MINIMUM_FAN_IN", "Plan", "plan"]
+
+MINIMUM_FAN_IN = 8
+"""A row with fewer entries has too little freedom: one bit would bend the weight visibly."""
+
+ACTIVATIONS = (
+    "relu",
+    "gelu",
+    "elu",
+    "silu",
+    "swish",
+    "tanh",
+    "sigmoid",
+    "mish",
+    "softmax",
+    "max",
+    "act",
+)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What surgery would do. ``print(plan)`` shows a table.
+
+    Attributes:
+        model: Class name of the model.
+        sites: Every normalization layer, in registration order.
+        method: How the anchors were found (``"fx-meta"``, ``"fx-leaf"``, ``"autograd"``, ...).
+        notes: What the user should know.
+    """
+
+    model: str
+    sites: tuple[Site, ...]
+    method: str
+    notes: tuple[str, ...] = ()
+
+    def role(self, role: Role) -> tuple[Site, ...]:
+        """The sites of one role."""
+        return tuple(site for site in self.sites if site.role is role)
+
+    @property
+    def bits(self) -> int:
+        """Signature bits that the model can carry."""
+        return sum(site.bits for site in self.sites)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form."""
+        return {
+            "model": self.model,
+            "method": self.method,
+            "bits": self.bits,
+            "sites": [site.to_dict() for site in self.sites],
+            "notes": list(self.notes),
+        }
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Table rows: name, norm, bits, what happens, anchor or reason."""
+        rows = []
+        for site in self.sites:
+            detail = site.reason
+            if site.anchor is not None and site.role is Role.BOUND:
+                weights = [part.weight for part in site.anchor.parts]
+                more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
+                detail = f"{site.anchor.rule}: {weights[0]}{more}"
+            kind = site.norm_type.rpartition(".")[2]
+            bits = str(site.bits) if site.bits else ""
+            rows.append((site.name or "(root)", kind, bits, site.role.value, detail))
+        return rows
+
+    def summary(self) -> str:
+        """One line: how many sites of each role, how many bits."""
+        counts = [f"{len(self.role(role))} {role.value}" for role in Role if self.role(role)]
+        return f"{self.model}: {len(self.sites)} norms, {', '.join(counts)}; {self.bits} bits"
+
+    def __str__(self) -> str:
+        header = ("site", "norm", "bits", "role", "anchor or reason")
+        table = [header, *self.rows()]
+        widths = [max(len(row[column]) for row in table) for column in range(4)]
+        lines = [
+            "  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip()
+            for row in table
+        ]
+        return "\n".join([*lines, self.summary(), *(f"note: {note}" for note in self.notes)])
+
+
+def plan(
+    model: nn.Module,
+    *,
+    config: PassportConfig | None = None,
+    where: Where | None = None,
+    example_inputs: Any = None,
+    anchors: Mapping[str, str] | None = None,
+    include_frozen: bool = False,
+) -> Plan:
+    """Find every normalization layer of a model and the weight it would be bound to.
+
+    Args:
+        model: Any model; it is only read.
+        config: Formulation; decides whether norms without bits need private statistics.
+        where: Which norms to bind: a glob pattern on dotted names, several, or a predicate.
+        example_inputs: A tensor, a tuple of arguments, a dict of keyword arguments, or a function
+            that runs the model. timm models need none.
+        anchors: Overrides: ``{"norm name": "weight name"}``.
+        include_frozen: Bind norms whose anchor does not train, too.
+
+    Raises:
+        InvalidArgument: An argument has the wrong type.
+        UnknownSite: A pattern or override names no norm.
+        NoNormalization: The model has no norm at all.
+        TracingError: The model could not be read.
+        UninitializedModule: A lazy norm has not seen data yet.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidArgument(f"plan: expected a torch.nn.Module, got {type(model).__name__}")
+    config = config or PassportConfig.keyed()
+    found = find_norms(model)
+    if not found:
+        raise NoNormalization(
+            f"{type(model).__name__} has no normalization layer, so there is nothing to give a "
+            "private branch"
+        )
+    chosen = select([(norm.name, *norm.aliases) for norm in found], where, "where")
+    widths = {
+        norm.name: tuple(dict.fromkeys(n for n, _ in norm.adapter.channel_choices(norm.module)))
+        for norm in found
+        if norm.adapter is not None
+    }
+    if widths:
+        search = find_anchors(model, widths, example_inputs=example_inputs, user_anchors=anchors)
+    else:
+        search = AnchorSearch(anchors={}, executed=None, method="none", notes=[])
+    sites = []
+    for norm, wanted in zip(found, chosen, strict=True):
+        sites.append(_site(model, norm, wanted, search, config, include_frozen))
+    for note in search.notes:
+        _logger.info("%s: %s", type(model).__name__, note)
+    return Plan(type(model).__name__, tuple(sites), search.method, tuple(search.notes))
+
+
+def _site(
+    model: nn.Module,
+    norm: FoundNorm,
+    wanted: bool,
+    search: AnchorSearch,
+    config: PassportConfig,
+    include_frozen: bool,
+) -> Site:
+    site = Site(
+        name=norm.name,
+        aliases=norm.aliases,
+        norm_type=describe_type(type(norm.module)),
+        role=Role.SKIPPED,
+        reason=norm.reason,
+    )
+    if norm.adapter is None:
+        return site
+    choices = norm.adapter.channel_choices(norm.module)
+    site = replace(site, channels=choices[0][0], channel_axis=choices[0][1])
+    if search.executed is not None and norm.name not in search.executed:
+        return replace(
+            site, role=Role.UNREACHED, reason="does not run in the forward pass of this model"
+        )
+    anchor = search.anchors.get(norm.name)
+    reason = _why_not(model, anchor, wanted, include_frozen)
+    if not reason and anchor is not None:
+        shapes = [tuple(model.get_parameter(part.weight).shape) for part in anchor.parts]
+        fan_in = min(
+            anchor_fan_in(shape, part) for shape, part in zip(shapes, anchor.parts, strict=True)
+        )
+        if fan_in < MINIMUM_FAN_IN:
+            reason = (
+                f"a row of {anchor.parts[0].weight} has {fan_in} entries, fewer than the "
+                f"{MINIMUM_FAN_IN} that a bit needs"
+            )
+        else:
+            axis = dict(choices)[anchor.channels]
+            return replace(
+                site,
+                role=Role.BOUND,
+                channels=anchor.channels,
+                channel_axis=axis,
+                anchor=anchor,
+                fan_in=fan_in,
+                signed=_signed(norm, anchor),
+            )
+    if config.has_private_pass and norm.adapter.mixes_samples(norm.module):
+        return replace(site, role=Role.STATISTICS, reason=reason)
+    return replace(site, reason=reason)
+
+
+def _why_not(model: nn.Module, anchor: Anchor | None, wanted: bool, include_frozen: bool) -> str:
+    if not wanted:
+        return "left out by where="
+    if anchor is None:
+        return "no weight of its width produces or consumes it; set one with anchors="
+    if not include_frozen and not any(
+        model.get_parameter(part.weight).requires_grad for part in anchor.parts
+    ):
+        return f"its anchor {anchor.parts[0].weight} is frozen; bind it with include_frozen=True"
+    return ""
+
+
+def _signed(norm: FoundNorm, anchor: Anchor) -> bool:
+    """Whether responses follow the sign of the public scale, see :mod:`passportize.response`."""
+    assert norm.adapter is not None
+    scale = getattr(norm.module, norm.adapter.scale_name, None)
+    if scale is None or scale.dim() > 1:
+        return False
+    upstream = anchor.parts[0].axis == "output"
+    if upstream and any(
+        act in crossed.lower() for crossed in anchor.crossed for act in ACTIVATIONS
+    ):
+        # An activation between weight and norm fixes the weight's sign.
+        return False
+    return upstream == norm.adapter.sign_follows_scale

@@ -1,0 +1,234 @@
+"""The private branch of one norm: response, scale, shift and running statistics of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from passportize.anchors import anchor_rows
+from passportize.config import PassportConfig
+from passportize.response import (
+    normalised_responses,
+    raw_responses,
+    sign_penalty,
+)
+from passportize.secret_vectors import SecretVectors
+from passportize.site import AnchorPart, Role, Site
+from passportize.switch import Switch
+
+__all__ = ["STATISTICS", "AnchorWeights", "Branch"]
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class AnchorWeights:
+    """Live access to the weights that a site is bound to.
+
+    Holds the modules that own them, not the tensors, so that it follows parametrizations,
+    sharding and deep copies; a plain object, so that the modules are not registered twice.
+    """
+
+    def __init__(self, owners: list[tuple[nn.Module, str, AnchorPart]]) -> None:
+        self.owners = owners
+
+    def rows(self) -> list[Tensor]:
+        """Rows of each part, ``[channels_i, fan_in_i]``."""
+        return [
+            anchor_rows(getattr(module, attribute), part) for module, attribute, part in self.owners
+        ]
+
+
+class Branch(nn.Module):
+    """Submodule ``passport`` of a two-branch layer.
+
+    Args:
+        site: The norm it belongs to.
+        config: Formulation and margins for this site.
+        switch: The state shared by all layers of the model.
+        host: The norm; its running statistics, if any, are copied as a start.
+        weights: Access to the anchor; None for sites that only keep statistics.
+        secret: Passport vectors and bits; None likewise.
+        generator: Source of the bottleneck's initial values (``paper`` only). Derived from the
+            passport, so that the model's random stream and other processes are not disturbed.
+
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        site: Site,
+        config: PassportConfig,
+        switch: Switch,
+        host: nn.Module,
+        weights: AnchorWeights | None = None,
+        secret: SecretVectors | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.site = site
+        self.config = config
+        self.switch = switch
+        self.weights = weights
+        self.secret = secret or SecretVectors()
+        self.bottleneck: nn.Sequential | None = None
+        self.rates: list[tuple[int, float]] = []
+        for name in STATISTICS:
+            value = getattr(host, name, None)
+            self.register_buffer(name, value.detach().clone() if value is not None else None)
+        if self.bound and weights is not None:
+            rows = weights.rows()
+            like = rows[0]
+            if config.formulation == "paper":
+                self.bottleneck = _bottleneck(site.channels, config.bottleneck, like, generator)
+            self.rates = [
+                (part.shape[0], 1.0 if config.formulation == "paper" else math.sqrt(part.shape[1]))
+                for part in rows
+            ]
+            self.secret = self.secret.to(like.device)
+        self.train(host.training)
+
+    @property
+    def bound(self) -> bool:
+        """Whether this branch is bound to a weight, or keeps statistics only."""
+        return self.site.role is Role.BOUND
+
+    @property
+    def transforms(self) -> bool:
+        """Whether the private scale and shift differ from the public ones."""
+        return self.bound and self.config.has_private_pass
+
+    def responses(self, scale: Tensor | None) -> Tensor:
+        """Gamma and beta responses of every channel, ``[channels, 2]``, at least float32.
+
+        Args:
+            scale: The host's public scale, or None where it has none.
+
+        Raises:
+            PassportLocked: The branch was loaded without its secret.
+        """
+        bits = self.secret.bits
+        if self.weights is None:
+            return bits.new_zeros(0, 2)
+        with torch.autocast(device_type=bits.device.type, enabled=False):
+            rows = self.weights.rows()
+            if self.config.formulation == "paper":
+                return raw_responses(rows, self.secret.pairs)
+            return normalised_responses(rows, self.secret.pairs, self.signs(scale))
+
+    def signs(self, scale: Tensor | None) -> Tensor | None:
+        """Sign of the public scale per channel, +1 for zero; None where the site is not signed."""
+        if not self.site.signed or scale is None:
+            return None
+        flat = scale.detach()
+        return torch.where(flat < 0, -1.0, 1.0)
+
+    def forward(
+        self, scale: Tensor | None, shift: Tensor | None, like: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Private scale and shift, and the penalty that embeds the bits.
+
+        Args:
+            scale, shift: The host's public ones, or None.
+            like: Tensor whose dtype the result takes where the host has no scale (float32 if None).
+
+        Returns:
+            Scale and shift in the shape and dtype of the public ones, and a scalar in at least
+            float32; None for what does not exist.
+
+        Raises:
+            PassportLocked: The branch was loaded without its secret.
+        """
+        if not self.bound:
+            return scale, shift, None
+        responses = self.responses(scale)
+        penalty = self._penalty(responses)
+        if not self.transforms:
+            return scale, shift, penalty
+        with torch.autocast(device_type=responses.device.type, enabled=False):
+            if self.bottleneck is None:
+                private_scale, private_shift = self._keyed(responses, scale, shift)
+            else:
+                learned = self.bottleneck(responses.t().to(self.bottleneck[0].weight.dtype))
+                shape = learned.shape[1:] if scale is None else scale.shape
+                private_scale, private_shift = (self.spread(side, shape) for side in learned)
+        reference = scale if scale is not None else like
+        dtype = private_scale.dtype if reference is None else reference.dtype
+        kept = private_shift.to(dtype) if shift is not None or scale is None else None
+        return private_scale.to(dtype), kept, penalty
+
+    def _penalty(self, responses: Tensor) -> Tensor:
+        config = self.config
+        gamma = responses[:, 0]
+        penalty = config.sign_weight * sign_penalty(
+            gamma, self.secret.bits.to(gamma.dtype), config.margin, self.rates
+        )
+        if config.response_weight:
+            penalty = penalty + config.response_weight * gamma.square().sum()
+        return penalty
+
+    def _keyed(
+        self, responses: Tensor, scale: Tensor | None, shift: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """``scale1 = scale0 * u``, ``shift1 = shift0 + k |scale0| * v``: nothing is free.
+
+        Multiples of the public scale, so that a pirate's rescaling or sign flip of a channel
+        carries over to the private branch and cancels there as it does in the public one.
+        """
+        gamma, beta = responses[:, 0], responses[:, 1] * self.config.shift_scale
+        if scale is None:
+            return gamma, beta
+        gamma, beta = self.spread(gamma, scale.shape), self.spread(beta, scale.shape)
+        exact = scale.to(gamma.dtype)
+        magnitude = exact.abs() if self.site.signed else exact
+        private_shift = magnitude * beta
+        if shift is not None:
+            private_shift = private_shift + shift.to(gamma.dtype)
+        return exact * gamma, private_shift
+
+    def spread(self, side: Tensor, shape: Sequence[int]) -> Tensor:
+        """One value per channel, ``[channels]``, laid out in an affine shape of several axes."""
+        if len(shape) <= 1:
+            return side
+        layout = [1] * len(shape)
+        layout[self.site.channel_axis] = -1
+        return side.reshape(layout).expand(tuple(shape))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Branch:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if not self.secret.locked:
+            moved = fn(torch.empty(0, device=self.secret.device))
+            self.secret = self.secret.to(moved.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """Formulation and number of bits, never the secret."""
+        if not self.bound:
+            return "statistics only"
+        return f"{self.config.formulation}, {self.site.bits} bits"
+
+
+def _bottleneck(
+    channels: int, factor: int, like: Tensor, generator: torch.Generator | None
+) -> nn.Sequential:
+    """The published h: two linear maps without bias around a LeakyReLU, shared by both sides."""
+    hidden = max(1, channels // factor)
+    first, second = (
+        nn.utils.skip_init(
+            nn.Linear, inputs, outputs, bias=False, device=like.device, dtype=like.dtype
+        )
+        for inputs, outputs in ((channels, hidden), (hidden, channels))
+    )
+    for linear in (first, second):
+        if linear.weight.is_meta:
+            continue
+        bound = 1 / math.sqrt(linear.in_features)
+        values = torch.empty(linear.weight.shape).uniform_(-bound, bound, generator=generator)
+        with torch.no_grad():
+            linear.weight.copy_(values)
+    return nn.Sequential(first, nn.LeakyReLU(0.01), second)

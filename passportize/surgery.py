@@ -1,0 +1,292 @@
+"""Putting private branches into a live model, and taking them out again without a trace."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from torch import nn
+
+from passportize.binding import make_branches, secret_vectors, site_configs
+from passportize.config import PassportConfig
+from passportize.errors import (
+    AlreadyPassportized,
+    DegenerateSite,
+    InvalidArgument,
+    NotPassportized,
+    SurgeryError,
+    WrappedModel,
+)
+from passportize.forward import RootHooks, is_passportized, passport_layers, switch_of
+from passportize.passport import Passport
+from passportize.planning import Plan, plan
+from passportize.private_branch import Branch
+from passportize.registry import adapter_for
+from passportize.selection import Where
+from passportize.site import Role, Site
+from passportize.switch import Switch
+
+__all__ = [
+    "UnsavedBranchWarning",
+    "attach",
+    "detach",
+    "passportize",
+    "refuse_wrapped",
+    "unlock",
+    "unpassportize",
+]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_logger = logging.getLogger(__name__)
+
+_WRAPPERS = {
+    "DistributedDataParallel": "wrap it in DDP afterwards",
+    "DataParallel": "wrap it in DataParallel afterwards (DDP is better)",
+    "FullyShardedDataParallel": "shard it afterwards",
+    "FSDPModule": "call fully_shard afterwards",
+    "OptimizedModule": "call torch.compile afterwards",
+    "ScriptModule": "TorchScript cannot be changed; start from the Python model",
+    "RecursiveScriptModule": "TorchScript cannot be changed; start from the Python model",
+}
+
+
+class UnsavedBranchWarning(UserWarning):
+    """A trained private branch is about to be thrown away without a claim having been saved."""
+
+
+def passportize(
+    model: Model,
+    passport: Passport,
+    *,
+    config: PassportConfig | None = None,
+    where: Where | None = None,
+    overrides: Mapping[str, PassportConfig | Mapping[str, Any]] | None = None,
+    example_inputs: Any = None,
+    anchors: Mapping[str, str] | None = None,
+    include_frozen: bool = False,
+) -> Model:
+    """Give every normalization layer a private branch, in place; returns the same object.
+
+    Nothing of the model changes but the class of its norms and one submodule, ``passport``, in
+    each: parameters, names, hooks and flags stay, and :func:`unpassportize` restores the rest.
+    Use ``copy.deepcopy`` first to keep an untouched model beside it.
+
+    Args:
+        model: Any model, plain (wrap and compile afterwards).
+        passport: The owner's passport.
+        config: A preset: ``PassportConfig.keyed()`` (default), ``.paper()`` or ``.signature()``.
+        where: Which norms to bind: a glob pattern on dotted names (``"layer4*"``), several, or a
+            predicate.
+        overrides: Other settings for some sites: glob pattern to a config or a dict of settings.
+        example_inputs: A tensor, a tuple of arguments, a dict of keyword arguments, or a function
+            that runs the model; timm models need none.
+        anchors: ``{"norm name": "weight name"}`` where the weight found is not the right one.
+        include_frozen: Bind norms whose anchor does not train, too.
+
+    Raises:
+        SurgeryError: The model cannot be passportized (one subclass for each reason). It is then
+            exactly as before.
+        InvalidArgument: An argument makes no sense.
+    """
+    _check_model(model, "passportize")
+    if not isinstance(passport, Passport):
+        raise InvalidArgument(
+            f"passportize: expected a Passport, got {type(passport).__name__}; make one with "
+            "Passport.generate(owner=...)"
+        )
+    refuse_wrapped(model)
+    if is_passportized(model):
+        raise AlreadyPassportized(
+            f"{type(model).__name__} already carries private branches (first: "
+            f"{next(iter(passport_layers(model)))}); call unpassportize(model) first"
+        )
+    config = config or PassportConfig.keyed()
+    planned = plan(
+        model,
+        config=config,
+        where=where,
+        example_inputs=example_inputs,
+        anchors=anchors,
+        include_frozen=include_frozen,
+    )
+    sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
+    if not planned.bits:
+        raise DegenerateSite(_nothing_bound(planned))
+    configs = site_configs(sites, config, overrides)
+    attach(model, sites, passport, config, configs)
+    for site in planned.sites:
+        if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
+            _logger.info("%s (%s): %s: %s", site.name, site.norm_type, site.role.value, site.reason)
+    return model
+
+
+def attach(
+    model: nn.Module,
+    sites: Sequence[Site],
+    passport: Passport,
+    config: PassportConfig,
+    configs: Sequence[PassportConfig] | None = None,
+) -> Switch:
+    """Put private branches at known sites; on any error the model is as before.
+
+    Args:
+        model: A plain model.
+        sites: Sites to change, with names of modules in ``model``.
+        passport: The owner's passport.
+        config: The model-wide formulation.
+        configs: The formulation of each site, the model-wide one by default.
+    """
+    switch = Switch(config)
+    branches = make_branches(model, sites, passport, configs or [config] * len(sites), switch)
+    swapped: list[nn.Module] = []
+    try:
+        for site, branch in zip(sites, branches, strict=True):
+            swap(model.get_submodule(site.name), branch)
+            swapped.append(model.get_submodule(site.name))
+        RootHooks(switch).install(model)
+    except BaseException:
+        RootHooks.remove(model)
+        for module in swapped:
+            swap_back(module)
+        raise
+    return switch
+
+
+def swap(norm: nn.Module, branch: Branch) -> None:
+    """Make one live norm a two-branch layer.
+
+    Raises:
+        SurgeryError: It has no adapter, or an attribute called ``passport``.
+    """
+    adapter = adapter_for(norm)
+    if adapter is None:
+        raise SurgeryError(f"{branch.site.name}: {type(norm).__name__} has no adapter")
+    if hasattr(norm, "passport"):
+        raise SurgeryError(
+            f"{branch.site.name}: the norm already has an attribute called 'passport'; rename it "
+            "or leave the norm out with where="
+        )
+    norm.__class__ = adapter
+    try:
+        norm._modules["passport"] = branch
+    except BaseException:
+        norm.__class__ = adapter.host_class
+        raise
+
+
+def swap_back(layer: nn.Module) -> None:
+    """Make a two-branch layer the norm that it was."""
+    adapter = type(layer)
+    host_class = adapter.host_class  # type: ignore[attr-defined]
+    del layer._modules["passport"]
+    layer.__class__ = host_class
+
+
+def detach(model: nn.Module) -> None:
+    """Take all private branches out, without a warning."""
+    for layer in passport_layers(model).values():
+        swap_back(layer)
+    RootHooks.remove(model)
+
+
+def unpassportize(model: Model) -> Model:
+    """Restore the plain model, in place and exactly; returns the same object.
+
+    Classes, keys, hooks and flags are those from before :func:`passportize`; the parameters hold
+    what was trained. The private branches are gone: save a claim first.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+        WrappedModel: The model is still wrapped.
+
+    Warns:
+        UnsavedBranchWarning: The branch was trained and no claim was saved since.
+    """
+    _check_model(model, "unpassportize")
+    if not is_passportized(model):
+        raise NotPassportized(f"{type(model).__name__} carries no private branch")
+    refuse_wrapped(model)
+    switch = switch_of(model)
+    if switch.trained and not switch.saved:
+        warnings.warn(
+            f"{type(model).__name__}: the trained private branch was not saved; without "
+            "save_claim(model, path) its statistics are lost and only the signature can be "
+            "verified",
+            UnsavedBranchWarning,
+            stacklevel=2,
+        )
+    detach(model)
+    return model
+
+
+def unlock(model: Model, passport: Passport) -> Model:
+    """Give a passportized model that was loaded from a file its secret back, in place.
+
+    ``torch.save`` of a live model never holds the secret, so its private branches come back
+    locked: they run in public only.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+    """
+    switch_of(model)
+    layers = [layer for layer in passport_layers(model).values() if layer.passport.bound]
+    signature = passport.bits(sum(layer.passport.site.bits for layer in layers))
+    position = 0
+    for layer in layers:
+        branch = layer.passport
+        bits = signature[position : position + branch.site.bits]
+        position += branch.site.bits
+        secret = secret_vectors(model, branch.site, passport, branch.config, bits)
+        assert branch.weights is not None
+        branch.secret = secret.to(branch.weights.rows()[0].device)
+    return model
+
+
+@contextmanager
+def attached(
+    model: nn.Module,
+    sites: Sequence[Site],
+    passport: Passport,
+    config: PassportConfig,
+    configs: Sequence[PassportConfig] | None = None,
+) -> Iterator[Switch]:
+    """Private branches for the length of a ``with`` block; the model is left as it was."""
+    switch = attach(model, sites, passport, config, configs)
+    try:
+        yield switch
+    finally:
+        detach(model)
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise WrappedModel if surgery would reach through DDP, FSDP, torch.compile or TorchScript."""
+    for name, module in model.named_modules():
+        for base in type(module).__mro__:
+            advice = _WRAPPERS.get(base.__name__)
+            if advice is not None and base.__module__.startswith("torch."):
+                place = f"its submodule {name!r}" if name else "the model"
+                raise WrappedModel(
+                    f"{place} is wrapped in {base.__name__}; passportize and unpassportize take "
+                    f"the plain model: {advice}"
+                )
+
+
+def _check_model(model: object, verb: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise InvalidArgument(
+            f"{verb}: expected a torch.nn.Module, got {type(model).__name__}; a state dict is "
+            "loaded into a model first"
+        )
+
+
+def _nothing_bound(planned: Plan) -> str:
+    reasons = {site.reason for site in planned.sites if site.reason}
+    listed = "; ".join(sorted(reasons)[:5])
+    return (
+        f"{planned.model}: none of its {len(planned.sites)} norms can carry a signature: {listed}. "
+        "print(passportize.plan(model)) shows each"
+    )

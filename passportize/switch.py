@@ -1,0 +1,99 @@
+"""Which branch a passportized model runs: one object per model, shared by its layers.
+
+It is an ordinary attribute of every private branch, so a deep copy of the model has its own, and
+nothing is global. The root hooks of :mod:`passportize.forward` write it, the layers read it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from passportize.config import PassportConfig
+from passportize.errors import BranchMisuse
+
+if TYPE_CHECKING:
+    from passportize.layer import PassportLayer
+
+__all__ = ["Pass", "Switch"]
+
+
+class Pass(Enum):
+    """What a forward pass through the model is for."""
+
+    PUBLIC = "public"
+    PRIVATE = "private"
+    JOINT = "joint"
+
+
+class Switch:
+    """The state that the layers of one model share.
+
+    Attributes:
+        config: The model-wide formulation and dials.
+        mode: What the user asked for: public, private, or joint training.
+        current: What the forward pass under way, or the last one, is doing. It outlives the
+            pass, because activation checkpointing repeats parts of it during backward.
+        active: Whether a forward pass of the root is under way.
+        public_rows, private_rows: Batch rows of each branch in a joint pass.
+        step: Joint training steps so far, for ``private_every``.
+        trained: Whether a joint step was ever taken.
+        saved: Whether a claim was saved after the last joint step.
+    """
+
+    def __init__(self, config: PassportConfig) -> None:
+        self.config = config
+        self.mode = Pass.PUBLIC
+        self.current = Pass.PUBLIC
+        self.active = False
+        self.public_rows = 0
+        self.private_rows = 0
+        self.step = 0
+        self.trained = False
+        self.saved = False
+        self.penalties: list[tuple[PassportLayer, Tensor]] = []
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and files start outside any forward pass."""
+        state = dict(self.__dict__)
+        state.update(active=False, penalties=[], mode=Pass.PUBLIC, current=Pass.PUBLIC)
+        return state
+
+    def effective(self) -> Pass:
+        """The pass that a layer reached now belongs to.
+
+        Inside a forward pass of the root, and when activation checkpointing repeats a part of it
+        during backward, that is the root's pass. A part of the model called on its own
+        (``model.forward_features(x)``, say) is public unless the user switched to private.
+        """
+        if self.active or (
+            self.current is not Pass.PUBLIC and torch._C._current_graph_task_id() != -1
+        ):
+            return self.current
+        return Pass.PRIVATE if self.mode is Pass.PRIVATE else Pass.PUBLIC
+
+    def collect(self, layer: PassportLayer, penalty: Tensor | None) -> None:
+        """Take the penalty of one layer in a forward pass; repeats during backward do not count."""
+        if self.active and penalty is not None:
+            self.penalties.append((layer, penalty))
+
+    def split(self, rows: int, name: str) -> int:
+        """How many leading rows of a tensor with so many rows belong to the public branch.
+
+        Norms may see the batch flattened together with windows or tokens; it stays batch-major.
+
+        Raises:
+            BranchMisuse: The rows cannot be told apart.
+        """
+        total = self.public_rows + self.private_rows
+        if rows % total:
+            raise BranchMisuse(
+                f"{name}: its input has {rows} rows, which is no multiple of the joint batch of "
+                f"{self.public_rows} public and {self.private_rows} private samples. The first "
+                "dimension of this layer does not count samples; train with "
+                "PassportConfig(passes='separate'), or leave the layer out with where="
+            )
+        return rows // total * self.public_rows

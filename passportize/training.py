@@ -1,0 +1,161 @@
+"""Joint training of both branches, and running one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.errors import BranchMisuse, InvalidArgument
+from passportize.forward import JointOutput, map_tensors, passport_layers, switch_of
+from passportize.switch import Pass
+
+__all__ = ["JointLoss", "branch", "joint_loss", "passport_parameters", "signature_accuracy"]
+
+
+@dataclass(frozen=True)
+class JointLoss:
+    """The parts of one joint training step. Call ``.total.backward()``.
+
+    Attributes:
+        total: ``public + private_weight * private + sign``, a scalar.
+        public: Criterion on the public branch, a scalar.
+        private: Criterion on the private branch, a scalar; None in steps without private pass.
+        sign: Weighted sign loss that embeds the signature, a scalar.
+        output: The public branch's output for the whole batch, as the plain model returns it.
+        private_output: The private branch's output; None in steps without private pass.
+    """
+
+    total: Tensor
+    public: Tensor
+    private: Tensor | None
+    sign: Tensor
+    output: Any
+    private_output: Any
+
+
+def joint_loss(
+    model: nn.Module,
+    inputs: Any,
+    targets: Any,
+    criterion: Callable[[Any, Any], Tensor],
+) -> JointLoss:
+    """One forward pass through both branches and the loss to minimise.
+
+    >>> loss = joint_loss(model, images, labels, nn.functional.cross_entropy)  # doctest: +SKIP
+    >>> loss.total.backward()                                                  # doctest: +SKIP
+
+    Args:
+        model: A passportized model in training mode; may be wrapped in DDP or compiled.
+        inputs: What the model is called with: a tensor ``[batch, ...]``, a tuple of positional or
+            a dict of keyword arguments.
+        targets: Tensor ``[batch, ...]`` or a nest of such; the private branch gets the rows of the
+            samples that it saw.
+        criterion: ``criterion(output, targets) -> scalar``.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+        BranchMisuse: The model is in eval mode, or its batch cannot be told apart.
+        PassportLocked: The private branch was loaded without its secret.
+    """
+    switch = switch_of(model)
+    if not callable(criterion):
+        raise InvalidArgument(f"criterion={criterion!r} must be callable")
+    with _mode(model, Pass.JOINT):
+        if isinstance(inputs, dict):
+            result = model(**inputs)
+        elif isinstance(inputs, tuple):
+            result = model(*inputs)
+        else:
+            result = model(inputs)
+    if not isinstance(result, JointOutput):
+        raise BranchMisuse(
+            "joint_loss: the model is in eval mode, where there is nothing to train; call "
+            "model.train() first, or use branch(model, 'private') to evaluate the private branch"
+        )
+    public = criterion(result.public, targets)
+    sign = result.penalty.to(public.device)
+    total = public + sign
+    private = None
+    if result.private is not None:
+        kept = targets
+        if result.private_rows >= 0:
+            kept = map_tensors(lambda tensor: tensor[: result.private_rows], targets)
+        private = criterion(result.private, kept)
+        total = total + switch.config.private_weight * private
+    return JointLoss(total, public, private, sign, result.public, result.private)
+
+
+@contextmanager
+def branch(model: nn.Module, which: str) -> Iterator[nn.Module]:
+    """Run one branch alone within a ``with`` block.
+
+    >>> with branch(model, "private"):        # doctest: +SKIP
+    ...     logits = model(images)
+
+    Args:
+        model: A passportized model.
+        which: ``"public"`` or ``"private"``.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+        InvalidArgument: There is no such branch, or the formulation has no private one.
+    """
+    switch = switch_of(model)
+    if which not in ("public", "private"):
+        raise InvalidArgument(f"branch={which!r} does not exist; use 'public' or 'private'")
+    if which == "private" and not switch.config.has_private_pass:
+        raise InvalidArgument(
+            "the 'signature' preset has no private branch to run: it embeds bits only"
+        )
+    with _mode(model, Pass(which)):
+        yield model
+
+
+@contextmanager
+def _mode(model: nn.Module, mode: Pass) -> Iterator[None]:
+    switch = switch_of(model)
+    before = switch.mode
+    switch.mode = mode
+    try:
+        yield
+    finally:
+        switch.mode = before
+
+
+def passport_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Trainable parameters that belong to private branches and not to the host.
+
+    Empty for ``keyed`` and ``signature``, where the private branch has nothing free. An optimizer
+    made before ``passportize`` needs ``optimizer.add_param_group({"params": ...})`` with them.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+    """
+    switch_of(model)
+    unique: dict[int, nn.Parameter] = {}
+    for layer in passport_layers(model).values():
+        for parameter in layer.passport.parameters():
+            unique[id(parameter)] = parameter
+    return list(unique.values())
+
+
+def signature_accuracy(model: nn.Module) -> float:
+    """Share of signature bits that the weights carry now, between 0 and 1.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+        PassportLocked: The private branch was loaded without its secret.
+    """
+    matched = total = 0
+    with torch.no_grad():
+        for layer in passport_layers(model).values():
+            if layer.passport.bound:
+                gamma = layer.passport.responses(getattr(layer, layer.scale_name, None))[:, 0]
+                matched += int(((gamma >= 0) == (layer.passport.secret.bits > 0)).sum())
+                total += gamma.numel()
+    return matched / total if total else 0.0
