@@ -1,0 +1,84 @@
+"""The rows of a weight tensor that answer for the channels of a norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import AnchorNotFound
+from .site import AnchorPart
+
+__all__ = ["anchor_fan_in", "anchor_rows", "anchor_width"]
+
+
+def _layout(shape: Sequence[int], part: AnchorPart) -> tuple[int, int, int]:
+    """Rows that the weight has along the axis, entries of each, and what lies behind dim 1."""
+    groups = part.groups
+    if len(shape) < 2 or groups < 1 or shape[0] % groups:
+        raise AnchorNotFound(
+            f"{part.weight}: a weight of shape {tuple(shape)} with {groups} groups has no rows to "
+            "bind a norm to. Name another weight for it in anchors=."
+        )
+    kernel = math.prod(shape[2:])
+    # Whether dim 0 lists the rows themselves (else they lie in dim 1, one set for each group).
+    in_front = (part.axis == "output") != part.transposed
+    if in_front:
+        return shape[0], shape[1] * kernel, kernel
+    return shape[1] * groups, shape[0] // groups * kernel, kernel
+
+
+def anchor_width(shape: Sequence[int], part: AnchorPart) -> int:
+    """How many rows a weight has along the axis of a part (its output or input channels)."""
+    return _layout(shape, part)[0]
+
+
+def anchor_fan_in(shape: Sequence[int], part: AnchorPart) -> int:
+    """Entries of one row of :func:`anchor_rows`.
+
+    Args:
+        shape: Shape of the weight.
+        part: The part.
+    """
+    return _layout(shape, part)[1] * part.repeats
+
+
+def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
+    """One row of weights for every channel of a part.
+
+    Row ``c`` holds the entries of the weight that produce channel ``c`` (axis ``"output"``) or
+    consume it (``"input"``), in the order of the weight's dimensions; with ``repeats`` the rows
+    ``start + j * channels + c`` lie side by side. The result is differentiable, and a view of the
+    weight where its layout allows.
+
+    Args:
+        weight: ``[out, in / groups, ...]``, or ``[in, out / groups, ...]`` for a transposed layout.
+        part: Which rows.
+
+    Returns:
+        Tensor ``[channels, fan_in]``.
+
+    Raises:
+        AnchorNotFound: The weight has fewer rows than the part asks for.
+    """
+    rows, _, _ = _layout(weight.shape, part)
+    stop = part.start + part.channels * part.repeats
+    if part.channels < 1 or part.start < 0 or stop > rows:
+        raise AnchorNotFound(
+            f"{part.weight}: rows {part.start} to {stop - 1} are asked for, but a weight of shape "
+            f"{tuple(weight.shape)} has {rows} along its {part.axis} axis. Is it the weight of "
+            "another model?"
+        )
+    if (part.axis == "output") != part.transposed:
+        chosen = weight[part.start : stop].reshape(stop - part.start, -1)
+    else:
+        groups = part.groups
+        # [groups, rows of dim 0 in a group, rows of dim 1, kernel] -> [groups * dim 1, ...]
+        split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+        turned = split.transpose(1, 2).reshape(rows, -1) if groups > 1 else split[0].transpose(0, 1)
+        chosen = turned[part.start : stop].reshape(stop - part.start, -1)
+    if part.repeats == 1:
+        return chosen
+    return torch.cat(torch.split(chosen, part.channels), dim=1)

@@ -1,0 +1,172 @@
+"""The rules that bind a norm to a weight, on a recorded graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import fx, nn
+
+from .channel_tracks import (
+    Track,
+    concat_pieces,
+    forward_tracks,
+    shape_of,
+    step_back,
+    step_name,
+)
+from .site import Anchor, AnchorPart
+from .weight_steps import WeightTable
+
+__all__ = ["AnchorRules"]
+
+
+class _Found(NamedTuple):
+    parts: tuple[AnchorPart, ...]
+    crossed: tuple[str, ...]
+
+
+class AnchorRules:
+    """Finds anchors in one graph.
+
+    *Upstream.* From the input of the norm, steps that carry its channels on are crossed backwards,
+    breadth first: layout, pooling, activations, dropout, other norms, sums and products of tensors,
+    concatenation over another dimension (a class token). Where a sum or product has an operand of
+    the full shape, operands that are broadcast (gates, biases) are not followed. The search ends
+    at linear maps by a parameter. Of those at the smallest number of steps whose output channels
+    are (or contain) the norm's, the one that is executed last is taken.
+
+    *Concat.* A concatenation over the channels counts as one such map if every piece that the
+    channels come from leads to one by the same rule.
+
+    *Downstream.* If upstream finds nothing, the same forwards from the output of the norm, through
+    one-to-one steps: the nearest linear map that reads the channels; of several at the same
+    distance, the one that is executed first.
+
+    Args:
+        graph: From :func:`passportize.meta_recorder.record_graph`.
+        table: The weights of the model.
+    """
+
+    def __init__(self, graph: fx.Graph, table: WeightTable) -> None:
+        self._table = table
+        self._order = {node: index for index, node in enumerate(graph.nodes)}
+        self._known: dict[Track, _Found | None] = {}
+        self.norms: dict[str, fx.Node] = {}
+        for node in graph.nodes:
+            if node.op == "call_module" and node.meta.get("kind") == "norm":
+                self.norms.setdefault(str(node.target), node)
+
+    def anchor(self, name: str, module: nn.Module, widths: Sequence[int]) -> Anchor | None:
+        """The anchor of a norm that the graph calls, None where no rule finds one.
+
+        Args:
+            name: Name of the norm, one of :attr:`norms`.
+            module: The norm.
+            widths: Channel counts that are acceptable, most wanted first.
+        """
+        node = self.norms[name]
+        source = _tensor_argument(node)
+        if source is None:
+            return None
+        shape = shape_of(source) or ()
+        starts = [
+            Track(source, dim, 0, width)
+            for width in widths
+            for dim in _channel_dims(module, shape, width)
+        ]
+        for track in starts:
+            found = self._upstream(track)
+            if found is not None:
+                rule = "concat" if len(found.parts) > 1 else "upstream"
+                return Anchor(found.parts, rule, found.crossed)
+        for track in starts:
+            found = self._downstream(track._replace(node=node))
+            if found is not None:
+                return Anchor(found.parts, "downstream", found.crossed)
+        return None
+
+    def _upstream(self, start: Track) -> _Found | None:
+        if start in self._known:
+            return self._known[start]
+        self._known[start] = None  # a part can't lead back to itself
+        level: dict[Track, tuple[str, ...]] = {start: ()}
+        seen = {start}
+        found: _Found | None = None
+        while level and found is None:
+            best = -1
+            following: dict[Track, tuple[str, ...]] = {}
+            for track, path in level.items():
+                ends, result = self._end(track, path)
+                order = self._order[track.node]
+                if result is not None and order > best:
+                    best, found = order, result
+                if ends:
+                    continue
+                label = (step_name(track.node),)
+                for back in step_back(track):
+                    if back not in seen and back.stop <= (shape_of(back.node) or ())[back.dim]:
+                        seen.add(back)
+                        following[back] = label + path
+            level = following
+        self._known[start] = found
+        return found
+
+    def _end(self, track: Track, path: tuple[str, ...]) -> tuple[bool, _Found | None]:
+        """Whether the search ends at a step, and what it found there."""
+        ends, part = self._table.producer(track)
+        if ends:
+            return True, None if part is None else _Found((part,), path)
+        pieces = concat_pieces(track)
+        if pieces is None or len(pieces) == 1:
+            return False, None
+        parts: list[AnchorPart] = []
+        for piece, _ in pieces:
+            found = self._upstream(piece)
+            if found is None:
+                return True, None
+            parts += found.parts
+        return True, _Found(tuple(parts), ("cat", *path))
+
+    def _downstream(self, start: Track) -> _Found | None:
+        level: dict[Track, tuple[str, ...]] = {start: ()}
+        seen = {start}
+        while level:
+            candidates: list[tuple[int, _Found]] = []
+            following: dict[Track, tuple[str, ...]] = {}
+            for track, path in level.items():
+                for user in track.node.users:
+                    part = self._table.consumer(track, user)
+                    if part is not None:
+                        candidates.append((self._order[user], _Found((part,), path)))
+                for ahead in forward_tracks(track):
+                    if ahead not in seen:
+                        seen.add(ahead)
+                        following[ahead] = (step_name(ahead.node), *path)
+            if candidates:
+                return min(candidates, key=lambda item: item[0])[1]
+            level = following
+        return None
+
+
+def _tensor_argument(node: fx.Node) -> fx.Node | None:
+    for value in (*node.args, *node.kwargs.values()):
+        if isinstance(value, fx.Node) and shape_of(value) is not None:
+            return value
+    return None
+
+
+def _channel_dims(module: nn.Module, shape: Sequence[int], width: int) -> list[int]:
+    """Dimensions of the input that may count the channels, the likeliest first."""
+    rank = len(shape)
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) > 1:
+        order = list(range(rank - len(module.normalized_shape), rank))
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and rank != 4:
+        order = [rank - 1]
+    elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
+        order = [1, rank - 1, 0]
+    elif rank >= 4:
+        order = [1, rank - 1] if not isinstance(module, nn.LayerNorm) else [rank - 1, 1]
+    else:
+        order = [rank - 1, 1, 0]
+    return [d for d in dict.fromkeys(order) if 0 <= d < rank and shape[d] == width]

@@ -1,0 +1,184 @@
+"""Finds the weight that each norm is bound to."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from .anchor_rows import anchor_fan_in, anchor_rows, anchor_width
+from .anchor_rules import AnchorRules
+from .errors import AnchorNotFound, UnknownSite
+from .site import Anchor, AnchorPart
+from .tracing import Trace, trace_model
+from .weight_steps import WeightTable, is_weight_module
+
+__all__ = ["AnchorSearch", "anchor_fan_in", "anchor_rows", "find_anchors"]
+
+
+@dataclass
+class AnchorSearch:
+    """Result of :func:`find_anchors`.
+
+    Attributes:
+        anchors: Anchor of each norm that has one, by name.
+        executed: Names of the norms that run in the forward pass, None where that is not known.
+        method: ``"fx-meta"``, ``"fx-leaf"``, ``"autograd"`` or ``"order"``: how the model was read.
+        notes: What a user should know, one sentence each.
+    """
+
+    anchors: dict[str, Anchor] = field(default_factory=dict)
+    executed: set[str] | None = None
+    method: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def find_anchors(
+    model: nn.Module,
+    widths: Mapping[str, Sequence[int]],
+    example_inputs: Any = None,
+    user_anchors: Mapping[str, str] | None = None,
+) -> AnchorSearch:
+    """Find the weight that each norm is bound to. The model is left exactly as it was.
+
+    Args:
+        model: The model.
+        widths: Acceptable channel counts for each norm, most wanted first, by the first name of
+            the norm in ``model.named_modules()``.
+        example_inputs: See :func:`passportize.tracing.trace_model`.
+        user_anchors: Weight names by norm name; they override every rule.
+
+    Raises:
+        AnchorNotFound: A weight in ``user_anchors`` does not exist or has no such width.
+        UnknownSite: A norm in ``user_anchors`` does not exist.
+    """
+    modules = dict(model.named_modules())
+    table = WeightTable(model)
+    chosen = _user_anchors(model, widths, user_anchors or {})
+    trace = trace_model(model, example_inputs, norms=set(widths), training=False)
+    if trace.complete and not set(widths) <= trace.called:
+        more = trace_model(model, example_inputs, norms=set(widths), training=True)
+        if more.complete:
+            trace.recordings += more.recordings
+    search = AnchorSearch(method=trace.method, notes=list(trace.notes))
+    search.executed = {name for name in widths if name in trace.called} if trace.complete else None
+    _bind(search, modules, widths, trace, table)
+    if search.executed is None:
+        _bind_by_order(search, model, widths, trace.called)
+    search.anchors.update(chosen)
+    search.notes += table.notes
+    return search
+
+
+def _bind(
+    search: AnchorSearch,
+    modules: Mapping[str, nn.Module],
+    widths: Mapping[str, Sequence[int]],
+    trace: Trace,
+    table: WeightTable,
+) -> None:
+    for recording in trace.recordings:
+        rules = AnchorRules(recording.graph, table)
+        for name in rules.norms:
+            if name in widths and name not in search.anchors:
+                anchor = rules.anchor(name, modules[name], widths[name])
+                if anchor is not None:
+                    search.anchors[name] = anchor
+
+
+def _bind_by_order(
+    search: AnchorSearch,
+    model: nn.Module,
+    widths: Mapping[str, Sequence[int]],
+    seen: Collection[str],
+) -> None:
+    """The last resort: the last weight module of fitting width registered before a norm."""
+    order = list(model.named_modules())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for position, (norm, _) in enumerate(order):
+        if norm not in widths or norm in search.anchors or norm in seen:
+            continue
+        for _, module in reversed(order[:position]):
+            part = _order_part(module, names, widths[norm])
+            if part is not None:
+                search.anchors[norm] = Anchor((part,), "order")
+                search.notes.append(
+                    f"{norm}: bound to {part.weight} by registration order, which is a guess; pass "
+                    "example_inputs= or name the weight in anchors="
+                )
+                break
+    if any(anchor.rule == "order" for anchor in search.anchors.values()):
+        search.method = search.method or "order"
+
+
+def _order_part(
+    module: nn.Module, names: Mapping[int, str], widths: Sequence[int]
+) -> AnchorPart | None:
+    weight = module._parameters.get("weight")
+    if not is_weight_module(module) or weight is None or id(weight) not in names:
+        return None
+    groups, transposed = getattr(module, "groups", 1), bool(getattr(module, "transposed", False))
+    for width in widths:
+        part = AnchorPart(names[id(weight)], width, groups=groups, transposed=transposed)
+        if not nn.parameter.is_lazy(weight) and anchor_width(weight.shape, part) == width:
+            return part
+    return None
+
+
+def _closest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def _user_anchors(
+    model: nn.Module, widths: Mapping[str, Sequence[int]], chosen: Mapping[str, str]
+) -> dict[str, Anchor]:
+    parameters = dict(model.named_parameters())
+    modules = dict(model.named_modules())
+    found: dict[str, Anchor] = {}
+    for norm, weight in chosen.items():
+        if norm not in widths:
+            raise UnknownSite(
+                f"anchors: {norm!r} is no normalization layer that can be bound."
+                + _closest(norm, list(widths))
+            )
+        if weight not in parameters:
+            raise AnchorNotFound(
+                f"{norm}: its anchor {weight!r} is no parameter of the model."
+                + _closest(weight, list(parameters))
+            )
+        owner = modules.get(weight.rpartition(".")[0])
+        found[norm] = _user_anchor(
+            norm, weight, tuple(parameters[weight].shape), owner, widths[norm]
+        )
+    return found
+
+
+def _user_anchor(
+    norm: str,
+    weight: str,
+    shape: tuple[int, ...],
+    owner: nn.Module | None,
+    widths: Sequence[int],
+) -> Anchor:
+    groups = getattr(owner, "groups", 1)
+    transposed = bool(getattr(owner, "transposed", False))
+    if len(shape) >= 2:
+        for axis in ("output", "input"):
+            for width in widths:
+                part = AnchorPart(
+                    weight,
+                    width,
+                    axis,
+                    groups=groups if isinstance(groups, int) else 1,
+                    transposed=transposed,
+                )
+                if anchor_width(shape, part) == width:
+                    return Anchor((part,), "user")
+    raise AnchorNotFound(
+        f"{norm}: its anchor {weight!r} has shape {shape}, so it neither makes nor reads "
+        f"{' or '.join(map(str, widths))} channels. Name a weight that does."
+    )

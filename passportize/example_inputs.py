@@ -1,0 +1,148 @@
+"""What a model is called with in order to be read: a tensor, arguments, or a callable."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InvalidArgument
+
+__all__ = ["ExampleInputs", "default_inputs"]
+
+_CALLABLES = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    functools.partial,
+)
+
+
+@dataclass(frozen=True)
+class ExampleInputs:
+    """Arguments of one forward pass.
+
+    Attributes:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        runner: Runs the model by itself, ``runner(model)``; then there are no arguments.
+        origin: Where they come from, for notes: ``"given"``, ``"default_cfg"`` or ``"guessed"``.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    runner: Callable[[nn.Module], Any] | None = None
+    origin: str = "given"
+
+    @classmethod
+    def of(cls, value: Any) -> ExampleInputs:
+        """Read what a user gave as ``example_inputs``.
+
+        Args:
+            value: A tensor or any single object (the one argument), a tuple or list (positional
+                arguments), a dict with string keys (keyword arguments), or a function that takes
+                the model and runs it.
+
+        Raises:
+            InvalidArgument: A dict has keys that can't be argument names.
+        """
+        if isinstance(value, ExampleInputs):
+            return value
+        if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+            return cls(args=tuple(value))
+        if type(value) is dict:
+            if not all(isinstance(key, str) for key in value):
+                raise InvalidArgument(
+                    "example_inputs: a dict is taken as keyword arguments, but not all of its "
+                    "keys are strings. Put it into a tuple, (inputs,), to pass it as one argument."
+                )
+            return cls(kwargs=value)
+        if isinstance(value, _CALLABLES):
+            return cls(runner=value)
+        return cls(args=(value,))
+
+    def copy(self) -> ExampleInputs:
+        """The same with copied tensors and objects, so that a forward can't change the user's."""
+        if self.runner is not None:
+            return self
+        memo: dict[int, Any] = {}
+        return ExampleInputs(
+            tuple(_copied(item, memo) for item in self.args),
+            {key: _copied(item, memo) for key, item in self.kwargs.items()},
+            None,
+            self.origin,
+        )
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor among the arguments, with a name."""
+        for index, item in enumerate(self.args):
+            yield from _named_tensors(f"input_{index}", item)
+        for key, item in self.kwargs.items():
+            yield from _named_tensors(key, item)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the model can be run on them for real: no tensor is on the meta device."""
+        if self.runner is not None:
+            return True
+        return not any(tensor.is_meta for _, tensor in self.tensors())
+
+    def call(self, model: nn.Module) -> Any:
+        """Run the model."""
+        if self.runner is not None:
+            return self.runner(model)
+        return model(*self.args, **self.kwargs)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor):
+        return value if value.is_meta else value.detach().clone()
+    if type(value) in (tuple, list):
+        return type(value)(_copied(item, memo) for item in value)
+    if type(value) is dict:
+        return {key: _copied(item, memo) for key, item in value.items()}
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # whatever a foreign object raises, the object itself will do
+        return value
+
+
+def _named_tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, (tuple, list)):
+        for index, item in enumerate(value):
+            yield from _named_tensors(f"{name}_{index}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _named_tensors(f"{name}_{key}", item)
+
+
+def default_inputs(model: nn.Module) -> ExampleInputs | None:
+    """A batch of two on the meta device, of the size that a timm-style configuration names.
+
+    ``default_cfg`` or ``pretrained_cfg`` of the model is read (a mapping or an object with
+    ``input_size``), nothing is imported. A model that says it was built for another size
+    (``patch_embed.img_size``) is given that size.
+    """
+    for attribute in ("pretrained_cfg", "default_cfg"):
+        config = getattr(model, attribute, None)
+        size = config.get("input_size") if isinstance(config, Mapping) else None
+        if size is None:
+            size = getattr(config, "input_size", None)
+        if isinstance(size, (tuple, list)) and all(isinstance(item, int) for item in size):
+            shape = list(size)
+            built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+            if isinstance(built_for, (tuple, list)) and len(built_for) == len(shape) - 1:
+                shape[1:] = [int(item) for item in built_for]
+            first = next(model.parameters(), None)
+            dtype = first.dtype if first is not None else torch.get_default_dtype()
+            tensor = torch.empty([2, *shape], dtype=dtype, device="meta")
+            return ExampleInputs(args=(tensor,), origin="default_cfg")
+    return None

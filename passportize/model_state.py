@@ -1,0 +1,119 @@
+"""Takes note of everything a forward pass could change in a model, and puts it back."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["frozen_model", "frozen_random_state"]
+
+_CONTAINERS = (dict, list, set)
+
+
+class _ModuleRecord:
+    """The attributes of one module, one level into its plain containers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.attributes = dict(vars(module))
+        self.contents = [
+            (value, value.copy())
+            for value in self.attributes.values()
+            if isinstance(value, _CONTAINERS)
+        ]
+
+    def restore(self) -> None:
+        for container, content in self.contents:
+            if not _same(container, content):
+                _refill(container, content)
+        current = vars(self.module)
+        if not _same(current, self.attributes):
+            current.clear()
+            current.update(self.attributes)
+
+
+def _same(container: Any, content: Any) -> bool:
+    """Whether two containers hold the same objects in the same order, without calling ``==``."""
+    if len(container) != len(content):
+        return False
+    if isinstance(container, dict):
+        return all(
+            a is c and b is d
+            for (a, b), (c, d) in zip(container.items(), content.items(), strict=True)
+        )
+    if isinstance(container, list):
+        return all(a is b for a, b in zip(container, content, strict=True))
+    return {id(item) for item in container} == {id(item) for item in content}
+
+
+def _refill(container: Any, content: Any) -> None:
+    container.clear()
+    if isinstance(container, list):
+        container.extend(content)
+    else:
+        container.update(content)
+
+
+@contextmanager
+def frozen_random_state(cuda: bool = False) -> Iterator[None]:
+    """Put the random generators of Python, NumPy and torch back on leaving.
+
+    Args:
+        cuda: Also those of the CUDA devices, if CUDA is in use.
+    """
+    python_state = random.getstate()
+    torch_state = torch.get_rng_state()
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    on_cuda = cuda and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda_states = torch.cuda.get_rng_state_all() if on_cuda else None
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        torch.set_rng_state(torch_state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
+        if cuda_states is not None:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+@contextmanager
+def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
+    """Put every attribute of every module back on leaving, also after an exception.
+
+    That covers rebound buffers, training flags, cached attributes and entries that were added to
+    lists and dictionaries held by a module. What other objects hold is out of reach.
+
+    Args:
+        model: The model.
+        values: Also keep a copy of every buffer and plain tensor attribute, and write it back
+            where the tensor was changed in place.
+    """
+    records = [_ModuleRecord(module) for module in model.modules()]
+    saved = _tensor_values(records) if values else []
+    try:
+        yield
+    finally:
+        for record in records:
+            record.restore()
+        with torch.no_grad():
+            for tensor, copy, version in saved:
+                if tensor._version != version:
+                    tensor.copy_(copy)
+
+
+def _tensor_values(records: list[_ModuleRecord]) -> list[tuple[Tensor, Tensor, int]]:
+    found: dict[int, Tensor] = {}
+    for record in records:
+        buffers = record.attributes.get("_buffers", {})
+        for value in (*buffers.values(), *record.attributes.values()):
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                found.setdefault(id(value), value)
+    return [(tensor, tensor.detach().clone(), tensor._version) for tensor in found.values()]

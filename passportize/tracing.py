@@ -1,0 +1,148 @@
+"""Reads the graph of a model without running it for real."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from .example_inputs import ExampleInputs, default_inputs
+from .meta_recorder import LEAF_NORM, LEAF_WEIGHT, Recording, record_graph
+from .weight_steps import is_weight_module
+
+__all__ = ["Trace", "trace_model"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Trace:
+    """What could be read of a model.
+
+    Attributes:
+        recordings: Graphs, the most trusted first. The first is of the whole model if
+            :attr:`complete`.
+        method: ``"fx-meta"`` (shapes are known), ``"fx-leaf"`` (they are not) or ``""``.
+        complete: Whether every module that runs is in one of the graphs.
+        reason: Why it is not complete.
+        notes: What a user should know about how the model was read.
+    """
+
+    recordings: list[Recording] = field(default_factory=list)
+    method: str = ""
+    complete: bool = False
+    reason: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def called(self) -> set[str]:
+        """Names of the modules that some graph runs."""
+        return set().union(*(recording.called for recording in self.recordings))
+
+
+def trace_model(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    norms: Collection[str] = (),
+    training: bool | None = None,
+) -> Trace:
+    """Read the graph of a model; the model is left exactly as it was.
+
+    Args:
+        model: The model, on any device, in any mode.
+        example_inputs: A tensor, a tuple of arguments, a dict of keyword arguments or a function
+            that runs the model; by default a batch of two of the size in the model's
+            ``default_cfg``, and failing that a size guessed from its first layer.
+        norms: Names of the modules to take as one step each, besides linear layers and
+            convolutions.
+        training: The mode to read; None reads both.
+    """
+    kinds = leaf_kinds(model, norms)
+    trace = Trace()
+    for inputs in _candidates(model, example_inputs):
+        modes = (False, True) if training is None else (training,)
+        recordings = [_record(model, inputs, kinds, mode) for mode in modes]
+        failed = next((r for r in recordings if r.failure is not None), None)
+        if failed is None:
+            if inputs.origin == "guessed":
+                shape = tuple(inputs.args[0].shape)
+                trace.notes.append(f"read with a guessed input of shape {shape}")
+            trace.recordings, trace.method, trace.complete = recordings, "fx-meta", True
+            return trace
+        if not trace.recordings:
+            trace.recordings, trace.method = recordings, "fx-meta"
+            trace.reason = _reason(failed)
+    return trace
+
+
+def _reason(recording: Recording) -> str:
+    where = recording.failed_at or "the model"
+    error = recording.failure
+    return f"{where} could not be read on shapes alone: {type(error).__name__}: {error}"
+
+
+def _record(
+    model: nn.Module, inputs: ExampleInputs, kinds: dict[int, str], training: bool
+) -> Recording:
+    def leaf(module: nn.Module) -> str | None:
+        return kinds.get(id(module))
+
+    recording = record_graph(model, inputs, leaf, training)
+    if recording.failure is not None and any(
+        module._forward_hooks or module._forward_pre_hooks for module in model.modules()
+    ):
+        again = record_graph(model, inputs, leaf, training, hooks=True)
+        if again.failure is None:
+            return again
+    return recording
+
+
+def leaf_kinds(model: nn.Module, norms: Collection[str]) -> dict[int, str]:
+    """Kind of every module that is one step of a graph, by identity: norms and weight modules.
+
+    A norm that holds another norm of ``norms`` is not a step itself.
+    """
+    outer = {name.rpartition(".")[0] for name in norms}
+    for name in list(outer):
+        while name:
+            name = name.rpartition(".")[0]
+            outer.add(name)
+    kinds: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if name in norms and name not in outer:
+            kinds[id(module)] = LEAF_NORM
+        elif is_weight_module(module):
+            kinds[id(module)] = LEAF_WEIGHT
+    return kinds
+
+
+def _candidates(model: nn.Module, example_inputs: Any) -> Iterator[ExampleInputs]:
+    if example_inputs is not None:
+        yield ExampleInputs.of(example_inputs)
+        return
+    named = default_inputs(model)
+    if named is not None:
+        yield named
+        return
+    for shape in _guessed_shapes(model):
+        yield ExampleInputs(args=(torch.empty(shape, device="meta"),), origin="guessed")
+
+
+def _guessed_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Input shapes that the first layer could take, the usual ones first."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            channels, space = module.in_channels, len(module.kernel_size)
+            sizes = {1: (1024, 64), 2: (224, 32, 28, 64), 3: (32, 16, 64)}[space]
+            for size in sizes:
+                yield (2, channels, *[size] * space)
+            return
+        if isinstance(module, nn.Linear):
+            yield (2, module.in_features)
+            yield (2, 16, module.in_features)
+            return

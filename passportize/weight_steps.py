@@ -1,0 +1,229 @@
+"""Which steps of a graph are linear maps by a parameter, and which of its rows are meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from .channel_tracks import Track, argument, shape_of, step_back, step_name
+from .site import AnchorPart
+
+__all__ = ["WeightTable", "is_weight_module"]
+
+_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+_TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
+_PRODUCTS = {"matmul", "rmatmul", "mm", "bmm"}
+
+
+def is_weight_module(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or a convolution, of torch or derived from torch's."""
+    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+
+
+class WeightTable:
+    """The weights of one model, by the steps that use them.
+
+    Attributes:
+        notes: What had to be said about a weight (a parametrization, say).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = dict(model.named_modules())
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._found: dict[int, tuple[str, int] | None] = {}
+        self.notes: list[str] = []
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a parameter."""
+        return self._shapes.get(name)
+
+    def has_weights(self, name: str) -> bool:
+        """Whether a module owns a parameter of two or more dimensions."""
+        module = self._modules.get(name)
+        return module is None or any(p.dim() >= 2 for p in module.parameters())
+
+    # --- producers ----------------------------------------------------------------------------
+
+    def producer(self, track: Track) -> tuple[bool, AnchorPart | None]:
+        """The rows of a weight that make the channels of a track, if its step is a linear map.
+
+        Returns:
+            Whether the step is a linear map (so that nothing lies behind it), and the rows.
+        """
+        node = track.node
+        if node.op == "call_module" and node.meta.get("kind") == "weight":
+            return True, self._module_part(track, node, "output")
+        if node.op == "call_module":
+            return self.has_weights(str(node.target)) and node.meta.get("kind") != "norm", None
+        if node.op != "call_function":
+            return False, None
+        name, rank = step_name(node), len(shape_of(node) or ())
+        if name == "getitem" and isinstance(node.args[0], fx.Node) and node.args[1] == 0:
+            parent = node.args[0]
+            if step_name(parent) == "multi_head_attention_forward" and track.dim == rank - 1:
+                weight = argument(parent, 11, "out_proj_weight")
+                return True, self._rows(weight, 0, track, "output")
+            return False, None
+        if name == "linear":
+            right = track.dim == rank - 1
+            return True, self._rows(
+                argument(node, 1, "weight"), 0, track, "output"
+            ) if right else None
+        if name in _CONVOLUTIONS or name in _TRANSPOSED:
+            space = _CONVOLUTIONS.get(name) or _TRANSPOSED[name]
+            if track.dim != rank - space - 1:
+                return True, None
+            return True, self._convolution_part(track, node, "output")
+        if name in _PRODUCTS:
+            return True, self._product_part(track, node, rank)
+        if name == "addmm" and track.dim == rank - 1:
+            return True, self._rows(argument(node, 2, "mat2"), 1, track, "output")
+        return False, None
+
+    # --- consumers ----------------------------------------------------------------------------
+
+    def consumer(self, track: Track, user: fx.Node) -> AnchorPart | None:
+        """The rows of a weight that read the channels of a track, if a user is a linear map."""
+        source, rank = track.node, len(shape_of(track.node) or ())
+        if user.op == "call_module":
+            if user.meta.get("kind") != "weight" or source not in user.args[:1]:
+                return None
+            return self._module_part(track, user, "input")
+        if user.op != "call_function":
+            return None
+        name = step_name(user)
+        if name == "multi_head_attention_forward" and track.dim == rank - 1:
+            weight = argument(user, 5, "in_proj_weight")
+            if weight is None and argument(user, 0, "query") is source:
+                weight = user.kwargs.get("q_proj_weight")
+            return self._rows(weight, 1, track, "input")
+        if argument(user, 0, "input") is not source:
+            return None
+        if name == "linear" and track.dim == rank - 1:
+            return self._rows(argument(user, 1, "weight"), 1, track, "input")
+        if name in _CONVOLUTIONS or name in _TRANSPOSED:
+            space = _CONVOLUTIONS.get(name) or _TRANSPOSED[name]
+            if track.dim == rank - space - 1:
+                return self._convolution_part(track, user, "input")
+        if name in _PRODUCTS and track.dim == rank - 1:
+            return self._rows(argument(user, 1, "other"), 0, track, "input")
+        return None
+
+    # --- rows ---------------------------------------------------------------------------------
+
+    def _module_part(self, track: Track, node: fx.Node, axis: str) -> AnchorPart | None:
+        module = self._modules[str(node.target)]
+        rank = len(shape_of(track.node) or ())
+        if isinstance(module, nn.modules.conv._ConvNd):
+            if track.dim != rank - len(module.kernel_size) - 1:
+                return None
+            width = module.out_channels if axis == "output" else module.in_channels
+            groups, transposed = module.groups, module.transposed
+        else:
+            if track.dim != rank - 1:
+                return None
+            width = module.out_features if axis == "output" else module.in_features
+            groups, transposed = 1, False
+        name = self._weight_name(str(node.target), module)
+        if name is None or track.stop > int(width):
+            return None
+        return _part(track, name, axis, groups, bool(transposed))
+
+    def _weight_name(self, name: str, module: nn.Module) -> str | None:
+        """Parameter behind ``module.weight``: itself, or the one it is computed from."""
+        own = module._parameters.get("weight")
+        if own is not None:
+            return self._names.get(id(own))
+        weight = getattr(module, "weight", None) if name else None
+        shape = tuple(weight.shape) if isinstance(weight, Tensor) else None
+        candidates = [
+            parameter
+            for key, parameter in module.named_parameters()
+            if key.startswith(("weight_", "parametrizations.weight."))
+            and tuple(parameter.shape) == shape
+        ]
+        if len(candidates) != 1:
+            self._note(f"{name}.weight is computed from other parameters, so it binds no norm")
+            return None
+        found = self._names[id(candidates[0])]
+        self._note(f"{name}.weight is computed from {found}, which is bound in its place")
+        return found
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _convolution_part(self, track: Track, node: fx.Node, axis: str) -> AnchorPart | None:
+        transposed = step_name(node) in _TRANSPOSED
+        groups = argument(node, 6, "groups", 1)
+        weight = argument(node, 1, "weight")
+        groups = groups if isinstance(groups, int) else 1
+        if groups == 1:
+            dim = int(transposed) if axis == "output" else 1 - int(transposed)
+            return self._rows(weight, dim, track, axis)
+        found = self._origin(weight, 0)
+        if found is None or found[1] != 0 or found[2] != 0:
+            return None
+        return _part(track, found[0], axis, groups, transposed)
+
+    def _product_part(self, track: Track, node: fx.Node, rank: int) -> AnchorPart | None:
+        left, right = argument(node, 0, "input"), argument(node, 1, "other")
+        if step_name(node) == "rmatmul":
+            left, right = right, left
+        if track.dim == rank - 1 and _rank(right) == 2:
+            return self._rows(right, 1, track, "output")
+        if track.dim == rank - 2 and _rank(left) == 2:
+            return self._rows(left, 0, track, "output")
+        return None
+
+    def _rows(self, weight: Any, dim: int, track: Track, axis: str) -> AnchorPart | None:
+        """Rows of the parameter from which a weight argument was made."""
+        found = self._origin(weight, dim)
+        if found is None:
+            return None
+        name, where, start = found
+        shape = self._shapes[name]
+        if where > 1 or start + track.stop > shape[where]:
+            return None
+        # [out, in] is the usual layout: outputs in dimension 1 mean a transposed one.
+        transposed = (where == 1) if axis == "output" else (where == 0)
+        moved = track._replace(start=track.start + start)
+        return _part(moved, name, axis, 1, transposed)
+
+    def _origin(self, weight: Any, dim: int) -> tuple[str, int, int] | None:
+        """Parameter, dimension and first row that a tensor was made from, or None."""
+        if not isinstance(weight, fx.Node) or shape_of(weight) is None:
+            return None
+        shape = shape_of(weight) or ()
+        level = [Track(weight, dim, 0, shape[dim])]
+        for _ in range(12):
+            following: list[Track] = []
+            for track in level:
+                node = track.node
+                if node.op == "get_attr" and not node.meta.get("constant"):
+                    name = str(node.target)
+                    parameter = self._shapes.get(name, ())
+                    if len(parameter) >= 2 and track.repeats == 1:
+                        return name, track.dim, track.start
+                elif node.op == "call_function":
+                    following += step_back(track)
+            level = following
+        return None
+
+
+def _rank(value: Any) -> int:
+    return len(shape_of(value) or ()) if isinstance(value, fx.Node) else 0
+
+
+def _part(track: Track, weight: str, axis: str, groups: int, transposed: bool) -> AnchorPart:
+    return AnchorPart(
+        weight=weight,
+        channels=track.channels,
+        axis=axis,
+        start=track.start,
+        repeats=track.repeats,
+        groups=groups,
+        transposed=transposed,
+    )
