@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ _OVERHEAD = 6  # version, length, four bytes of checksum
 _SHORTEST_PAYLOAD = 5  # three bytes of date, the length of the owner, one byte of owner
 _LONGEST_PAYLOAD = 255
 _DATE_BYTES = 3
+_WEAK = 8  # frame bits that the decoder may turn
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # Characters that reorder text: a report could show another name than the one embedded.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -125,10 +127,8 @@ def lay_over(message: OwnerMessage, total: int, keyed: LabelledStream) -> torch.
     ``m > n / F - 2``: losing the run costs every bit alike. A longer codeword begins with the
     shorter one. With ``total < F`` part of the frame is missing.
     """
-    frame = torch.frombuffer(bytearray(message.frame), dtype=torch.uint8)
-    shifts = torch.arange(8, dtype=torch.uint8)
-    bits = ((frame.unsqueeze(1) >> shifts) & 1).flatten().to(torch.int8)
-    return bits[_carried(total, message.frame_bits, _offsets(total, keyed))]
+    places = _carried(total, message.frame_bits, _offsets(total, keyed))
+    return _bits_of(message.frame)[places]
 
 
 def read_message(key: bytes, read_bits: Any, confidence: Any = None) -> OwnerMessage | None:
@@ -136,13 +136,16 @@ def read_message(key: bytes, read_bits: Any, confidence: Any = None) -> OwnerMes
 
     Decoding rule: every read bit is unmasked with the key's pseudo-random bits and votes +1 for
     frame bit 0 or -1 for frame bit 1, times its confidence. For each frame length that fits,
-    shortest first, a frame bit is 1 where its votes add up to less than 0, otherwise 0. The
-    first frame whose version, length, checksum and text are all valid is the message. Where
-    confidence is the log-likelihood ratio of a bit this is maximum-likelihood decoding of each
-    frame bit; with |response| it is so up to scale, for Gaussian noise on the responses.
+    shortest first, a frame bit is 1 where its votes add up to less than 0, otherwise 0; then all
+    256 ways to turn the eight frame bits with the smallest sums (the first of equals) are tried,
+    least total sum turned first. The first frame whose version, length, checksum and text are all
+    valid is the message. Where confidence is the log-likelihood ratio of a read bit, frames are
+    thereby tried in the order of their likelihood; |response| is that up to scale, for Gaussian
+    noise on the responses.
 
     A frame that carries no message passes with probability at most ``2**-48`` (version, length,
-    checksum), and 251 lengths are tried: false positives are rarer than ``2**-40``.
+    checksum); 256 frames are tried for each of 251 lengths, so false positives are rarer than
+    ``2**-32``.
 
     Args:
         key: The reading key of the passport (:attr:`passportize.Passport.reading_key`).
@@ -167,11 +170,39 @@ def read_message(key: bytes, read_bits: Any, confidence: Any = None) -> OwnerMes
         sums = torch.bincount(
             _carried(total, frame_bits, offsets), weights=votes, minlength=frame_bits
         )
-        packed = (sums < 0).view(-1, 8).to(torch.int64) << torch.arange(8)
-        message = _parse(bytes(packed.sum(1).tolist()))
-        if message is not None:
-            return message
+        for frame in _likely_frames(sums, bytes([_VERSION, size])):
+            message = _parse(frame)
+            if message is not None:
+                return message
     return None
+
+
+def _likely_frames(sums: torch.Tensor, head: bytes) -> Iterator[bytes]:
+    """Frames that begin with ``head``, most likely first, with up to eight weak bits turned."""
+    bits = sums < 0
+    expected = _bits_of(head).to(torch.bool)
+    wrong = (bits[: len(expected)] != expected).nonzero().flatten()
+    if len(wrong) > _WEAK:
+        return
+    weights, weakest = sums.abs().sort(stable=True)
+    weights, weakest = weights[:_WEAK], weakest[:_WEAK]
+    # All but a handful of the wrong lengths end here.
+    if not bool(torch.isin(wrong, weakest).all()):
+        return
+    patterns = (torch.arange(2**_WEAK).unsqueeze(1) >> torch.arange(_WEAK)) & 1
+    frames = bits.repeat(2**_WEAK, 1)
+    frames[:, weakest] ^= patterns.to(torch.bool)
+    order = (patterns.to(weights.dtype) @ weights).argsort(stable=True)
+    order = order[(frames[order, : len(expected)] == expected).all(1)]
+    for frame in frames[order]:
+        yield bytes((frame.view(-1, 8).to(torch.int64) << torch.arange(8)).sum(1).tolist())
+
+
+def _bits_of(raw: bytes) -> torch.Tensor:
+    """Bits of bytes, lowest first, int8."""
+    octets = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    unpacked = (octets.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    return unpacked.flatten().to(torch.int8)
 
 
 def _parse(frame: bytes) -> OwnerMessage | None:

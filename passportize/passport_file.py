@@ -147,7 +147,8 @@ def _record(content: dict[str, Any], name: str) -> PassportRecord:
             f"{name} has the version {version}, this passportize reads up to {_VERSION}; "
             "upgrade passportize."
         )
-    if set(content) != _FIELDS or version != _VERSION:
+    # JSON's true equals 1 in Python, hence the type.
+    if set(content) != _FIELDS or type(version) is not int or version != _VERSION:
         odd = ", ".join(sorted(_FIELDS ^ set(content)))[:200] or "version"
         raise PassportFileError(f"{name} is damaged: missing or unknown {odd}; restore a backup.")
     damaged = PassportFileError(

@@ -46,15 +46,16 @@ class PassportImages:
                 )
             if image.numel() == 0 or not bool(torch.isfinite(image).all()):
                 raise InvalidArgument(f"The {side} image is empty or holds NaN or infinity.")
-            # A private copy: a later change by the caller must not change the passport.
-            image = image.detach().to("cpu", copy=True).contiguous()
-            object.__setattr__(self, side, image)
             size += image.numel() * image.element_size()
         if size > _LARGEST:
             raise InvalidArgument(
                 f"The images take {size / 2**20:.0f} MiB, {_LARGEST / 2**20:.0f} at most; "
                 "use fewer or smaller ones."
             )
+        # Private copies: a later change by the caller must not change the passport.
+        for side in ("gamma", "beta"):
+            image = getattr(self, side).detach().to("cpu", copy=True).contiguous()
+            object.__setattr__(self, side, image)
 
     def digest(self) -> bytes:
         """SHA-256 over side, type, shape and little-endian content of both tensors."""

@@ -107,7 +107,9 @@ def unseal(data: bytes, passphrase: str, name: str) -> bytes:
         whole = _canonical(record) == data
     except (ValueError, RecursionError):
         whole = False
-    if not whole or set(record) != {*_HEADER, "ciphertext", "sha256"} or version != _VERSION:
+    if not whole or set(record) != {*_HEADER, "ciphertext", "sha256"}:
+        raise damaged
+    if type(version) is not int or version != _VERSION:
         raise damaged
     checksum = record.pop("sha256")
     ciphertext = _bytes(record.pop("ciphertext"), "base64")

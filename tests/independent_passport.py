@@ -1,0 +1,112 @@
+"""The passport format written again from docs/passport_format.md: hashlib and hmac, no torch."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import hmac
+
+
+def label(*parts):
+    encoded = b""
+    for part in parts:
+        if isinstance(part, str):
+            kind, payload = b"s", part.encode("utf-8")
+        elif isinstance(part, int):
+            kind, payload = b"i", part.to_bytes(8, "big")
+        else:
+            kind, payload = b"b", bytes(part)
+        encoded += kind + len(payload).to_bytes(8, "big") + payload
+    return encoded
+
+
+def hkdf(key, *parts):
+    extracted = hmac.new(b"passportize/passport/v1", key, hashlib.sha256).digest()
+    return hmac.new(extracted, label(*parts) + b"\x01", hashlib.sha256).digest()
+
+
+def payload(owner, contact, date):
+    day = datetime.date.fromisoformat(date).toordinal()
+    name = owner.encode("utf-8")
+    return day.to_bytes(3, "big") + bytes([len(name)]) + name + contact.encode("utf-8")
+
+
+def reading_key(secret, message, images=b""):
+    return hkdf(secret, "reading key", message, images)
+
+
+def output(key, length, *parts):
+    return hashlib.shake_256(hkdf(key, *parts)).digest(length)
+
+
+def unpack(raw, total):
+    return [raw[j // 8] >> (j % 8) & 1 for j in range(total)]
+
+
+def coins(key, total):
+    return unpack(output(key, total // 8 + 1, "bits"), total)
+
+
+def vector(key, site, side, part, length):
+    raw = output(key, length // 8 + 1, "vector", site, side, part)
+    return [1 - 2 * bit for bit in unpack(raw, length)]
+
+
+def uniform(key, site, side, part, count):
+    raw = output(key, 3 * count, "uniform", site, side, part)
+    ks = [int.from_bytes(raw[3 * j : 3 * j + 3], "little") for j in range(count)]
+    return [(2 * k + 1) / 2**24 - 1 for k in ks]
+
+
+def frame(message):
+    body = bytes([1, len(message)]) + message
+    return body + hashlib.sha256(label("owner message", body)).digest()[:4]
+
+
+def carried(key, size, total):
+    blocks = total // size + 1
+    raw = output(key, 4 * blocks, "offsets")
+    offsets = [int.from_bytes(raw[4 * m : 4 * m + 4], "little") for m in range(blocks)]
+    return [(j % size + offsets[j // size]) % size for j in range(total)]
+
+
+def signature(key, message, total):
+    bits = unpack(frame(message), 8 * len(frame(message)))
+    places = carried(key, len(bits), total)
+    return [coin ^ bits[place] for coin, place in zip(coins(key, total), places, strict=True)]
+
+
+def read(key, bits, confidence):
+    votes = [
+        (1 - 2 * (bit ^ coin)) * weight
+        for bit, coin, weight in zip(bits, coins(key, len(bits)), confidence, strict=True)
+    ]
+    for size in range(88, min(2088, len(bits)) + 1, 8):
+        sums = [0.0] * size
+        for vote, place in zip(votes, carried(key, size, len(bits)), strict=True):
+            sums[place] += vote
+        weak = sorted(range(size), key=lambda i: (abs(sums[i]), i))[:8]
+        head = unpack(bytes([1, size // 8 - 6]), 16)
+        if any((sums[i] < 0) != head[i] and i not in weak for i in range(16)):
+            continue
+        ways = [[i for b, i in enumerate(weak) if way >> b & 1] for way in range(256)]
+        for turned in sorted(ways, key=lambda way: sum(abs(sums[i]) for i in way)):
+            bits_ = [(vote < 0) ^ (i in turned) for i, vote in enumerate(sums)]
+            raw = bytes(sum(bits_[8 * i + b] << b for b in range(8)) for i in range(size // 8))
+            if raw[1] == len(raw) - 6 and raw == frame(raw[2:-4]):
+                return raw[2:-4]
+    return None
+
+
+def images_digest(*sides):
+    """``sides``: (name, type, shape, content) of gamma and beta."""
+    encoded = b"".join(
+        label(name, kind, len(shape), *shape, content) for name, kind, shape, content in sides
+    )
+    return hashlib.sha256(label("passport images") + encoded).digest()
+
+
+def commitment(secret, message, images=b""):
+    salt = hkdf(secret, "commitment salt")
+    parts = ("passportize/commitment/v1", salt, secret, message, images)
+    return hashlib.sha256(label(*parts)).hexdigest()
