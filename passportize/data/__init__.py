@@ -1,11 +1,22 @@
-"""The data sets that demo, examples and benchmarks use.
-
-All loaders return plain tensors. Nothing is downloaded and nothing is printed.
-"""
+"""The data sets that demo, examples and benchmarks use, as plain tensors; nothing is printed."""
 
 from __future__ import annotations
 
 from passportize.data.digits import load_digits_images
+from passportize.data.fashion_mnist import load_fashion_mnist
+from passportize.data.kicad import KiCadShapes
+from passportize.data.modelnet import load_modelnet, load_shapenet
+from passportize.data.shapes import SHAPE_CLASSES, generate_shapes
 from passportize.data.splits import family_split, stratified_split
 
-__all__ = ["family_split", "load_digits_images", "stratified_split"]
+__all__ = [
+    "SHAPE_CLASSES",
+    "KiCadShapes",
+    "family_split",
+    "generate_shapes",
+    "load_digits_images",
+    "load_fashion_mnist",
+    "load_modelnet",
+    "load_shapenet",
+    "stratified_split",
+]
