@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from passportize.errors import InvalidArgument
 
-__all__ = ["KEY_BYTES", "LabelledStream", "derive_key", "encode_label"]
+__all__ = ["KEY_BYTES", "LabelledStream", "bits_of", "derive_key", "encode_label"]
 
 KEY_BYTES = 32
 _SALT = b"passportize/passport/v1"
@@ -56,6 +56,12 @@ def derive_key(secret: bytes, *label: str | int | bytes) -> bytes:
     return HKDF(SHA256(), KEY_BYTES, _SALT, encode_label(*label)).derive(secret)
 
 
+def bits_of(raw: bytes) -> torch.Tensor:
+    """Bits of bytes, lowest of each byte first: int8 ``[8 * len(raw)]`` of 0 and 1."""
+    unpacked = (_tensor(raw).unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    return unpacked.flatten().to(torch.int8)
+
+
 class LabelledStream:
     """Everything pseudo-random that hangs on one 32-byte key.
 
@@ -76,10 +82,7 @@ class LabelledStream:
 
     def bits(self, *label: str | int | bytes, total: int) -> torch.Tensor:
         """Fair bits: int8 ``[total]`` of 0 and 1, lowest bit of each byte first."""
-        raw = _tensor(self.stream(*label, length=(_count(total, "total", 1) + 7) // 8))
-        shifts = torch.arange(8, dtype=torch.uint8)
-        unpacked = (raw.unsqueeze(1) >> shifts) & 1
-        return unpacked.flatten()[:total].to(torch.int8)
+        return bits_of(self.stream(*label, length=(_count(total, "total", 1) + 7) // 8))[:total]
 
     def signs(self, *label: str | int | bytes, length: int) -> torch.Tensor:
         """Rademacher signs: float32 ``[length]``, bit 0 as +1 and bit 1 as -1."""

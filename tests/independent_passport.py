@@ -81,17 +81,19 @@ def read(key, bits, confidence):
         (1 - 2 * (bit ^ coin)) * weight
         for bit, coin, weight in zip(bits, coins(key, len(bits)), confidence, strict=True)
     ]
+    ties = unpack(output(key, 261, "ties"), 2088)
     for size in range(88, min(2088, len(bits)) + 1, 8):
         sums = [0.0] * size
         for vote, place in zip(votes, carried(key, size, len(bits)), strict=True):
             sums[place] += vote
+        hard = [sums[i] < 0 if sums[i] else bool(ties[i]) for i in range(size)]
         weak = sorted(range(size), key=lambda i: (abs(sums[i]), i))[:8]
         head = unpack(bytes([1, size // 8 - 6]), 16)
-        if any((sums[i] < 0) != head[i] and i not in weak for i in range(16)):
+        if any(hard[i] != head[i] and i not in weak for i in range(16)):
             continue
         ways = [[i for b, i in enumerate(weak) if way >> b & 1] for way in range(256)]
         for turned in sorted(ways, key=lambda way: sum(abs(sums[i]) for i in way)):
-            bits_ = [(vote < 0) ^ (i in turned) for i, vote in enumerate(sums)]
+            bits_ = [bit ^ (i in turned) for i, bit in enumerate(hard)]
             raw = bytes(sum(bits_[8 * i + b] << b for b in range(8)) for i in range(size // 8))
             if raw[1] == len(raw) - 6 and raw == frame(raw[2:-4]):
                 return raw[2:-4]

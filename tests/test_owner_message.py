@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import passportize.message_code as message_code
 from passportize.derivation import LabelledStream
 from passportize.errors import InvalidArgument, MessageTooLong
-from passportize.owner_message import OwnerMessage, lay_over, read_message
+from passportize.message_code import lay_over, read_message
+from passportize.owner_message import OwnerMessage
 from passportize.passport import Passport
 
 SECRET = bytes(range(32))
@@ -174,6 +176,30 @@ def test_another_key_reads_nothing(passport):
 def test_constant_readings_hold_no_message(passport, value):
     assert passport.read_message(torch.full((4800,), value)) is None
     assert passport.read_message(torch.full((4800,), value), torch.zeros(4800)) is None
+
+
+def test_frames_without_a_message_are_uniform(passport):
+    """Also where an even number of votes leaves many ties, or nothing was read at all."""
+    ones, ties = torch.zeros(88), torch.ones(176)
+    for index in range(2000):
+        keyed = LabelledStream(index.to_bytes(32, "big"))
+        for votes in (ties, 0 * ties):
+            ones += decided(keyed, votes)
+    assert ((ones - 2000).abs() / 1500**0.5).max() < 4.5
+
+
+def decided(keyed, votes):
+    """Frame bits of 88 positions as the decoder sees them before it turns any."""
+    seen = []
+
+    def capture(bits, weights, head):
+        seen.append(bits)
+        return iter(())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(message_code, "_likely_frames", capture)
+        read_message(keyed._key, torch.zeros(len(votes)), votes)
+    return seen[0].float()
 
 
 def test_coins_themselves_hold_no_message(passport):
