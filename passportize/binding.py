@@ -6,19 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from passportize.anchors import anchor_fan_in
 from passportize.config import PassportConfig
 from passportize.errors import AnchorNotFound, InvalidArgument
-from passportize.passport import Passport
+from passportize.model_key import ModelKey
 from passportize.private_branch import AnchorWeights, Branch
-from passportize.secret_vectors import SecretVectors
 from passportize.selection import select
-from passportize.site import AnchorPart, Site
+from passportize.site import AnchorPart, Role, Site
 from passportize.switch import Switch
 
-__all__ = ["anchor_weights", "make_branches", "secret_vectors", "site_configs"]
+__all__ = ["anchor_shapes", "anchor_weights", "make_branches", "site_configs"]
 
 
 def anchor_weights(model: nn.Module, parts: Sequence[AnchorPart]) -> AnchorWeights:
@@ -78,66 +76,51 @@ def site_configs(
     return configs
 
 
-def secret_vectors(
-    model: nn.Module, site: Site, passport: Passport, config: PassportConfig, bits: Tensor
-) -> SecretVectors:
-    """Passport vectors of one site.
+def anchor_shapes(model: nn.Module, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that some sites are bound to, by name.
 
-    Args:
-        model: The model, for shapes.
-        site: A bound site.
-        passport: Where the vectors come from.
-        config: ``paper`` draws its vectors uniformly from (-1, 1), the others are signs.
-        bits: The site's signature bits as 0 and 1, ``[channels]``.
+    Raises:
+        AnchorNotFound: The model has no such weight.
     """
-    assert site.anchor is not None
-    sides: dict[str, list[Tensor]] = {"gamma": [], "beta": []}
-    for index, part in enumerate(site.anchor.parts):
-        length = anchor_fan_in(tuple(model.get_parameter(part.weight).shape), part)
-        for side, vectors in sides.items():
-            if config.formulation == "paper":
-                vectors.append(passport.uniform(site.name, side, index, (length,)))
-            else:
-                vectors.append(passport.vector(site.name, side, index, length))
-    signs = bits.to(torch.float32) * 2 - 1
-    return SecretVectors(tuple(sides["gamma"]), tuple(sides["beta"]), signs)
+    return {
+        part.weight: tuple(getattr(owner, attribute).shape)
+        for site in sites
+        if site.anchor is not None
+        for owner, attribute, part in anchor_weights(model, site.anchor.parts).owners
+    }
 
 
 def make_branches(
     model: nn.Module,
     sites: Sequence[Site],
-    passport: Passport,
+    key: ModelKey,
     configs: Sequence[PassportConfig],
     switch: Switch,
 ) -> list[Branch]:
     """A private branch for every site; the model is only read.
 
-    The bits are laid over the bound sites in the order given.
+    Args:
+        model: The model.
+        sites: Sites with names of modules and weights of ``model``; its bound ones are those of
+            the key's layout in the same order, by whatever name they have there.
+        key: Source of vectors and bits.
+        configs: The formulation of each site.
+        switch: The state that the branches will share.
+
+    Raises:
+        AnchorNotFound: The model lacks the weight of an anchor.
     """
-    total = sum(site.bits for site in sites)
-    signature = passport.bits(total) if total else torch.zeros(0, dtype=torch.int8)
+    secrets = iter(key.secrets())
     branches = []
-    position = 0
     for site, config in zip(sites, configs, strict=True):
         host = model.get_submodule(site.name)
-        if site.anchor is None or not site.bits:
+        if site.role is not Role.BOUND or site.anchor is None:
             branches.append(Branch(site, config, switch, host))
             continue
-        bits = signature[position : position + site.bits]
-        position += site.bits
         generator = None
         if config.formulation == "paper":
-            seed = int.from_bytes(passport.stream(f"bottleneck/{site.name}", 8), "big") >> 1
+            seed = int.from_bytes(key.stream(f"bottleneck/{site.name}", 8), "big") >> 1
             generator = torch.Generator().manual_seed(seed)
-        branches.append(
-            Branch(
-                site,
-                config,
-                switch,
-                host,
-                anchor_weights(model, site.anchor.parts),
-                secret_vectors(model, site, passport, config, bits),
-                generator,
-            )
-        )
+        weights = anchor_weights(model, site.anchor.parts)
+        branches.append(Branch(site, config, switch, host, weights, next(secrets), generator))
     return branches

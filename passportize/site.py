@@ -88,6 +88,7 @@ class Site:
         fan_in: Entries of one row of the anchor (of the shortest row where parts differ).
         signed: Whether the responses are multiplied by the sign of the public scale, which makes
             them immune to a pirate who flips channel signs (see :mod:`passportize.response`).
+        scale: Dotted name of the public scale, empty where the norm has none.
         reason: Why it is not bound, or a note; empty where there is nothing to say.
     """
 
@@ -99,6 +100,7 @@ class Site:
     anchor: Anchor | None = None
     fan_in: int = 0
     signed: bool = False
+    scale: str = ""
     aliases: tuple[str, ...] = ()
     reason: str = ""
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from passportize.binding import make_branches, secret_vectors, site_configs
+from passportize.binding import anchor_shapes, make_branches, site_configs
 from passportize.config import PassportConfig
 from passportize.errors import (
     AlreadyPassportized,
@@ -19,8 +19,11 @@ from passportize.errors import (
     NotPassportized,
     SurgeryError,
     WrappedModel,
+    WrongPassport,
 )
 from passportize.forward import RootHooks, is_passportized, passport_layers, switch_of
+from passportize.layout import Layout
+from passportize.model_key import ModelKey
 from passportize.passport import Passport
 from passportize.planning import Plan, plan
 from passportize.private_branch import Branch
@@ -32,7 +35,9 @@ from passportize.switch import Switch
 __all__ = [
     "UnsavedBranchWarning",
     "attach",
+    "attached",
     "detach",
+    "install",
     "passportize",
     "refuse_wrapped",
     "unlock",
@@ -130,6 +135,7 @@ def attach(
     passport: Passport,
     config: PassportConfig,
     configs: Sequence[PassportConfig] | None = None,
+    layout: Layout | None = None,
 ) -> Switch:
     """Put private branches at known sites; on any error the model is as before.
 
@@ -139,9 +145,22 @@ def attach(
         passport: The owner's passport.
         config: The model-wide formulation.
         configs: The formulation of each site, the model-wide one by default.
+        layout: The layout that the bits were embedded with, where the model's names differ from
+            it; made from ``sites`` by default.
     """
     switch = Switch(config)
-    branches = make_branches(model, sites, passport, configs or [config] * len(sites), switch)
+    each = list(configs) if configs is not None else [config] * len(sites)
+    switch.layout = layout or Layout.of(sites, each, anchor_shapes(model, sites))
+    switch.commitment = passport.commitment()
+    branches = make_branches(model, sites, ModelKey(passport, switch.layout), each, switch)
+    install(model, sites, branches, switch)
+    return switch
+
+
+def install(
+    model: nn.Module, sites: Sequence[Site], branches: Sequence[Branch], switch: Switch
+) -> None:
+    """Swap in finished branches and register the root hooks; undone on any error."""
     swapped: list[nn.Module] = []
     try:
         for site, branch in zip(sites, branches, strict=True):
@@ -153,7 +172,6 @@ def attach(
         for module in swapped:
             swap_back(module)
         raise
-    return switch
 
 
 def swap(norm: nn.Module, branch: Branch) -> None:
@@ -231,18 +249,21 @@ def unlock(model: Model, passport: Passport) -> Model:
 
     Raises:
         NotPassportized: The model carries no private branch.
+        WrongPassport: It was passportized with another passport.
     """
-    switch_of(model)
+    switch = switch_of(model)
+    if not isinstance(passport, Passport):
+        raise InvalidArgument(f"unlock: expected a Passport, got {type(passport).__name__}")
+    if switch.layout is None or not passport.check_commitment(switch.commitment):
+        raise WrongPassport(
+            "unlock: the model was passportized with another passport; load that one"
+        )
     layers = [layer for layer in passport_layers(model).values() if layer.passport.bound]
-    signature = passport.bits(sum(layer.passport.site.bits for layer in layers))
-    position = 0
-    for layer in layers:
-        branch = layer.passport
-        bits = signature[position : position + branch.site.bits]
-        position += branch.site.bits
-        secret = secret_vectors(model, branch.site, passport, branch.config, bits)
-        assert branch.weights is not None
-        branch.secret = secret.to(branch.weights.rows()[0].device)
+    secrets = ModelKey(passport, switch.layout).secrets()
+    for layer, secret in zip(layers, secrets, strict=True):
+        weights = layer.passport.weights
+        assert weights is not None
+        layer.passport.secret = secret.to(weights.rows()[0].device)
     return model
 
 
@@ -253,9 +274,10 @@ def attached(
     passport: Passport,
     config: PassportConfig,
     configs: Sequence[PassportConfig] | None = None,
+    layout: Layout | None = None,
 ) -> Iterator[Switch]:
     """Private branches for the length of a ``with`` block; the model is left as it was."""
-    switch = attach(model, sites, passport, config, configs)
+    switch = attach(model, sites, passport, config, configs, layout)
     try:
         yield switch
     finally:

@@ -17,6 +17,7 @@ from passportize.errors import BranchMisuse
 
 if TYPE_CHECKING:
     from passportize.layer import PassportLayer
+    from passportize.layout import Layout
 
 __all__ = ["Pass", "Switch"]
 
@@ -42,10 +43,14 @@ class Switch:
         step: Joint training steps so far, for ``private_every``.
         trained: Whether a joint step was ever taken.
         saved: Whether a claim was saved after the last joint step.
+        commitment: Commitment of the passport, safe to publish.
+        layout: Where the signature bits lie; None until branches are attached.
     """
 
     def __init__(self, config: PassportConfig) -> None:
         self.config = config
+        self.commitment = ""
+        self.layout: Layout | None = None
         self.mode = Pass.PUBLIC
         self.current = Pass.PUBLIC
         self.active = False

@@ -1,0 +1,91 @@
+"""What a passport becomes for one model: the key that its vectors and bits are drawn from."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from passportize import owner_message as messages
+from passportize.derivation import LabelledStream, derive_key
+from passportize.errors import PassportError
+from passportize.layout import RAW, Layout, anchor_of
+from passportize.owner_message import OwnerMessage
+from passportize.passport import Passport
+from passportize.secret_vectors import SecretVectors
+
+__all__ = ["ModelKey"]
+
+
+class ModelKey:
+    """A key derived from a passport's reading key and the digest of a model's layout.
+
+    The labels below it are those of :class:`~passportize.passport.Passport`.
+
+    Args:
+        passport: The owner's passport.
+        layout: Where the bits of the model lie.
+    """
+
+    __slots__ = ("_key", "_keyed", "_layout", "_message")
+
+    def __init__(self, passport: Passport, layout: Layout) -> None:
+        self._key = derive_key(passport.reading_key, "layout", layout.digest())
+        self._keyed = LabelledStream(self._key)
+        self._layout = layout
+        self._message = passport.owner_message
+
+    def bits(self) -> Tensor:
+        """Signature bits of the model, int8 ``[layout.bits]`` of 0 and 1.
+
+        Fair coins XOR the owner message; under the null hypothesis that the key does not know the
+        weights each matches any reading with probability exactly 1/2.
+        """
+        total = self._layout.bits
+        if not total:
+            return torch.zeros(0, dtype=torch.int8)
+        coins = self._keyed.bits("bits", total=total)
+        return coins ^ messages.lay_over(self._message, total, self._keyed)
+
+    def secrets(self) -> list[SecretVectors]:
+        """Passport vectors and bits of every site of the layout, in order."""
+        bits = self.bits().to(torch.float32) * 2 - 1
+        counts = [site.channels for site in self._layout.sites]
+        return [
+            SecretVectors(self._side(index, "gamma"), self._side(index, "beta"), part)
+            for index, part in enumerate(torch.split(bits, counts) if counts else ())
+        ]
+
+    def _side(self, index: int, side: str) -> tuple[Tensor, ...]:
+        site, reading = self._layout.sites[index], self._layout.readings[index]
+        lengths = self._layout.fan_in(index)
+        assert len(lengths) == len(anchor_of(site).parts)
+        if reading == RAW:
+            return tuple(
+                self._keyed.uniform("uniform", site.name, side, part, shape=(length,))
+                for part, length in enumerate(lengths)
+            )
+        return tuple(
+            self._keyed.signs("vector", site.name, side, part, length=length)
+            for part, length in enumerate(lengths)
+        )
+
+    def stream(self, label: str, length: int) -> bytes:
+        """Pseudo-random bytes for any other use, independent per label."""
+        return self._keyed.stream("stream", label, length=length)
+
+    def read_message(self, read_bits: Any, confidence: Any = None) -> OwnerMessage | None:
+        """The owner message in bits read from the weights, None where the checksum fails.
+
+        Args:
+            read_bits: ``[layout.bits]`` of 0 and 1.
+            confidence: Weights ``[layout.bits]`` of at least 0; 0 for bits that were not read.
+        """
+        return messages.read_message(self._key, read_bits, confidence)
+
+    def __repr__(self) -> str:
+        return f"ModelKey({self._layout.bits} bits, key hidden)"
+
+    def __reduce__(self) -> NoReturn:
+        raise PassportError("A model key is never pickled, because it could read the model's bits.")
