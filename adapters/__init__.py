@@ -8,6 +8,7 @@ if __name__ != "passportize.adapters":
         "import passportize.adapters (the PyPI package called 'adapters' is something else)"
     )
 
+import importlib
 import sys
 
 from torch import nn
@@ -26,7 +27,7 @@ from passportize.adapters.instance_norm import (
 from passportize.adapters.layer_norm import PassportLayerNorm, PassportRMSNorm
 from passportize.adapters.sync_batch_norm import PassportSyncBatchNorm
 from passportize.layer import PassportLayer
-from passportize.registry import register_adapter
+from passportize.registry import has_adapter, register_adapter
 
 TORCH: dict[type[nn.Module], type[PassportLayer]] = {
     nn.BatchNorm1d: PassportBatchNorm1d,
@@ -51,10 +52,32 @@ for _norm, _adapter in TORCH.items():
     register_adapter(_norm, _adapter)
 
 
+# Modules of other libraries, and where the adapters of the norms defined there are.
+_FRAMEWORKS = {
+    "timm.layers": (
+        "timm_norm",
+        "timm_norm_act",
+        "timm_evo_norm",
+        "timm_response_norm",
+        "timm_inplace_abn",
+        "timm_split_batch_norm",
+    ),
+    "timm.models": ("timm_model_norms",),
+    "torchvision.models": ("torchvision_norm",),
+}
+
+
 def register_loaded_frameworks() -> None:
     """Register the adapters of frameworks that the program has imported already.
 
     A model can only hold timm norms if timm is loaded, so nothing is imported that is not there.
+    An adapter that the user has registered before stays.
     """
-    if "timm.layers" in sys.modules:
-        pass
+    for framework in [name for name in _FRAMEWORKS if name in sys.modules]:
+        for name in _FRAMEWORKS[framework]:
+            family = importlib.import_module(f"passportize.adapters.{name}")
+            for norm, adapter in family.ADAPTERS.items():
+                if not has_adapter(norm):
+                    register_adapter(norm, adapter)
+            NOT_ADAPTED.update(getattr(family, "NOT_ADAPTED", {}))
+        _FRAMEWORKS.pop(framework, None)

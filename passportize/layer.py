@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import UnsupportedNorm
-from passportize.private_branch import Branch
+from passportize.host_view import HostView
+from passportize.private_branch import STATISTICS, Branch
 from passportize.switch import Pass
 
 __all__ = ["PassportLayer"]
@@ -22,8 +23,8 @@ class PassportLayer(nn.Module):
     output is the same to the last bit; changing the class back and deleting the submodule
     restores the norm exactly.
 
-    An adapter is such a subclass. It sets the class attributes below, says with
-    :meth:`channel_choices` what a channel is, and computes :meth:`private_norm`.
+    An adapter is such a subclass, often an empty one. It sets the class attributes below and says
+    with :meth:`channel_choices` what a channel is; :meth:`private_norm` is the host's own forward.
 
     Attributes:
         host_class: The class that the layer had, set by ``register_adapter``.
@@ -60,7 +61,12 @@ class PassportLayer(nn.Module):
 
         If so, the rows of the two branches must not meet in it, even where no passport is wanted.
         """
-        return getattr(norm, "running_mean", None) is not None
+        return any(getattr(norm, name, None) is not None for name in STATISTICS)
+
+    @classmethod
+    def frozen(cls, norm: nn.Module) -> bool:
+        """Whether its factors never train: then it is bound with ``include_frozen=True`` only."""
+        return False
 
     # --- what an adapter computes ----------------------------------------------------------------
 
@@ -68,6 +74,8 @@ class PassportLayer(nn.Module):
         self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *args: Any, **kwargs: Any
     ) -> Tensor:
         """What the host's forward does, with this scale and shift and the branch's statistics.
+
+        The default runs the host's forward on a :class:`~passportize.host_view.HostView`.
 
         Args:
             x: The rows of the private branch, in the host's input layout.
@@ -79,7 +87,12 @@ class PassportLayer(nn.Module):
         Returns:
             A fresh tensor: what follows may work in place.
         """
-        raise NotImplementedError
+        branch = self.passport
+        replaced = {
+            name: value for name in STATISTICS if (value := getattr(branch, name)) is not None
+        }
+        view = HostView(self, {**replaced, self.scale_name: scale, self.shift_name: shift})
+        return cast(Tensor, self.host_class.forward(cast(nn.Module, view), x, *args, **kwargs))
 
     def private_factors(
         self, like: Tensor | None = None

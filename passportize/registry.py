@@ -11,7 +11,7 @@ from passportize.errors import UnsupportedNorm
 if TYPE_CHECKING:
     from passportize.layer import PassportLayer
 
-__all__ = ["adapter_for", "describe_type", "register_adapter", "registered_norms"]
+__all__ = ["adapter_for", "describe_type", "has_adapter", "register_adapter", "registered_norms"]
 
 _ADAPTERS: dict[type[nn.Module], type[PassportLayer]] = {}
 
@@ -60,6 +60,11 @@ def adapter_for(module: nn.Module) -> type[PassportLayer] | None:
 
     passportize.adapters.register_loaded_frameworks()
     return _ADAPTERS.get(type(module))
+
+
+def has_adapter(norm_class: type[nn.Module]) -> bool:
+    """Whether a class is in the table; looks at nothing else."""
+    return norm_class in _ADAPTERS
 
 
 def registered_norms() -> dict[type[nn.Module], type[PassportLayer]]:
