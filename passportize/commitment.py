@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from passportize.derivation import KEY_BYTES, derive_key, encode_label
 from passportize.errors import InvalidArgument
-from passportize.owner_message import OwnerMessage
+from passportize.message_frame import OwnerMessage
 
 __all__ = ["OPENING_FORMAT", "check_commitment", "commit", "commitment_salt", "same_commitment"]
 

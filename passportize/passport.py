@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 
 from passportize import commitment as commitments
-from passportize import message_code
+from passportize import owner_message as messages
 from passportize.derivation import KEY_BYTES, LabelledStream, derive_key
 from passportize.errors import InvalidArgument, MessageTooLong, PassportError
 from passportize.owner_message import OwnerMessage
@@ -204,14 +204,14 @@ class Passport:
                 f"The owner message takes {self._message.frame_bits} signature bits and the "
                 f"model has {total}; shorten owner or contact, or bind more layers."
             )
-        return coins ^ message_code.lay_over(self._message, total, self._keyed)
+        return coins ^ messages.lay_over(self._message, total, self._keyed)
 
     def message_fits(self, total: int) -> bool:
         """Whether ``total`` signature bits hold the owner message once or more."""
         return total >= self._message.frame_bits
 
     def read_message(self, read_bits: Any, confidence: Any = None) -> OwnerMessage | None:
-        """Reads the owner message; see :func:`passportize.message_code.read_message`.
+        """Reads the owner message; see :func:`passportize.owner_message.read_message`.
 
         Args:
             read_bits: Tensor or array ``[total]`` of 0 and 1.
@@ -220,7 +220,7 @@ class Passport:
         Returns:
             The message, or None where the checksum fails.
         """
-        return message_code.read_message(self._reading_key, read_bits, confidence)
+        return messages.read_message(self._reading_key, read_bits, confidence)
 
     def stream(self, label: str, length: int) -> bytes:
         """Pseudo-random bytes for any other use, ``"triggers"`` say, independent per label."""

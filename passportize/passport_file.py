@@ -21,7 +21,7 @@ from passportize.errors import (
     PassportFileError,
     WrongPassphrase,
 )
-from passportize.owner_message import OwnerMessage
+from passportize.message_frame import OwnerMessage
 from passportize.passport_images import PassportImages
 from passportize.sealed_file import SEALED_FORMAT, seal, unseal
 

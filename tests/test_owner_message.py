@@ -7,11 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import passportize.message_code as message_code
+import passportize.owner_message as owner_message
 from passportize.derivation import LabelledStream
 from passportize.errors import InvalidArgument, MessageTooLong
-from passportize.message_code import lay_over, read_message
-from passportize.owner_message import OwnerMessage
+from passportize.owner_message import OwnerMessage, lay_over, read_message
 from passportize.passport import Passport
 
 SECRET = bytes(range(32))
@@ -197,7 +196,7 @@ def decided(keyed, votes):
         return iter(())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(message_code, "_likely_frames", capture)
+        patch.setattr(owner_message, "_likely_frames", capture)
         read_message(keyed._key, torch.zeros(len(votes)), votes)
     return seen[0].float()
 
