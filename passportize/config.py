@@ -85,7 +85,7 @@ class PassportConfig:
     @classmethod
     def keyed(cls, **changes: Any) -> PassportConfig:
         """The default: nothing in the private branch is free, so its accuracy is evidence too."""
-        return _preset(cls(formulation="keyed", margin=2.0, sign_weight=0.1), changes)
+        return _preset(cls(formulation="keyed", margin=4.0, sign_weight=0.1), changes)
 
     @classmethod
     def paper(cls, **changes: Any) -> PassportConfig:
@@ -106,7 +106,7 @@ class PassportConfig:
     @classmethod
     def signature(cls, **changes: Any) -> PassportConfig:
         """Bits only: almost free, and also for models that are trained already."""
-        return _preset(cls(formulation="signature", margin=2.0, sign_weight=0.1), changes)
+        return _preset(cls(formulation="signature", margin=4.0, sign_weight=0.1), changes)
 
     @property
     def has_private_pass(self) -> bool:

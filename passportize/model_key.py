@@ -13,6 +13,7 @@ from passportize.errors import PassportError
 from passportize.layout import RAW, Layout, anchor_of
 from passportize.owner_message import OwnerMessage
 from passportize.passport import Passport
+from passportize.response import companion
 from passportize.secret_vectors import SecretVectors
 
 __all__ = ["ModelKey"]
@@ -53,23 +54,31 @@ class ModelKey:
         bits = self.bits().to(torch.float32) * 2 - 1
         counts = [site.channels for site in self._layout.sites]
         return [
-            SecretVectors(self._side(index, "gamma"), self._side(index, "beta"), part)
+            SecretVectors(self._sides(index), part)
             for index, part in enumerate(torch.split(bits, counts) if counts else ())
         ]
 
-    def _side(self, index: int, side: str) -> tuple[Tensor, ...]:
+    def _sides(self, index: int) -> tuple[Tensor, ...]:
+        """The vectors of every part of one site, see :mod:`passportize.response`."""
         site, reading = self._layout.sites[index], self._layout.readings[index]
         lengths = self._layout.fan_in(index)
         assert len(lengths) == len(anchor_of(site).parts)
-        if reading == RAW:
-            return tuple(
-                self._keyed.uniform("uniform", site.name, side, part, shape=(length,))
-                for part, length in enumerate(lengths)
-            )
-        return tuple(
-            self._keyed.signs("vector", site.name, side, part, length=length)
-            for part, length in enumerate(lengths)
-        )
+        sides = []
+        for part, length in enumerate(lengths):
+            if reading == RAW:
+                vectors = [
+                    self._keyed.uniform("uniform", site.name, side, part, shape=(length,))
+                    for side in ("gamma", "beta")
+                ]
+            else:
+                gamma, beta = (
+                    self._keyed.signs("vector", site.name, side, part, length=length)
+                    for side in ("gamma", "beta")
+                )
+                ranks = self._keyed.uniform("companion", site.name, part, shape=(length,))
+                vectors = [gamma, companion(gamma, ranks), beta]
+            sides.append(torch.stack(vectors, dim=-1))
+        return tuple(sides)
 
     def stream(self, label: str, length: int) -> bytes:
         """Pseudo-random bytes for any other use, independent per label."""

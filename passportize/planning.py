@@ -22,20 +22,6 @@ __all__ = ["MINIMUM_FAN_IN", "Plan", "plan"]
 MINIMUM_FAN_IN = 8
 """A row with fewer entries has too little freedom: one bit would bend the weight visibly."""
 
-ACTIVATIONS = (
-    "relu",
-    "gelu",
-    "elu",
-    "silu",
-    "swish",
-    "tanh",
-    "sigmoid",
-    "mish",
-    "softmax",
-    "max",
-    "act",
-)
-
 _logger = logging.getLogger(__name__)
 
 
@@ -236,15 +222,10 @@ def _why_not(model: nn.Module, anchor: Anchor | None, wanted: bool, include_froz
 
 
 def _signed(norm: FoundNorm, anchor: Anchor) -> bool:
-    """Whether responses follow the sign of the public scale, see :mod:`passportize.response`."""
+    """Whether the norm's input statistics are in the unit of the anchor's rows."""
     assert norm.adapter is not None
-    scale = getattr(norm.module, norm.adapter.scale_name, None)
-    if scale is None or scale.dim() > 1:
-        return False
-    upstream = anchor.parts[0].axis == "output"
-    if upstream and any(
-        act in crossed.lower() for crossed in anchor.crossed for act in ACTIVATIONS
-    ):
-        # An activation between weight and norm fixes the weight's sign.
-        return False
-    return upstream == norm.adapter.sign_follows_scale
+    return (
+        norm.adapter.sign_follows_scale
+        and not anchor.crossed
+        and all(part.axis == "output" for part in anchor.parts)
+    )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from passportize.anchors import anchor_rows
 from passportize.config import PassportConfig
 from passportize.response import (
+    Responses,
     normalised_responses,
     raw_responses,
     sign_penalty,
@@ -103,30 +104,19 @@ class Branch(nn.Module):
         """Whether the private scale and shift differ from the public ones."""
         return self.bound and self.config.has_private_pass
 
-    def responses(self, scale: Tensor | None) -> Tensor:
-        """Gamma and beta responses of every channel, ``[channels, 2]``, at least float32.
-
-        Args:
-            scale: The host's public scale, or None where it has none.
+    def responses(self) -> Responses:
+        """Gamma and beta responses of every channel.
 
         Raises:
             PassportLocked: The branch was loaded without its secret.
         """
         bits = self.secret.bits
-        if self.weights is None:
-            return bits.new_zeros(0, 2)
+        assert self.weights is not None
         with torch.autocast(device_type=bits.device.type, enabled=False):
             rows = self.weights.rows()
             if self.config.formulation == "paper":
-                return raw_responses(rows, self.secret.pairs)
-            return normalised_responses(rows, self.secret.pairs, self.signs(scale))
-
-    def signs(self, scale: Tensor | None) -> Tensor | None:
-        """Sign of the public scale per channel, +1 for zero; None where the site is not signed."""
-        if not self.site.signed or scale is None:
-            return None
-        flat = scale.detach()
-        return torch.where(flat < 0, -1.0, 1.0)
+                return raw_responses(rows, self.secret.sides)
+            return normalised_responses(rows, self.secret.sides)
 
     def forward(
         self, scale: Tensor | None, shift: Tensor | None, like: Tensor | None = None
@@ -134,7 +124,8 @@ class Branch(nn.Module):
         """Private scale and shift, and the penalty that embeds the bits.
 
         Args:
-            scale, shift: The host's public ones, or None.
+            scale: The host's public scale, or None.
+            shift: The host's public shift, or None.
             like: Tensor whose dtype the result takes where the host has no scale (float32 if None).
 
         Returns:
@@ -146,15 +137,16 @@ class Branch(nn.Module):
         """
         if not self.bound:
             return scale, shift, None
-        responses = self.responses(scale)
-        penalty = self._penalty(responses)
+        responses = self.responses()
+        penalty = self._penalty(responses.gamma)
         if not self.transforms:
             return scale, shift, penalty
-        with torch.autocast(device_type=responses.device.type, enabled=False):
+        with torch.autocast(device_type=responses.gamma.device.type, enabled=False):
             if self.bottleneck is None:
                 private_scale, private_shift = self._keyed(responses, scale, shift)
             else:
-                learned = self.bottleneck(responses.t().to(self.bottleneck[0].weight.dtype))
+                sides = torch.stack([responses.gamma, responses.beta])
+                learned = self.bottleneck(sides.to(self.bottleneck[0].weight.dtype))
                 shape = learned.shape[1:] if scale is None else scale.shape
                 private_scale, private_shift = (self.spread(side, shape) for side in learned)
         reference = scale if scale is not None else like
@@ -162,9 +154,8 @@ class Branch(nn.Module):
         kept = private_shift.to(dtype) if shift is not None or scale is None else None
         return private_scale.to(dtype), kept, penalty
 
-    def _penalty(self, responses: Tensor) -> Tensor:
+    def _penalty(self, gamma: Tensor) -> Tensor:
         config = self.config
-        gamma = responses[:, 0]
         penalty = config.sign_weight * sign_penalty(
             gamma, self.secret.bits.to(gamma.dtype), config.margin, self.rates
         )
@@ -173,23 +164,24 @@ class Branch(nn.Module):
         return penalty
 
     def _keyed(
-        self, responses: Tensor, scale: Tensor | None, shift: Tensor | None
+        self, responses: Responses, scale: Tensor | None, shift: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """``scale1 = scale0 * u``, ``shift1 = shift0 + k |scale0| * v``: nothing is free.
+        """``scale1 = scale0 tanh(u)``, ``shift1 = shift0 + k scale0 tanh(v)``: nothing is free.
 
-        Multiples of the public scale, so that a pirate's rescaling or sign flip of a channel
-        carries over to the private branch and cancels there as it does in the public one.
+        Both are multiples of the public scale, ``u`` is even in the weight and ``v`` odd, so a
+        pirate's rescaling or sign flip of a channel cancels in the private branch wherever it
+        cancels in the public one. The bounded function keeps the private branch as well
+        conditioned as the public one, however large the margin.
         """
-        gamma, beta = responses[:, 0], responses[:, 1] * self.config.shift_scale
+        gamma = torch.tanh(responses.gamma)
+        beta = self.config.shift_scale * torch.tanh(responses.beta)
         if scale is None:
             return gamma, beta
-        gamma, beta = self.spread(gamma, scale.shape), self.spread(beta, scale.shape)
         exact = scale.to(gamma.dtype)
-        magnitude = exact.abs() if self.site.signed else exact
-        private_shift = magnitude * beta
+        private_shift = exact * self.spread(beta, scale.shape)
         if shift is not None:
             private_shift = private_shift + shift.to(gamma.dtype)
-        return exact * gamma, private_shift
+        return exact * self.spread(gamma, scale.shape), private_shift
 
     def spread(self, side: Tensor, shape: Sequence[int]) -> Tensor:
         """One value per channel, ``[channels]``, laid out in an affine shape of several axes."""

@@ -2,78 +2,110 @@ r"""The response of a weight to a passport, and the sign loss on it.
 
 A passport enters the published scheme only through the average of a convolution,
 ``u = Avg(W * p)``, which is linear in ``p``: ``u = rows(W) @ s`` with ``s`` the mean patch of
-``p`` (:mod:`passportize.image_passport`). So a branch stores one vector per side and pays for one
-matrix-vector product.
+``p`` (:mod:`passportize.image_passport`). So a branch stores a few vectors and pays for one thin
+matrix product.
 
-Normalised response of channel ``c`` (``keyed`` and ``signature``), with ``s`` in {-1, +1}^D:
+Raw response of channel ``c`` (``paper``): ``u_c = w_c . s``. Its sign, the published signature
+bit, flips when a pirate changes the sign of a channel's row, mean and scale together, which leaves
+the network's function as it is.
 
-    u_c = k_c * (w_c . s) / |w_c|        about N(0, 1) for weights that do not know ``s``
+Normalised response (``keyed`` and ``signature``), with vectors in {-1, +1}^D:
 
-``k_c`` is the sign of the public scale where the site is ``signed``, else 1. Which of the two is
-immune to a pirate's sign flips depends on the symmetry of the network at that place: with
-statistics per channel and the anchor upstream, ``(w_c, mean_c, scale_c)`` can change sign
-together, so ``k_c`` must follow the scale; for LayerNorm and RMSNorm ``(scale_c, shift_c, the
-consumer's column)`` can, and ``w_c`` stays, so it must not. Rescaling a channel changes nothing in
-either case.
+    a_c = w_c . s / |w_c|,   b_c = w_c . t / |w_c|,   u_c = a_c b_c        gamma side
+    v_c = w_c . r / |w_c|                                                  beta side
 
-Raw response (``paper``): ``u_c = w_c . s``.
+``a``, ``b`` and ``v`` are about N(0, 1) for weights that do not know the vectors, so ``u`` has mean
+0 and variance 1. ``t`` is ``s`` times a mask with as many +1 as -1, so ``s . t = 0`` and no sign of
+``u`` is favoured, however short the row. ``u`` is even in ``w_c``: no sign flip, of whatever
+symmetry of the network, and no rescaling moves it, and nothing has to be known about the norm, the
+activations or what was folded into the weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["normalised_responses", "raw_responses", "sign_penalty"]
+__all__ = ["Responses", "companion", "normalised_responses", "raw_responses", "sign_penalty"]
 
 
-def raw_responses(rows: Sequence[Tensor], pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Responses to both sides of a passport, as published: ``rows @ s``.
+class Responses(NamedTuple):
+    """Responses of every channel, ``[channels]`` each, in at least float32.
+
+    Attributes:
+        gamma: ``u``; its sign is the signature bit.
+        beta: ``v``.
+        length: Length of the row with the sign of ``a``: the unit in which a channel's input
+            statistics are measured, since it changes sign and size together with the row.
+    """
+
+    gamma: Tensor
+    beta: Tensor
+    length: Tensor
+
+
+def companion(vector: Tensor, ranks: Tensor) -> Tensor:
+    """The vector ``t`` to a vector ``s``: half of the signs changed, which half ``ranks`` decides.
+
+    Args:
+        vector: ``s``, ``[fan_in]``.
+        ranks: Numbers to rank, ``[fan_in]``; the larger half marks what is changed.
+    """
+    order = torch.argsort(ranks, stable=True)
+    mask = torch.ones_like(vector)
+    mask[order[(len(order) + 1) // 2 :]] = -1
+    return vector * mask
+
+
+def raw_responses(rows: Sequence[Tensor], sides: Sequence[Tensor]) -> Responses:
+    """Responses to both sides of a passport, as published.
 
     Args:
         rows: Rows of each part of the anchor, ``[channels_i, fan_in_i]``.
-        pairs: Gamma and beta vector of each part, ``[fan_in_i]``, or ``[groups, fan_in_i]`` where
-            every group of a convolution has its own mean patch.
-
-    Returns:
-        ``[channels, 2]`` in at least float32: gamma responses, beta responses.
+        sides: Gamma and beta vector of each part, ``[fan_in_i, 2]``, or ``[groups, fan_in_i, 2]``
+            where every group of a convolution has its own mean patch.
     """
-    return torch.cat(
-        [_products(part, gamma, beta) for part, (gamma, beta) in zip(rows, pairs, strict=True)]
+    products = torch.cat(
+        [_products(_exact(part), vectors) for part, vectors in zip(rows, sides, strict=True)]
     )
+    lengths = torch.cat([torch.linalg.vector_norm(_exact(part), dim=1) for part in rows])
+    return Responses(products[:, 0], products[:, 1], lengths)
 
 
-def normalised_responses(
-    rows: Sequence[Tensor], pairs: Sequence[tuple[Tensor, Tensor]], signs: Tensor | None
-) -> Tensor:
-    """Responses in standard deviations, immune to rescaling; ``[channels, 2]``.
+def normalised_responses(rows: Sequence[Tensor], sides: Sequence[Tensor]) -> Responses:
+    """Responses in standard deviations, immune to rescaling and to changes of sign.
 
     Args:
-        rows: As in :func:`raw_responses`.
-        pairs: As in :func:`raw_responses`, entries -1 and +1.
-        signs: Sign of the public scale, ``[channels]``, or None where the site is not signed.
+        rows: Rows of each part of the anchor, ``[channels_i, fan_in_i]``.
+        sides: ``s``, ``t`` and ``r`` of each part, ``[fan_in_i, 3]``.
     """
-    parts = []
-    for part, (gamma, beta) in zip(rows, pairs, strict=True):
-        exact = _at_least_float32(part)
+    products, lengths = [], []
+    for part, vectors in zip(rows, sides, strict=True):
+        exact = _exact(part)
         # A row of zeros (a pruned channel) answers 0 instead of NaN.
         length = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min(1e-12)
-        parts.append(_products(exact, gamma, beta) / length)
-    responses = torch.cat(parts) if len(parts) > 1 else parts[0]
-    return responses if signs is None else responses * signs.to(responses.dtype).unsqueeze(1)
+        products.append(_products(exact, vectors) / length)
+        lengths.append(length)
+    first, second, beta = torch.cat(products).unbind(1)
+    length = torch.cat(lengths).squeeze(1)
+    signed = torch.where(first.detach() < 0, -length, length)
+    return Responses(first * second, beta, signed)
 
 
 def sign_penalty(
     response: Tensor, bits: Tensor, margin: float, parts: Sequence[tuple[int, float]]
 ) -> Tensor:
-    """Hinge on the gamma responses: ``sum_c max(0, margin - b_c u_c) / rate_c``.
+    """Hinge on the gamma responses: ``sum_c max(0, margin_c - b_c u_c) / rate_c``.
 
     The published loss (DeepIPR, "Passport-aware Normalization") is the same without the division.
-    With ``rate_c = sqrt(D_c)``: for the normalised response the gradient by ``w_c`` has length ``sqrt(D_c) / |w_c|``, so the
-    division makes one step the same relative change for a 3x3x512 convolution and for a 1x1x16
-    one, and keeps training stable at learning rates where plain training is.
+    With ``rate_c = sqrt(D_c)``: the gradient of ``u_c`` by ``w_c`` is about ``sqrt(D_c) / |w_c|``
+    long, so the division makes one step the same relative change for a 3x3x512 convolution and
+    for a 1x1x16 one, and keeps training stable at learning rates where plain training is.
+
+    ``margin_c`` is at most ``rate_c ** 2 / 8``, since ``u_c`` cannot exceed ``D_c / 2``.
 
     Args:
         response: Gamma responses, ``[channels]``.
@@ -81,24 +113,23 @@ def sign_penalty(
         margin: Distance to keep from zero.
         parts: Number of channels and rate of every part of the anchor.
     """
-    hinge = torch.relu(margin - bits * response)
-    sums = [
-        part.sum() / rate
-        for part, (_, rate) in zip(
-            hinge.split([channels for channels, _ in parts]), parts, strict=True
-        )
-    ]
+    sums = []
+    start = 0
+    for channels, rate in parts:
+        kept = slice(start, start + channels)
+        reach = min(margin, rate * rate / 8) if rate > 1 else margin
+        sums.append(torch.relu(reach - bits[kept] * response[kept]).sum() / rate)
+        start += channels
     return torch.stack(sums).sum() if len(sums) > 1 else sums[0]
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
+def _exact(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _products(rows: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    exact = _at_least_float32(rows)
-    sides = torch.stack([gamma, beta], dim=-1).to(exact.dtype)
-    if gamma.dim() == 1:
-        return exact @ sides
-    grouped = exact.reshape(gamma.shape[0], -1, exact.shape[1])
-    return torch.bmm(grouped, sides).flatten(0, 1)
+def _products(rows: Tensor, vectors: Tensor) -> Tensor:
+    vectors = vectors.to(rows.dtype)
+    if vectors.dim() == 2:
+        return rows @ vectors
+    grouped = rows.reshape(vectors.shape[0], -1, rows.shape[1])
+    return torch.bmm(grouped, vectors).flatten(0, 1)

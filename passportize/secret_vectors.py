@@ -17,21 +17,20 @@ class SecretVectors:
     pickled copy is empty ("locked"); a deep copy shares the tensors, which never change.
 
     Args:
-        gamma, beta: One vector per part of the anchor, float32, ``[fan_in]`` each (or
-            ``[groups, fan_in]`` for an image passport on a grouped convolution).
+        sides: The vectors of each part of the anchor side by side, float32, ``[fan_in, count]``
+            (or ``[groups, fan_in, count]`` for an image passport on a grouped convolution); see
+            :mod:`passportize.response` for which.
         bits: Signature bits as -1 and +1, float32, ``[channels]``.
         origin: The same on the CPU, for a copy on another device.
     """
 
     def __init__(
         self,
-        gamma: tuple[Tensor, ...] = (),
-        beta: tuple[Tensor, ...] = (),
+        sides: tuple[Tensor, ...] = (),
         bits: Tensor | None = None,
         origin: SecretVectors | None = None,
     ) -> None:
-        self._gamma = gamma
-        self._beta = beta
+        self._sides = sides
         self._bits = bits
         self._origin = origin
 
@@ -41,9 +40,9 @@ class SecretVectors:
         return self._bits is None
 
     @property
-    def pairs(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Gamma and beta vector of every part."""
-        return tuple(zip(self._gamma, self._beta, strict=True))
+    def sides(self) -> tuple[Tensor, ...]:
+        """Vectors of every part of the anchor."""
+        return self._sides
 
     @property
     def bits(self) -> Tensor:
@@ -64,8 +63,7 @@ class SecretVectors:
         if device.type == "cpu":
             return origin
         return SecretVectors(
-            tuple(vector.to(device) for vector in origin._gamma),
-            tuple(vector.to(device) for vector in origin._beta),
+            tuple(vectors.to(device) for vectors in origin._sides),
             origin.bits.to(device),
             origin,
         )

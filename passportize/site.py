@@ -86,8 +86,8 @@ class Site:
             LayerNorm over several dimensions).
         anchor: The weight it is bound to, for bound sites.
         fan_in: Entries of one row of the anchor (of the shortest row where parts differ).
-        signed: Whether the responses are multiplied by the sign of the public scale, which makes
-            them immune to a pirate who flips channel signs (see :mod:`passportize.response`).
+        signed: Whether the norm's input statistics follow the sign and size of the anchor's rows
+            (direct producer, statistics per channel), so that a claim keeps them in that unit.
         scale: Dotted name of the public scale, empty where the norm has none.
         reason: Why it is not bound, or a note; empty where there is nothing to say.
     """

@@ -155,7 +155,7 @@ def signature_accuracy(model: nn.Module) -> float:
     with torch.no_grad():
         for layer in passport_layers(model).values():
             if layer.passport.bound:
-                gamma = layer.passport.responses(getattr(layer, layer.scale_name, None))[:, 0]
+                gamma = layer.passport.responses().gamma
                 matched += int(((gamma >= 0) == (layer.passport.secret.bits > 0)).sum())
                 total += gamma.numel()
     return matched / total if total else 0.0
