@@ -64,6 +64,7 @@ _FRAMEWORKS = {
     ),
     "timm.models": ("timm_model_norms",),
     "torchvision.models": ("torchvision_norm",),
+    "torch_geometric.nn.norm": ("pyg",),
 }
 
 

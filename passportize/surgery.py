@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import nn
@@ -24,6 +25,7 @@ from passportize.errors import (
 from passportize.forward import RootHooks, is_passportized, passport_layers, switch_of
 from passportize.layout import Layout
 from passportize.model_key import ModelKey
+from passportize.packed import packed_module
 from passportize.passport import Passport
 from passportize.planning import Plan, plan
 from passportize.private_branch import Branch
@@ -118,6 +120,7 @@ def passportize(
         anchors=anchors,
         include_frozen=include_frozen,
     )
+    config = _with_fitting_passes(model, config)
     sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
     if not planned.bits:
         raise DegenerateSite(_nothing_bound(planned))
@@ -303,6 +306,16 @@ def _check_model(model: object, verb: str) -> None:
             f"{verb}: expected a torch.nn.Module, got {type(model).__name__}; a state dict is "
             "loaded into a model first"
         )
+
+
+def _with_fitting_passes(model: nn.Module, config: PassportConfig) -> PassportConfig:
+    """Packed graphs cannot be appended to each other, so they get two passes."""
+    if config.has_private_pass and config.passes == "doubled":
+        packed = packed_module(model)
+        if packed is not None:
+            _logger.info("%s works on packed graphs: passes='separate'", packed or "the model")
+            return replace(config, passes="separate")
+    return config
 
 
 def _nothing_bound(planned: Plan) -> str:
