@@ -38,7 +38,7 @@ def private_batch_norm(
     norm: _BatchNorm, branch: Branch, x: Tensor, scale: Tensor | None, shift: Tensor | None
 ) -> Tensor:
     """Batch normalization with the branch's running statistics and the given affine factors."""
-    norm._check_input_dim(x)
+    norm._check_input_dim(x)  # type: ignore[no-untyped-call]
     factor = averaging_factor(norm, branch)
     tracked = branch.running_mean is not None
     return F.batch_norm(

@@ -74,14 +74,14 @@ class AcrossChannels(PassportLayer):
     @classmethod
     def channel_choices(cls, norm: nn.Module) -> tuple[tuple[int, int], ...]:
         """Last or first normalised dimension."""
-        shape: tuple[int, ...] = tuple(norm.normalized_shape)  # type: ignore[arg-type, assignment]
+        shape: tuple[int, ...] = tuple(norm.normalized_shape)  # type: ignore[arg-type]
         return channels_of_normalized_shape(shape)
 
     def private_norm(
         self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *args: Any, **kwargs: Any
     ) -> Tensor:
         """As the host computes it; factors of a norm without any are spread over its shape."""
-        shape: tuple[int, ...] = tuple(self.normalized_shape)  # type: ignore[arg-type, assignment]
+        shape: tuple[int, ...] = tuple(self.normalized_shape)  # type: ignore[arg-type]
         if getattr(self, self.scale_name, None) is None and len(shape) > 1:
             scale, shift = (
                 None if side is None else self.passport.spread(side, shape)

@@ -1,4 +1,4 @@
-"""torch's InstanceNorm1d, InstanceNorm2d and InstanceNorm3d, with and without running statistics."""
+"""torch's InstanceNorm1d, 2d and 3d, with and without running statistics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class InstanceNormAdapter(PassportLayer, _InstanceNorm):
         self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *args: Any, **kwargs: Any
     ) -> Tensor:
         """As torch computes it, with the branch's statistics; accepts input without a batch too."""
-        self._check_input_dim(x)
+        self._check_input_dim(x)  # type: ignore[no-untyped-call]
         single = x.dim() == self._get_no_batch_dim()  # type: ignore[no-untyped-call]
         batch = x.unsqueeze(0) if single else x
         out = F.instance_norm(

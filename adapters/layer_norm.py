@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,14 +32,14 @@ class PassportLayerNorm(PassportLayer, nn.LayerNorm):
     def channel_choices(cls, norm: nn.Module) -> tuple[tuple[int, int], ...]:
         """Last or first normalised dimension."""
         assert isinstance(norm, nn.LayerNorm)
-        return channels_of_normalized_shape(cast("tuple[int, ...]", norm.normalized_shape))
+        return channels_of_normalized_shape(norm.normalized_shape)
 
     def private_norm(
         self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *args: Any, **kwargs: Any
     ) -> Tensor:
         """As torch computes it."""
         shape = self.normalized_shape
-        if self.weight is None and len(shape) > 1:
+        if getattr(self, "weight", None) is None and len(shape) > 1:
             scale, shift = (
                 None if side is None else self.passport.spread(side, shape)
                 for side in (scale, shift)
@@ -48,7 +48,7 @@ class PassportLayerNorm(PassportLayer, nn.LayerNorm):
 
 
 class PassportRMSNorm(PassportLayer, nn.RMSNorm):
-    """:class:`torch.nn.RMSNorm` with a private branch; it has no shift, so neither has the branch."""
+    """:class:`torch.nn.RMSNorm` with a private branch. It has no shift."""
 
     @classmethod
     def channel_choices(cls, norm: nn.Module) -> tuple[tuple[int, int], ...]:
@@ -61,6 +61,6 @@ class PassportRMSNorm(PassportLayer, nn.RMSNorm):
     ) -> Tensor:
         """As torch computes it."""
         shape = self.normalized_shape
-        if self.weight is None and scale is not None:
+        if getattr(self, "weight", None) is None and scale is not None:
             scale = self.passport.spread(scale, shape)
         return F.rms_norm(x, list(shape), scale, self.eps)

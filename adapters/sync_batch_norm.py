@@ -26,7 +26,7 @@ class PassportSyncBatchNorm(BatchNormAdapter, nn.SyncBatchNorm):
         self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Statistics over all processes in training, as the public branch; plain otherwise."""
-        self._check_non_zero_input_channels(x)  # type: ignore[no-untyped-call]
+        self._check_non_zero_input_channels(x)
         group = self.process_group or (dist.group.WORLD if _distributed() else None)
         if not self.training or group is None or dist.get_world_size(group) == 1:
             return private_batch_norm(self, self.passport, x, scale, shift)
@@ -57,11 +57,15 @@ def synchronised_batch_norm(
     layout = [1, -1] + [1] * (x.dim() - 2)
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     count = exact.new_tensor([x.numel() / x.shape[1]])
-    totals = all_reduce(torch.cat([exact.sum(axes), count]), group=group)
+    sums = torch.cat([exact.sum(axes), count])
+    totals: Tensor = all_reduce(sums, group=group)  # type: ignore[no-untyped-call]
     total = totals[-1]
     mean = totals[:-1] / total
     centred = exact - mean.view(layout)
-    variance = all_reduce(centred.square().sum(axes), group=group) / total
+    squares: Tensor = all_reduce(  # type: ignore[no-untyped-call]
+        centred.square().sum(axes), group=group
+    )
+    variance = squares / total
     factor = averaging_factor(norm, branch)
     if branch.running_mean is not None and branch.running_var is not None:
         with torch.no_grad():

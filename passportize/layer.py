@@ -107,20 +107,25 @@ class PassportLayer(nn.Module):
 
     # --- the switch ------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The host's forward, or both branches, as the switch says."""
         branch = self.passport
         switch = branch.switch
         current = switch.effective()
         if current is Pass.PUBLIC:
-            return cast(Tensor, super().forward(x, *args, **kwargs))
+            return cast(Tensor, super().forward(*args, **kwargs))
+        if args:
+            x, *others = args
+        else:
+            # Called by keyword, as in norm(input=x): the first one is what is normalised.
+            x, others = kwargs.pop(next(iter(kwargs))), []
         scale, shift, penalty = self.private_factors(x)
         if current is Pass.PRIVATE:
-            return self.private_norm(x, scale, shift, *args, **kwargs)
+            return self.private_norm(x, scale, shift, *others, **kwargs)
         switch.collect(self, penalty)
         if switch.private_rows == 0:
-            return cast(Tensor, super().forward(x, *args, **kwargs))
+            return cast(Tensor, super().forward(x, *others, **kwargs))
         first = switch.split(x.shape[0], branch.site.name)
-        public = cast(Tensor, super().forward(x[:first], *args, **kwargs))
-        private = self.private_norm(x[first:], scale, shift, *args, **kwargs)
+        public = cast(Tensor, super().forward(x[:first], *others, **kwargs))
+        private = self.private_norm(x[first:], scale, shift, *others, **kwargs)
         return torch.cat([public, private])
