@@ -10,7 +10,7 @@ from torch import Tensor
 from passportize import owner_message as messages
 from passportize.derivation import LabelledStream, derive_key
 from passportize.errors import PassportError
-from passportize.layout import RAW, Layout, anchor_of
+from passportize.layout import RAW, Layout
 from passportize.owner_message import OwnerMessage
 from passportize.passport import Passport
 from passportize.response import companion
@@ -49,36 +49,36 @@ class ModelKey:
         coins = self._keyed.bits("bits", total=total)
         return coins ^ messages.lay_over(self._message, total, self._keyed)
 
+    def vectors(self, index: int) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Gamma and beta vector of every anchor part of one site, float32 ``[fan_in]`` each.
+
+        Args:
+            index: Index of the site in the layout.
+        """
+        site, raw = self._layout.sites[index], self._layout.readings[index] == RAW
+        return tuple(
+            (
+                self._vector(raw, site.name, "gamma", part, length),
+                self._vector(raw, site.name, "beta", part, length),
+            )
+            for part, length in enumerate(self._layout.fan_in(index))
+        )
+
+    def _vector(self, raw: bool, site: str, side: str, part: int, length: int) -> Tensor:
+        if raw:
+            return self._keyed.uniform("uniform", site, side, part, shape=(length,))
+        return self._keyed.signs("vector", site, side, part, length=length)
+
     def secrets(self) -> list[SecretVectors]:
         """Passport vectors and bits of every site of the layout, in order."""
-        bits = self.bits().to(torch.float32) * 2 - 1
+        signs = self.bits().to(torch.float32) * 2 - 1
         counts = [site.channels for site in self._layout.sites]
-        return [
-            SecretVectors(self._sides(index), part)
-            for index, part in enumerate(torch.split(bits, counts) if counts else ())
-        ]
-
-    def _sides(self, index: int) -> tuple[Tensor, ...]:
-        """The vectors of every part of one site, see :mod:`passportize.response`."""
-        site, reading = self._layout.sites[index], self._layout.readings[index]
-        lengths = self._layout.fan_in(index)
-        assert len(lengths) == len(anchor_of(site).parts)
-        sides = []
-        for part, length in enumerate(lengths):
-            if reading == RAW:
-                vectors = [
-                    self._keyed.uniform("uniform", site.name, side, part, shape=(length,))
-                    for side in ("gamma", "beta")
-                ]
-            else:
-                gamma, beta = (
-                    self._keyed.signs("vector", site.name, side, part, length=length)
-                    for side in ("gamma", "beta")
-                )
-                ranks = self._keyed.uniform("companion", site.name, part, shape=(length,))
-                vectors = [gamma, companion(gamma, ranks), beta]
-            sides.append(torch.stack(vectors, dim=-1))
-        return tuple(sides)
+        secrets = []
+        for index, bits in enumerate(torch.split(signs, counts) if counts else ()):
+            pairs = self.vectors(index)
+            gamma, beta = tuple(g for g, _ in pairs), tuple(b for _, b in pairs)
+            secrets.append(SecretVectors(gamma, beta, bits))
+        return secrets
 
     def stream(self, label: str, length: int) -> bytes:
         """Pseudo-random bytes for any other use, independent per label."""
