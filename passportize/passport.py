@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
+from torch import nn
 
 from passportize import commitment as commitments
 from passportize import owner_message as messages
 from passportize.derivation import KEY_BYTES, LabelledStream, derive_key
-from passportize.errors import InvalidArgument, MessageTooLong, PassportError
+from passportize.errors import InvalidArgument, MessageTooLong
+from passportize.image_vectors import part_vectors, record_patches
 from passportize.owner_message import OwnerMessage
 from passportize.passport_file import PassportRecord, read_passport, write_passport
 from passportize.passport_images import PassportImages
+from passportize.secret_holder import SecretHolder
+from passportize.site import AnchorPart
 
 __all__ = ["Passport"]
 
 
-class Passport:
+class Passport(SecretHolder):
     """An ownership passport. Immutable; make one with :meth:`generate` or :meth:`load`.
 
     A reading key is derived from the secret together with the owner message (and the images of an
@@ -85,20 +89,32 @@ class Passport:
         message = OwnerMessage.normalized(owner, contact, date)
         return cls(os.urandom(KEY_BYTES) if secret is None else secret, message)
 
-    def with_images(self, gamma: torch.Tensor, beta: torch.Tensor) -> Passport:
+    def with_images(
+        self, gamma: torch.Tensor, beta: torch.Tensor, model: nn.Module | None = None
+    ) -> Passport:
         """The same secret and owner, with the pictures that the ``paper`` preset uses as passports.
 
-        The images enter the reading key and the commitment. So vectors and bits differ from
-        those of this passport, and bits cannot be chosen to suit images or images to suit bits.
+        As published, the passport of a layer is its input when a picture runs through a
+        pretrained plain model. Pictures and what they give at every layer enter the reading key
+        and the commitment. So the bits differ from those of this passport, and neither can bits
+        be chosen to suit pictures nor pictures to suit bits.
 
         Args:
-            gamma: ``[C, H, W]`` or ``[N, C, H, W]``, uint8 or float32.
+            gamma: ``[C, H, W]`` or ``[N, C, H, W]``, uint8 (fed to the model divided by 255) or
+                float32 (fed as it is).
             beta: The same for beta.
+            model: The pretrained plain model; it is left as it was. Without one the pictures are
+                bound to the passport, but no layer uses them.
 
         Raises:
             InvalidArgument: Another type, empty, not finite, or more than 64 MiB together.
+            ExampleInputFailed: The model does not take the pictures.
         """
-        return Passport(self._secret, self._message, PassportImages(gamma, beta))
+        images = PassportImages(gamma, beta)
+        if model is not None:
+            inputs = images.as_input("gamma"), images.as_input("beta")
+            images = PassportImages(gamma, beta, record_patches(model, *inputs))
+        return Passport(self._secret, self._message, images)
 
     @property
     def owner(self) -> str:
@@ -177,6 +193,16 @@ class Passport:
             InvalidArgument: Another side, a negative part or a size below 1.
         """
         return self._keyed.uniform("uniform", site, _side(side), part, shape=shape)
+
+    def image_vectors(self, part: AnchorPart) -> torch.Tensor | None:
+        """Image passport of one part of an anchor.
+
+        Returns:
+            Gamma and beta vector, float32 ``[fan_in, 2]``, or ``[groups, fan_in, 2]`` for a
+            grouped convolution (:func:`passportize.image_vectors.part_vectors`). None where
+            there is none: :meth:`uniform` takes its place.
+        """
+        return None if self._images is None else part_vectors(self._images.patches, part)
 
     def bits(self, total: int, *, require_message: bool = False) -> torch.Tensor:
         """The signature: pseudo-random bits XOR the owner message laid over all positions.
@@ -284,12 +310,6 @@ class Passport:
         record = read_passport(path, passphrase)
         return cls(record.secret, record.message, record.images)
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise PassportError(f"A passport is immutable: {name} cannot be set; generate another one.")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise PassportError(f"A passport is immutable: {name} cannot be deleted.")
-
     def __repr__(self) -> str:
         return f"Passport(owner={self.owner!r}, commitment={self._commitment[:12]}...)"
 
@@ -300,18 +320,6 @@ class Passport:
 
     def __hash__(self) -> int:
         return hash(self._commitment)
-
-    def __copy__(self) -> Passport:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Passport:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        raise PassportError(
-            "A passport is never pickled, because the secret would end up in the file; "
-            "use passport.save(path, passphrase)."
-        )
 
 
 def _side(side: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +17,7 @@ from passportize.errors import InvalidArgument
 __all__ = ["PassportImages"]
 
 _DTYPES = {torch.uint8: "uint8", torch.float32: "float32"}
+_PATCH = "patch/"
 _LARGEST = 64 * 2**20
 
 
@@ -23,9 +26,10 @@ class PassportImages:
     """One set of pictures per side.
 
     Attributes:
-        gamma: ``[C, H, W]`` or ``[N, C, H, W]`` (or any shape that the model takes, unbatched or
-            batched), uint8 or float32.
+        gamma: ``[C, H, W]`` or ``[N, C, H, W]``, uint8 or float32.
         beta: The same for beta.
+        patches: By name of a weight, its mean patches of both sides, float32 ``[groups, D, 2]``
+            (:func:`passportize.image_vectors.record_patches`).
 
     Raises:
         InvalidArgument: Another type, an empty or infinite tensor, or more than 64 MiB in all.
@@ -33,38 +37,44 @@ class PassportImages:
 
     gamma: torch.Tensor
     beta: torch.Tensor
+    patches: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         size = 0
-        for side in ("gamma", "beta"):
-            image = getattr(self, side)
-            if not isinstance(image, torch.Tensor) or image.dtype not in _DTYPES:
-                got = image.dtype if isinstance(image, torch.Tensor) else type(image).__name__
+        for name, tensor in self._tensors():
+            if not isinstance(tensor, torch.Tensor) or tensor.dtype not in _DTYPES:
+                got = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
                 raise InvalidArgument(
-                    f"The {side} image must be a uint8 or float32 tensor, got {got}; "
+                    f"The {name} image must be a uint8 or float32 tensor, got {got}; "
                     "convert it with .to(torch.float32)."
                 )
-            if image.numel() == 0 or not bool(torch.isfinite(image).all()):
-                raise InvalidArgument(f"The {side} image is empty or holds NaN or infinity.")
-            size += image.numel() * image.element_size()
+            if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
+                raise InvalidArgument(f"The {name} image is empty or holds NaN or infinity.")
+            size += tensor.numel() * tensor.element_size()
         if size > _LARGEST:
             raise InvalidArgument(
                 f"The images take {size / 2**20:.0f} MiB, {_LARGEST / 2**20:.0f} at most; "
                 "use fewer or smaller ones."
             )
         # Private copies: a later change by the caller must not change the passport.
-        for side in ("gamma", "beta"):
-            image = getattr(self, side).detach().to("cpu", copy=True).contiguous()
-            object.__setattr__(self, side, image)
+        object.__setattr__(self, "gamma", _own(self.gamma))
+        object.__setattr__(self, "beta", _own(self.beta))
+        patches = {weight: _own(self.patches[weight]) for weight in sorted(self.patches)}
+        object.__setattr__(self, "patches", MappingProxyType(patches))
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield "gamma", self.gamma
+        yield "beta", self.beta
+        for weight in sorted(self.patches):
+            yield _PATCH + weight, self.patches[weight]
 
     def digest(self) -> bytes:
-        """SHA-256 over side, type, shape and little-endian content of both tensors."""
-        encoded = b""
-        for side, image in (("gamma", self.gamma), ("beta", self.beta)):
-            encoded += encode_label(
-                side, _DTYPES[image.dtype], image.dim(), *image.shape, _little_endian(image)
-            )
-        return hashlib.sha256(encode_label("passport images") + encoded).digest()
+        """SHA-256 over name, type, shape and little-endian content of all tensors."""
+        digest = hashlib.sha256(encode_label("passport images"))
+        for name, tensor in self._tensors():
+            kind, content = _DTYPES[tensor.dtype], _little_endian(tensor)
+            digest.update(encode_label(name, kind, tensor.dim(), *tensor.shape, content))
+        return digest.digest()
 
     def as_input(self, side: str) -> torch.Tensor:
         """Float32 copy of one side, uint8 scaled to [0, 1]."""
@@ -73,7 +83,7 @@ class PassportImages:
 
     def to_bytes(self) -> bytes:
         """As safetensors; :meth:`from_bytes` is the inverse."""
-        raw: bytes = save({"gamma": self.gamma, "beta": self.beta})
+        raw: bytes = save(dict(self._tensors()))
         return raw
 
     @classmethod
@@ -81,15 +91,21 @@ class PassportImages:
         """Inverse of :meth:`to_bytes`.
 
         Raises:
-            InvalidArgument: The bytes are not two images.
+            InvalidArgument: The bytes are not the images of a passport.
         """
         try:
             tensors = load(raw)
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
             tensors = {}
-        if set(tensors) != {"gamma", "beta"}:
+        gamma, beta = tensors.pop("gamma", None), tensors.pop("beta", None)
+        if gamma is None or beta is None or not all(name.startswith(_PATCH) for name in tensors):
             raise InvalidArgument("The images of the passport are damaged.")
-        return cls(tensors["gamma"], tensors["beta"])
+        patches = {name[len(_PATCH) :]: patch for name, patch in tensors.items()}
+        return cls(gamma, beta, patches)
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _little_endian(image: torch.Tensor) -> bytes:
