@@ -213,7 +213,6 @@ def _site(entry: dict[str, Any]) -> Site:
         anchor=anchor,
         fan_in=_count(entry["fan_in"]),
         signed=_typed(entry["signed"], bool),
-        scale=_text(entry["scale"]),
         aliases=tuple(_text(alias) for alias in _typed(entry["aliases"], list)),
         reason=_text(entry["reason"]),
     )

@@ -96,8 +96,6 @@ class Layout:
             {
                 "name": site.name,
                 "channels": site.channels,
-                "signed": site.signed,
-                "scale": site.scale,
                 "reading": reading,
                 "parts": [asdict(part) for part in anchor_of(site).parts],
                 "shapes": [list(shape) for shape in shapes],

@@ -10,11 +10,12 @@ from torch import Tensor
 from passportize import owner_message as messages
 from passportize.derivation import LabelledStream, derive_key
 from passportize.errors import PassportError
-from passportize.layout import RAW, Layout
+from passportize.layout import RAW, Layout, anchor_of
 from passportize.owner_message import OwnerMessage
 from passportize.passport import Passport
 from passportize.response import companion
 from passportize.secret_vectors import SecretVectors
+from passportize.site import Site
 
 __all__ = ["ModelKey"]
 
@@ -29,13 +30,13 @@ class ModelKey:
         layout: Where the bits of the model lie.
     """
 
-    __slots__ = ("_key", "_keyed", "_layout", "_message")
+    __slots__ = ("_key", "_keyed", "_layout", "_passport")
 
     def __init__(self, passport: Passport, layout: Layout) -> None:
         self._key = derive_key(passport.reading_key, "layout", layout.digest())
         self._keyed = LabelledStream(self._key)
         self._layout = layout
-        self._message = passport.owner_message
+        self._passport = passport
 
     def bits(self) -> Tensor:
         """Signature bits of the model, int8 ``[layout.bits]`` of 0 and 1.
@@ -47,38 +48,49 @@ class ModelKey:
         if not total:
             return torch.zeros(0, dtype=torch.int8)
         coins = self._keyed.bits("bits", total=total)
-        return coins ^ messages.lay_over(self._message, total, self._keyed)
+        return coins ^ messages.lay_over(self._passport.owner_message, total, self._keyed)
 
-    def vectors(self, index: int) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Gamma and beta vector of every anchor part of one site, float32 ``[fan_in]`` each.
+    def sides(self, index: int) -> tuple[Tensor, ...]:
+        """The vectors of every anchor part of one site, see :mod:`passportize.response`.
 
         Args:
             index: Index of the site in the layout.
-        """
-        site, raw = self._layout.sites[index], self._layout.readings[index] == RAW
-        return tuple(
-            (
-                self._vector(raw, site.name, "gamma", part, length),
-                self._vector(raw, site.name, "beta", part, length),
-            )
-            for part, length in enumerate(self._layout.fan_in(index))
-        )
 
-    def _vector(self, raw: bool, site: str, side: str, part: int, length: int) -> Tensor:
-        if raw:
-            return self._keyed.uniform("uniform", site, side, part, shape=(length,))
-        return self._keyed.signs("vector", site, side, part, length=length)
+        Returns:
+            Float32 ``[fan_in, 3]`` each, or ``[fan_in, 2]`` for raw readings
+            (``[groups, fan_in, 2]`` for image passports on grouped convolutions).
+        """
+        site = self._layout.sites[index]
+        raw = self._layout.readings[index] == RAW
+        sides = []
+        for part, length in enumerate(self._layout.fan_in(index)):
+            if raw:
+                image = self._passport.image_vectors(anchor_of(site).parts[part])
+                sides.append(self._uniform(site, part, length) if image is None else image)
+                continue
+            gamma, beta = (
+                self._keyed.signs("vector", site.name, side, part, length=length)
+                for side in ("gamma", "beta")
+            )
+            ranks = self._keyed.uniform("companion", site.name, part, shape=(length,))
+            sides.append(torch.stack([gamma, companion(gamma, ranks), beta], dim=-1))
+        return tuple(sides)
+
+    def _uniform(self, site: Site, part: int, length: int) -> Tensor:
+        vectors = [
+            self._keyed.uniform("uniform", site.name, side, part, shape=(length,))
+            for side in ("gamma", "beta")
+        ]
+        return torch.stack(vectors, dim=-1)
 
     def secrets(self) -> list[SecretVectors]:
         """Passport vectors and bits of every site of the layout, in order."""
-        signs = self.bits().to(torch.float32) * 2 - 1
+        bits = self.bits().to(torch.float32) * 2 - 1
         counts = [site.channels for site in self._layout.sites]
-        secrets = []
-        for index, bits in enumerate(torch.split(signs, counts) if counts else ()):
-            pairs = self.vectors(index)
-            gamma, beta = tuple(g for g, _ in pairs), tuple(b for _, b in pairs)
-            secrets.append(SecretVectors(gamma, beta, bits))
-        return secrets
+        return [
+            SecretVectors(self.sides(index), part)
+            for index, part in enumerate(torch.split(bits, counts) if counts else ())
+        ]
 
     def stream(self, label: str, length: int) -> bytes:
         """Pseudo-random bytes for any other use, independent per label."""

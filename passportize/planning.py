@@ -162,9 +162,7 @@ def _site(
     if norm.adapter is None:
         return site
     choices = norm.adapter.channel_choices(norm.module)
-    site = replace(
-        site, channels=choices[0][0], channel_axis=choices[0][1], scale=_scale_name(norm)
-    )
+    site = replace(site, channels=choices[0][0], channel_axis=choices[0][1])
     if search.executed is not None and norm.name not in search.executed:
         return replace(
             site, role=Role.UNREACHED, reason="does not run in the forward pass of this model"
@@ -199,14 +197,6 @@ def _site(
     if config.has_private_pass and norm.adapter.mixes_samples(norm.module):
         return replace(site, role=Role.STATISTICS, reason=reason)
     return replace(site, reason=reason)
-
-
-def _scale_name(norm: FoundNorm) -> str:
-    assert norm.adapter is not None
-    name = norm.adapter.scale_name
-    if getattr(norm.module, name, None) is None:
-        return ""
-    return f"{norm.name}.{name}" if norm.name else name
 
 
 def _why_not(model: nn.Module, anchor: Anchor | None, wanted: bool, include_frozen: bool) -> str:

@@ -27,15 +27,13 @@ class PreparedSite:
         found_as: Name of the first anchor weight in the suspect, empty if the site is missing.
         rows: Rows of every anchor part, float32 or float64 ``[channels_i, fan_in_i]``; None if
             the site is missing.
-        signs: Sign of the public scale, ``[channels]``, or None for +1.
-        note: Why the site is missing, or how it was read.
+        note: Why the site is missing.
         tensors: Names in the layout of the tensors that were used.
     """
 
     site: Site
     found_as: str
     rows: tuple[Tensor, ...] | None
-    signs: Tensor | None
     note: str
     tensors: tuple[str, ...]
 
@@ -94,15 +92,14 @@ def prepare_sites(
         match: The suspect's name for every tensor of the layout.
     """
     return [
-        _prepare(site, shapes, reading, tensors, match)
-        for site, shapes, reading in zip(layout.sites, layout.shapes, layout.readings, strict=True)
+        _prepare(site, shapes, tensors, match)
+        for site, shapes in zip(layout.sites, layout.shapes, strict=True)
     ]
 
 
 def _prepare(
     site: Site,
     shapes: tuple[tuple[int, ...], ...],
-    reading: str,
     tensors: Mapping[str, Tensor],
     match: TensorMatch,
 ) -> PreparedSite:
@@ -111,26 +108,16 @@ def _prepare(
     for part, shape in zip(anchor_of(site).parts, shapes, strict=True):
         name = match.found.get(part.weight)
         if name is None:
-            return PreparedSite(site, "", None, None, _missing(part.weight, shape, tensors), ())
+            return PreparedSite(site, "", None, _missing(part.weight, shape, tensors), ())
         weight = tensors[name].detach()
         if tuple(weight.shape) != shape:
             note = f"{name} has the shape {tuple(weight.shape)}, not {shape}"
-            return PreparedSite(site, "", None, None, note, ())
+            return PreparedSite(site, "", None, note, ())
         exact = weight.to("cpu", torch.promote_types(weight.dtype, torch.float32))
         rows.append(anchor_rows(exact, part))
         found_as = found_as or name
         used.append(part.weight)
-    signs, note = None, ""
-    if site.signed and reading != RAW:
-        name = match.found.get(site.scale)
-        scale = tensors[name].detach().cpu().reshape(-1) if name is not None else None
-        if scale is not None and scale.numel() == site.channels:
-            signs = torch.where(scale < 0, -1.0, 1.0)
-            used.append(site.scale)
-        else:
-            # A norm folded into the weight has put the sign of its scale there.
-            note = f"no scale {site.scale}: read as folded into the weight"
-    return PreparedSite(site, found_as, tuple(rows), signs, note, tuple(used))
+    return PreparedSite(site, found_as, tuple(rows), "", tuple(used))
 
 
 def _missing(weight: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> str:
@@ -157,19 +144,14 @@ def read_signature(key: ModelKey, layout: Layout, prepared: list[PreparedSite]) 
         if entry.rows is None:
             sites.append(SiteReading(entry, 0, 0))
         else:
-            pairs = key.vectors(index)
-            if layout.readings[index] == RAW:
-                response = raw_responses(entry.rows, pairs)[:, 0]
-            else:
-                response = normalised_responses(entry.rows, pairs, entry.signs)[:, 0]
-            bits[start:stop] = response >= 0
-            distance = response.abs().to(torch.float64)
-            if layout.readings[index] == RAW:
-                lengths = [
-                    row.norm(dim=1) * gamma.norm()
-                    for row, (gamma, _) in zip(entry.rows, pairs, strict=True)
-                ]
-                distance = distance / torch.cat(lengths).to(torch.float64).clamp_min(1e-12)
+            raw = layout.readings[index] == RAW
+            response = (raw_responses if raw else normalised_responses)(
+                entry.rows, key.sides(index)
+            )
+            bits[start:stop] = response.gamma >= 0
+            distance = response.gamma.abs().to(torch.float64)
+            if raw:
+                distance = distance / response.length.to(torch.float64).clamp_min(1e-12)
             confidence[start:stop] = torch.nan_to_num(distance, 0.0, 0.0, 0.0)
             matched = int((bits[start:stop] == expected[start:stop]).sum())
             sites.append(SiteReading(entry, matched, entry.site.channels))

@@ -88,7 +88,6 @@ class Site:
         fan_in: Entries of one row of the anchor (of the shortest row where parts differ).
         signed: Whether the norm's input statistics follow the sign and size of the anchor's rows
             (direct producer, statistics per channel), so that a claim keeps them in that unit.
-        scale: Dotted name of the public scale, empty where the norm has none.
         reason: Why it is not bound, or a note; empty where there is nothing to say.
     """
 
@@ -100,7 +99,6 @@ class Site:
     anchor: Anchor | None = None
     fan_in: int = 0
     signed: bool = False
-    scale: str = ""
     aliases: tuple[str, ...] = ()
     reason: str = ""
 
