@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import struct
+
+import independent_passport as independent
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from passportize.anchor_rows import anchor_rows
 from passportize.errors import ExampleInputFailed
 from passportize.image_vectors import part_vectors, record_patches
 from passportize.passport import Passport
+from passportize.passport_images import PassportImages
 from passportize.site import AnchorPart
 
 SECRET = bytes(range(32))
@@ -147,6 +151,20 @@ def test_passports_keep_and_bind_what_the_layers_saw(net, pictures, tmp_path):
     loaded = Passport.load(tmp_path / "p", "pw")
     assert loaded == full
     assert torch.equal(loaded.image_vectors(part), full.image_vectors(part))
+
+
+def test_digest_covers_the_patches_as_described():
+    gamma, beta = torch.ones(1, 2, 2, dtype=torch.uint8), torch.full((1, 2, 2), 0.5)
+    patch = torch.arange(8.0).reshape(1, 4, 2)
+    images = PassportImages(gamma, beta, {"b.weight": patch, "a.weight": -patch})
+    floats = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert images.digest() == independent.images_digest(
+        ("gamma", "uint8", (1, 2, 2), b"\1" * 4),
+        ("beta", "float32", (1, 2, 2), struct.pack("<4f", *[0.5] * 4)),
+        ("patch/a.weight", "float32", (1, 4, 2), struct.pack("<8f", *[-x for x in floats])),
+        ("patch/b.weight", "float32", (1, 4, 2), struct.pack("<8f", *floats)),
+    )
+    assert PassportImages.from_bytes(images.to_bytes()).digest() == images.digest()
 
 
 def test_bytes_are_divided_by_255(net, pictures):
