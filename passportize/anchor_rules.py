@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,22 +27,28 @@ class _Found(NamedTuple):
     crossed: tuple[str, ...]
 
 
+# Heap entries: execution order (negative upwards), steps, a running number, track and path.
+_Upward = tuple[int, int, int, Track, tuple[str, ...]]
+_Downward = tuple[int, int, Track, tuple[str, ...]]
+
+
 class AnchorRules:
     """Finds anchors in one graph.
 
-    *Upstream.* From the input of the norm, steps that carry its channels on are crossed backwards,
-    breadth first: layout, pooling, activations, dropout, other norms, sums and products of tensors,
-    concatenation over another dimension (a class token). Where a sum or product has an operand of
-    the full shape, operands that are broadcast (gates, biases) are not followed. The search ends
-    at linear maps by a parameter. Of those at the smallest number of steps whose output channels
-    are (or contain) the norm's, the one that is executed last is taken.
+    *Upstream.* From the input of the norm, steps that carry its channels on are crossed backwards:
+    layout, pooling, activations, dropout, other norms, sums and products of tensors, concatenation
+    over another dimension (a class token). Where a sum or product has an operand of the full
+    shape, operands that are broadcast (gates, biases) are not followed. Nothing is looked for
+    behind a linear map. Of the linear maps by a parameter that are reached and whose output
+    channels are (or contain) the norm's, the one executed last is taken: after a residual sum that
+    is the end of the last branch. Where it is reached in several ways (both halves of a gated
+    unit), the one over the fewest steps counts, then the first operand.
 
     *Concat.* A concatenation over the channels counts as one such map if every piece that the
     channels come from leads to one by the same rule.
 
     *Downstream.* If upstream finds nothing, the same forwards from the output of the norm, through
-    one-to-one steps: the nearest linear map that reads the channels; of several at the same
-    distance, the one that is executed first.
+    steps that move the channels as one run: the linear map executed first that reads them.
 
     Args:
         graph: From :func:`passportize.meta_recorder.record_graph`.
@@ -90,25 +97,22 @@ class AnchorRules:
         if start in self._known:
             return self._known[start]
         self._known[start] = None  # a part can't lead back to itself
-        level: dict[Track, tuple[str, ...]] = {start: ()}
-        seen = {start}
         found: _Found | None = None
-        while level and found is None:
-            best = -1
-            following: dict[Track, tuple[str, ...]] = {}
-            for track, path in level.items():
-                ends, result = self._end(track, path)
-                order = self._order[track.node]
-                if result is not None and order > best:
-                    best, found = order, result
-                if ends:
-                    continue
-                label = (step_name(track.node),)
-                for back in step_back(track):
-                    if back not in seen and back.stop <= (shape_of(back.node) or ())[back.dim]:
-                        seen.add(back)
-                        following[back] = label + path
-            level = following
+        seen = {start}
+        heap: list[_Upward] = [(-self._order[start.node], 0, 0, start, ())]
+        pushed = 0
+        while heap and found is None:
+            _, steps, _, track, path = heapq.heappop(heap)
+            ends, found = self._end(track, path)
+            if ends:
+                continue
+            further = (step_name(track.node), *path)
+            for back in step_back(track):
+                if back not in seen:
+                    seen.add(back)
+                    pushed += 1
+                    entry = (-self._order[back.node], steps + 1, pushed, back, further)
+                    heapq.heappush(heap, entry)
         self._known[start] = found
         return found
 
@@ -129,24 +133,26 @@ class AnchorRules:
         return True, _Found(tuple(parts), ("cat", *path))
 
     def _downstream(self, start: Track) -> _Found | None:
-        level: dict[Track, tuple[str, ...]] = {start: ()}
         seen = {start}
-        while level:
-            candidates: list[tuple[int, _Found]] = []
-            following: dict[Track, tuple[str, ...]] = {}
-            for track, path in level.items():
-                for user in track.node.users:
+        best: tuple[int, _Found] | None = None
+        heap: list[_Downward] = [(self._order[start.node], 0, start, ())]
+        pushed = 0
+        while heap:
+            order, _, track, path = heapq.heappop(heap)
+            if best is not None and order >= best[0]:
+                break
+            for user in track.node.users:
+                if best is None or self._order[user] < best[0]:
                     part = self._table.consumer(track, user)
                     if part is not None:
-                        candidates.append((self._order[user], _Found((part,), path)))
-                for ahead in forward_tracks(track):
-                    if ahead not in seen:
-                        seen.add(ahead)
-                        following[ahead] = (step_name(ahead.node), *path)
-            if candidates:
-                return min(candidates, key=lambda item: item[0])[1]
-            level = following
-        return None
+                        best = (self._order[user], _Found((part,), path))
+            for ahead in forward_tracks(track):
+                if ahead not in seen:
+                    seen.add(ahead)
+                    pushed += 1
+                    further = (step_name(ahead.node), *path)
+                    heapq.heappush(heap, (self._order[ahead.node], pushed, ahead, further))
+        return best[1] if best is not None else None
 
 
 def _tensor_argument(node: fx.Node) -> fx.Node | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,13 @@ from torch import nn
 
 from .anchor_rows import anchor_fan_in, anchor_rows, anchor_width
 from .anchor_rules import AnchorRules
-from .errors import AnchorNotFound, UnknownSite
+from .autograd_walk import walk_autograd
+from .errors import AnchorNotFound, ExampleInputFailed, ExampleInputRequired, UnknownSite
+from .example_inputs import ExampleInputs
 from .site import Anchor, AnchorPart
-from .tracing import Trace, trace_model
+from .tracing import Trace, can_run, trace_model
 from .weight_steps import WeightTable, is_weight_module
+from .width_rules import WidthRules
 
 __all__ = ["AnchorSearch", "anchor_fan_in", "anchor_rows", "find_anchors"]
 
@@ -44,6 +47,13 @@ def find_anchors(
 ) -> AnchorSearch:
     """Find the weight that each norm is bound to. The model is left exactly as it was.
 
+    The graph of the model comes from :func:`passportize.tracing.trace_model`, the rules are those
+    of :class:`passportize.anchor_rules.AnchorRules`. With a real example input, one forward pass
+    and a walk of its autograd graph (:func:`passportize.autograd_walk.walk_autograd`) answer for
+    what fx could not read; where both can tell, the fx graph counts and a note names the
+    difference. What neither can tell is bound by registration order, with a note for each norm.
+    A norm that ran but fits no weight has no anchor.
+
     Args:
         model: The model.
         widths: Acceptable channel counts for each norm, most wanted first, by the first name of
@@ -54,23 +64,32 @@ def find_anchors(
     Raises:
         AnchorNotFound: A weight in ``user_anchors`` does not exist or has no such width.
         UnknownSite: A norm in ``user_anchors`` does not exist.
+        ExampleInputFailed: Only a real forward pass could tell, and it raised an error.
+        ExampleInputRequired: Only a real forward pass could tell, and no input was given.
     """
-    modules = dict(model.named_modules())
-    table = WeightTable(model)
     chosen = _user_anchors(model, widths, user_anchors or {})
+    table = WeightTable(model)
+    trace = _trace(model, widths, example_inputs)
+    search = AnchorSearch(chosen, method=trace.method, notes=list(trace.notes))
+    if trace.complete:
+        search.executed = {name for name in widths if name in trace.called}
+    _bind(search, dict(model.named_modules()), widths, trace, table)
+    inputs = ExampleInputs.of(example_inputs) if example_inputs is not None else None
+    if inputs is not None and can_run(model, inputs):
+        _bind_by_walk(search, model, widths, inputs, trace)
+    if search.executed is None:
+        _bind_by_order(search, model, widths, trace)
+    search.notes += table.notes
+    return search
+
+
+def _trace(model: nn.Module, widths: Mapping[str, Sequence[int]], example_inputs: Any) -> Trace:
+    """The eval graph, and the train graph where the first one leaves norms out."""
     trace = trace_model(model, example_inputs, norms=set(widths), training=False)
     if trace.complete and not set(widths) <= trace.called:
         more = trace_model(model, example_inputs, norms=set(widths), training=True)
-        if more.complete:
-            trace.recordings += more.recordings
-    search = AnchorSearch(method=trace.method, notes=list(trace.notes))
-    search.executed = {name for name in widths if name in trace.called} if trace.complete else None
-    _bind(search, modules, widths, trace, table)
-    if search.executed is None:
-        _bind_by_order(search, model, widths, trace.called)
-    search.anchors.update(chosen)
-    search.notes += table.notes
-    return search
+        trace.recordings += more.recordings
+    return trace
 
 
 def _bind(
@@ -81,7 +100,7 @@ def _bind(
     table: WeightTable,
 ) -> None:
     for recording in trace.recordings:
-        rules = AnchorRules(recording.graph, table)
+        rules = (AnchorRules if recording.shapes else WidthRules)(recording.graph, table)
         for name in rules.norms:
             if name in widths and name not in search.anchors:
                 anchor = rules.anchor(name, modules[name], widths[name])
@@ -89,17 +108,59 @@ def _bind(
                     search.anchors[name] = anchor
 
 
+def _bind_by_walk(
+    search: AnchorSearch,
+    model: nn.Module,
+    widths: Mapping[str, Sequence[int]],
+    inputs: ExampleInputs,
+    trace: Trace,
+) -> None:
+    """One real forward pass: a second opinion where the graph is complete, else the source."""
+    try:
+        walk = walk_autograd(model, widths, inputs)
+    except ExampleInputFailed as error:
+        if not trace.complete:
+            raise
+        search.notes.append(f"the graph could not be compared with a real forward pass: {error}")
+        return
+    if not trace.complete:
+        search.method, search.executed = "autograd", walk.executed
+        search.notes.append(f"{trace.reason}; the autograd graph of one forward pass was used")
+    elif search.executed is not None:
+        search.executed |= walk.executed
+    for name, anchor in walk.anchors.items():
+        ours = search.anchors.setdefault(name, anchor)
+        made = {part.weight for part in anchor.parts}
+        if ours.rule != "user" and {part.weight for part in ours.parts} != made:
+            search.notes.append(
+                f"{name}: bound to {_weights(ours)} by the fx graph; the autograd graph of a real "
+                f"forward pass says {_weights(anchor)}"
+            )
+
+
+def _weights(anchor: Anchor) -> str:
+    names = list(dict.fromkeys(part.weight for part in anchor.parts))
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def _bind_by_order(
     search: AnchorSearch,
     model: nn.Module,
     widths: Mapping[str, Sequence[int]],
-    seen: Collection[str],
+    trace: Trace,
 ) -> None:
     """The last resort: the last weight module of fitting width registered before a norm."""
+    seen = trace.called
+    if not seen and not search.anchors and widths:
+        raise ExampleInputRequired(
+            f"The model can't be read without an example input ({trace.reason}). Pass "
+            "example_inputs=: a tensor, a tuple of arguments, a dict of keyword arguments, or a "
+            "function that runs the model; or name the weights in anchors=."
+        )
     order = list(model.named_modules())
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for position, (norm, _) in enumerate(order):
-        if norm not in widths or norm in search.anchors or norm in seen:
+        if norm not in widths or norm in search.anchors:
             continue
         for _, module in reversed(order[:position]):
             part = _order_part(module, names, widths[norm])

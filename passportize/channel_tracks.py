@@ -17,7 +17,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-__all__ = ["Track", "argument", "operands", "shape_of", "step_back", "step_name"]
+__all__ = [
+    "MIXING_STEPS",
+    "Track",
+    "argument",
+    "concat_pieces",
+    "forward_tracks",
+    "operands",
+    "shape_of",
+    "step_back",
+    "step_name",
+]
 
 
 class Track(NamedTuple):
@@ -67,7 +77,7 @@ _BROADCAST = {
     "masked_fill", "expand", "expand_as", "broadcast_to", "hypot", "logaddexp", "clamp",
 }  # fmt: skip
 # These mix channels, or make new ones.
-_STOP = {
+MIXING_STEPS = {
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
     "conv_transpose3d", "matmul", "rmatmul", "mm", "bmm", "mv", "addmm", "baddbmm", "addbmm",
     "einsum", "tensordot", "dot", "inner", "outer", "kron", "cdist", "bilinear", "embedding",
@@ -128,7 +138,7 @@ def step_back(track: Track) -> list[Track]:
     name = step_name(node)
     if node.target is operator.getitem:
         return _from_tuple(track)
-    if name in _STOP:
+    if name in MIXING_STEPS:
         return []
     if name in _PERMUTE:
         return _permuted(track)
@@ -307,7 +317,7 @@ def _from_tuple(track: Track) -> list[Track]:
         return _cut(track, source, dim, start) if len(sizes) > index else []
     if name in _REDUCE:
         return _reduced(track, parent)
-    if name in _STOP:
+    if name in MIXING_STEPS:
         return []
     return _same_rank(track, parent)
 

@@ -22,15 +22,27 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from .example_inputs import ExampleInputs
+from .meta_outputs import recurrent_output
 from .model_state import frozen_model, frozen_random_state
 
-__all__ = ["LEAF_NORM", "LEAF_WEIGHT", "Recording", "record_graph", "tensor_names"]
+__all__ = [
+    "LEAF_NORM",
+    "LEAF_OTHER",
+    "LEAF_WEIGHT",
+    "Recording",
+    "record_graph",
+    "silent_warnings",
+    "tensor_names",
+]
 
 LEAF_NORM = "norm"
 LEAF_WEIGHT = "weight"
+LEAF_OTHER = "other"
 
 _IN_PLACE = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__iand__"}
 _MOVES = {"to", "cuda", "cpu", "type", "double", "float", "half", "bfloat16"}
+# Answers for questions about values that are not there, where guessing is allowed.
+_DATA_DEPENDENT = {"__bool__": False, "__int__": 1, "__index__": 1, "__float__": 1.0, "item": 1}
 _TENSOR_GETTERS = {"T", "mT", "H", "mH", "data", "real", "imag", "grad"}
 
 
@@ -44,8 +56,12 @@ def tensor_names(model: nn.Module) -> dict[int, str]:
 class _Recorder(TorchFunctionMode):
     """Intercepts every torch function and writes the ones that touch the model into a graph."""
 
-    def __init__(self, model: nn.Module, leaf: Callable[[nn.Module], str | None]) -> None:
+    def __init__(
+        self, model: nn.Module, leaf: Callable[[nn.Module], str | None], guess: bool
+    ) -> None:
         super().__init__()
+        self.guesses = 0
+        self._guess = guess
         self.graph = fx.Graph()
         self.called: list[nn.Module] = []
         self.where: list[nn.Module] = []
@@ -183,6 +199,9 @@ class _Recorder(TorchFunctionMode):
         tensors = list(_tensors_in((args, kwargs)))
         if not any(self._is_traced(tensor) for tensor in tensors):
             return func(*args, **kwargs)
+        if self._guess and name in _DATA_DEPENDENT:
+            self.guesses += 1
+            return _DATA_DEPENDENT[name]
         return self._record(func, name, args, kwargs)
 
     def _read_property(self, func: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
@@ -285,6 +304,8 @@ class _Recorder(TorchFunctionMode):
         first = next(_tensors_in((meta_args, meta_kwargs)), None)
         if kind == LEAF_NORM and first is not None:
             output: Any = torch.empty_like(first)
+        elif isinstance(module, nn.RNNBase) and first is not None and first is meta_args[0]:
+            output = recurrent_output(module, first)
         else:
             self._in_leaf = True
             try:
@@ -402,6 +423,14 @@ def _patched(recorder: _Recorder, hooks: bool) -> Iterator[None]:
         nn.Module.__call__ = call  # type: ignore[method-assign]
 
 
+@contextmanager
+def silent_warnings() -> Iterator[None]:
+    """Keep warnings to ourselves while a model runs without its user having asked for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 @dataclass
 class Recording:
     """One forward pass as a graph.
@@ -411,12 +440,16 @@ class Recording:
         called: Names of the modules that ran (first registered names).
         failure: What stopped the forward pass, or None. The graph then holds the steps until then.
         failed_at: Name of the innermost module that failed.
+        shapes: Whether the steps carry shapes.
+        guesses: How often the value of a tensor was asked for and guessed.
     """
 
     graph: fx.Graph
     called: set[str]
     failure: Exception | None = None
     failed_at: str = ""
+    shapes: bool = False
+    guesses: int = 0
 
 
 def record_graph(
@@ -425,6 +458,7 @@ def record_graph(
     leaf: Callable[[nn.Module], str | None],
     training: bool = False,
     hooks: bool = False,
+    guess: bool = False,
 ) -> Recording:
     """Record one forward pass on shapes alone; the model is left exactly as it was.
 
@@ -436,11 +470,12 @@ def record_graph(
         training: The training flag that every module shows meanwhile.
         hooks: Whether forward hooks run. Hooks of the user are none of our business, so first try
             without; some models do their work in hooks.
+        guess: Whether to go on where the value of a tensor is asked for: conditions are taken as
+            false, numbers as one.
     """
-    recorder = _Recorder(model, leaf)
+    recorder = _Recorder(model, leaf, guess)
     failure: Exception | None = None
-    with frozen_model(model), frozen_random_state(), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with frozen_model(model), frozen_random_state(), torch.no_grad(), silent_warnings():
         for module in model.modules():
             vars(module)["training"] = training
         run = inputs.copy()
@@ -457,4 +492,6 @@ def record_graph(
         called={recorder.name_of(module) for module in recorder.called},
         failure=failure,
         failed_at=recorder.name_of(recorder.failed) if recorder.failed is not None else "",
+        shapes=True,
+        guesses=recorder.guesses,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from .example_inputs import ExampleInputs, default_inputs
-from .meta_recorder import LEAF_NORM, LEAF_WEIGHT, Recording, record_graph
+from .leaf_tracer import trace_leaves
+from .meta_recorder import LEAF_NORM, LEAF_OTHER, LEAF_WEIGHT, Recording, record_graph
 from .weight_steps import is_weight_module
 
-__all__ = ["Trace", "trace_model"]
+__all__ = ["Trace", "can_run", "trace_model"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Trace:
         recordings: Graphs, the most trusted first. The first is of the whole model if
             :attr:`complete`.
         method: ``"fx-meta"`` (shapes are known), ``"fx-leaf"`` (they are not) or ``""``.
-        complete: Whether every module that runs is in one of the graphs.
+        complete: Whether every module that runs is in one of the graphs, for certain.
         reason: Why it is not complete.
         notes: What a user should know about how the model was read.
     """
@@ -57,27 +58,81 @@ def trace_model(
         model: The model, on any device, in any mode.
         example_inputs: A tensor, a tuple of arguments, a dict of keyword arguments or a function
             that runs the model; by default a batch of two of the size in the model's
-            ``default_cfg``, and failing that a size guessed from its first layer.
+            ``default_cfg``, and failing that sizes guessed from its first layer. Where no forward
+            pass on shapes gets to its end, the model is traced symbolically, without shapes.
         norms: Names of the modules to take as one step each, besides linear layers and
             convolutions.
         training: The mode to read; None reads both.
     """
     kinds = leaf_kinds(model, norms)
+    modes = (False, True) if training is None else (training,)
+    candidates = list(_candidates(model, example_inputs))
     trace = Trace()
-    for inputs in _candidates(model, example_inputs):
-        modes = (False, True) if training is None else (training,)
-        recordings = [_record(model, inputs, kinds, mode) for mode in modes]
-        failed = next((r for r in recordings if r.failure is not None), None)
+    for inputs in candidates:
+        recordings, failed = _record_modes(model, inputs, kinds, modes)
         if failed is None:
-            if inputs.origin == "guessed":
-                shape = tuple(inputs.args[0].shape)
-                trace.notes.append(f"read with a guessed input of shape {shape}")
             trace.recordings, trace.method, trace.complete = recordings, "fx-meta", True
+            trace.notes += _origin_note(inputs)
             return trace
-        if not trace.recordings:
+        if not trace.reason:
+            trace.recordings, trace.reason = recordings, _reason(failed)
+    trace.reason = trace.reason or "no input shape is known"
+    if example_inputs is not None and can_run(model, candidates[0]):
+        return trace  # a real forward pass will tell more than the guesses that follow
+    for inputs in candidates:
+        recordings, failed = _record_modes(model, inputs, kinds, modes, guess=True)
+        if failed is None:
             trace.recordings, trace.method = recordings, "fx-meta"
-            trace.reason = _reason(failed)
+            trace.notes += _origin_note(inputs)
+            trace.notes.append(
+                f"{trace.reason}; conditions on values were taken as false, so norms behind them "
+                "may be missing: pass example_inputs= with real data to be sure"
+            )
+            return trace
+    _read_leaves(model, kinds, modes, trace)
     return trace
+
+
+def can_run(model: nn.Module, inputs: ExampleInputs) -> bool:
+    """Whether a real forward pass is possible: neither the model nor its input is on meta."""
+    return inputs.is_real and not any(parameter.is_meta for parameter in model.parameters())
+
+
+def _origin_note(inputs: ExampleInputs) -> list[str]:
+    if inputs.origin != "guessed":
+        return []
+    return [f"read with a guessed input of shape {tuple(inputs.args[0].shape)}"]
+
+
+def _read_leaves(
+    model: nn.Module, kinds: dict[int, str], modes: Sequence[bool], trace: Trace
+) -> None:
+    """What is left when no forward pass could be recorded to its end: trace without shapes."""
+    complete = True
+    traced: list[Recording] = []
+    for mode in modes:
+        recordings, whole = trace_leaves(model, lambda m: kinds.get(id(m)), mode)
+        traced += recordings
+        complete = complete and whole
+    trace.complete = complete
+    trace.method = "fx-leaf" if any(recording.called for recording in traced) else ""
+    trace.recordings += traced
+
+
+def _record_modes(
+    model: nn.Module,
+    inputs: ExampleInputs,
+    kinds: dict[int, str],
+    modes: Sequence[bool],
+    guess: bool = False,
+) -> tuple[list[Recording], Recording | None]:
+    """A recording for each mode until one fails; that one is also given by itself."""
+    recordings: list[Recording] = []
+    for mode in modes:
+        recordings.append(_record(model, inputs, kinds, mode, guess))
+        if recordings[-1].failure is not None:
+            return recordings, recordings[-1]
+    return recordings, None
 
 
 def _reason(recording: Recording) -> str:
@@ -87,16 +142,16 @@ def _reason(recording: Recording) -> str:
 
 
 def _record(
-    model: nn.Module, inputs: ExampleInputs, kinds: dict[int, str], training: bool
+    model: nn.Module, inputs: ExampleInputs, kinds: dict[int, str], training: bool, guess: bool
 ) -> Recording:
     def leaf(module: nn.Module) -> str | None:
         return kinds.get(id(module))
 
-    recording = record_graph(model, inputs, leaf, training)
+    recording = record_graph(model, inputs, leaf, training, guess=guess)
     if recording.failure is not None and any(
         module._forward_hooks or module._forward_pre_hooks for module in model.modules()
     ):
-        again = record_graph(model, inputs, leaf, training, hooks=True)
+        again = record_graph(model, inputs, leaf, training, hooks=True, guess=guess)
         if again.failure is None:
             return again
     return recording
@@ -118,6 +173,8 @@ def leaf_kinds(model: nn.Module, norms: Collection[str]) -> dict[int, str]:
             kinds[id(module)] = LEAF_NORM
         elif is_weight_module(module):
             kinds[id(module)] = LEAF_WEIGHT
+        elif isinstance(module, nn.RNNBase):
+            kinds[id(module)] = LEAF_OTHER
     return kinds
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from .anchor_rows import anchor_width
 from .channel_tracks import Track, argument, shape_of, step_back, step_name
 from .site import AnchorPart
 
@@ -43,6 +45,16 @@ class WeightTable:
         """Whether a module owns a parameter of two or more dimensions."""
         module = self._modules.get(name)
         return module is None or any(p.dim() >= 2 for p in module.parameters())
+
+    def whole(self, name: str, axis: str) -> AnchorPart | None:
+        """All the rows of the weight of a linear layer or convolution, by the module's name."""
+        module = self._modules[name]
+        weight = self._weight_name(name, module)
+        if weight is None or nn.parameter.is_lazy(module.weight):
+            return None
+        groups, transposed = getattr(module, "groups", 1), bool(getattr(module, "transposed", 0))
+        part = AnchorPart(weight, 0, axis, groups=groups, transposed=transposed)
+        return replace(part, channels=anchor_width(self._shapes[weight], part))
 
     # --- producers ----------------------------------------------------------------------------
 
