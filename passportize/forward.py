@@ -203,8 +203,9 @@ class RootHooks:
 
     def _penalty(self) -> Tensor:
         terms = []
-        for layer, term in self.switch.penalties:
-            if torch.is_grad_enabled() and not term.requires_grad:
+        for layer, collected in self.switch.penalties:
+            term: Tensor | None = collected
+            if torch.is_grad_enabled() and not collected.requires_grad:
                 # Reentrant checkpointing runs its part of the forward pass without gradients.
                 term = layer.private_factors()[2]
             if term is not None:

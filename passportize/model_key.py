@@ -13,7 +13,7 @@ from passportize.errors import PassportError
 from passportize.layout import RAW, Layout, anchor_of
 from passportize.owner_message import OwnerMessage
 from passportize.passport import Passport
-from passportize.response import companion
+from passportize.response import WINDOW, Vectors, companion
 from passportize.secret_vectors import SecretVectors
 from passportize.site import Site
 
@@ -50,15 +50,11 @@ class ModelKey:
         coins = self._keyed.bits("bits", total=total)
         return coins ^ messages.lay_over(self._passport.owner_message, total, self._keyed)
 
-    def sides(self, index: int) -> tuple[Tensor, ...]:
+    def sides(self, index: int) -> tuple[Vectors, ...]:
         """The vectors of every anchor part of one site, see :mod:`passportize.response`.
 
         Args:
             index: Index of the site in the layout.
-
-        Returns:
-            Float32 ``[fan_in, 3]`` each, or ``[fan_in, 2]`` for raw readings
-            (``[groups, fan_in, 2]`` for image passports on grouped convolutions).
         """
         site = self._layout.sites[index]
         raw = self._layout.readings[index] == RAW
@@ -66,14 +62,20 @@ class ModelKey:
         for part, length in enumerate(self._layout.fan_in(index)):
             if raw:
                 image = self._passport.image_vectors(anchor_of(site).parts[part])
-                sides.append(self._uniform(site, part, length) if image is None else image)
+                sides.append(Vectors(self._uniform(site, part, length) if image is None else image))
                 continue
+            offset = 0
+            if length > WINDOW:
+                draw = self._keyed.stream("window", site.name, part, length=8)
+                offset = int.from_bytes(draw, "big") % (length - WINDOW + 1)
+                length = WINDOW
             gamma, beta = (
                 self._keyed.signs("vector", site.name, side, part, length=length)
                 for side in ("gamma", "beta")
             )
             ranks = self._keyed.uniform("companion", site.name, part, shape=(length,))
-            sides.append(torch.stack([gamma, companion(gamma, ranks), beta], dim=-1))
+            values = torch.stack([gamma, companion(gamma, ranks), beta], dim=-1)
+            sides.append(Vectors(values, offset))
         return tuple(sides)
 
     def _uniform(self, site: Site, part: int, length: int) -> Tensor:

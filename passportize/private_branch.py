@@ -88,8 +88,11 @@ class Branch(nn.Module):
             if config.formulation == "paper":
                 self.bottleneck = _bottleneck(site.channels, config.bottleneck, like, generator)
             self.rates = [
-                (part.shape[0], 1.0 if config.formulation == "paper" else math.sqrt(part.shape[1]))
-                for part in rows
+                (
+                    part.shape[0],
+                    1.0 if config.formulation == "paper" else math.sqrt(side.values.shape[0]),
+                )
+                for part, side in zip(rows, self.secret.sides, strict=True)
             ]
             self.secret = self.secret.to(like.device)
         self.train(host.training)
@@ -146,7 +149,7 @@ class Branch(nn.Module):
                 private_scale, private_shift = self._keyed(responses, scale, shift)
             else:
                 sides = torch.stack([responses.gamma, responses.beta])
-                learned = self.bottleneck(sides.to(self.bottleneck[0].weight.dtype))
+                learned = self.bottleneck(sides.to(next(self.bottleneck.parameters()).dtype))
                 shape = learned.shape[1:] if scale is None else scale.shape
                 private_scale, private_shift = (self.spread(side, shape) for side in learned)
         reference = scale if scale is not None else like
@@ -211,7 +214,7 @@ def _bottleneck(
     """The published h: two linear maps without bias around a LeakyReLU, shared by both sides."""
     hidden = max(1, channels // factor)
     first, second = (
-        nn.utils.skip_init(
+        nn.utils.skip_init(  # type: ignore[no-untyped-call]
             nn.Linear, inputs, outputs, bias=False, device=like.device, dtype=like.dtype
         )
         for inputs, outputs in ((channels, hidden), (hidden, channels))

@@ -19,6 +19,11 @@ Normalised response (``keyed`` and ``signature``), with vectors in {-1, +1}^D:
 ``u`` is favoured, however short the row. ``u`` is even in ``w_c``: no sign flip, of whatever
 symmetry of the network, and no rescaling moves it, and nothing has to be known about the norm, the
 activations or what was folded into the weight.
+
+Where rows are long, ``w_c`` stands for a window of :data:`WINDOW` consecutive entries at an offset
+that the key decides. The change per channel that a margin takes and the noise that it withstands
+are the same as for the whole row (both go with the mean square of an entry), and the cost falls
+with the length.
 """
 
 from __future__ import annotations
@@ -29,7 +34,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Responses", "companion", "normalised_responses", "raw_responses", "sign_penalty"]
+__all__ = [
+    "WINDOW",
+    "Responses",
+    "Vectors",
+    "companion",
+    "normalised_responses",
+    "raw_responses",
+    "sign_penalty",
+]
+
+WINDOW = 512
+"""Entries of a row that answer to the normalised response at most."""
+
+
+class Vectors(NamedTuple):
+    """The passport vectors of one part of an anchor.
+
+    Attributes:
+        values: Side by side, float32, ``[entries, count]``: ``s``, ``t`` and ``r`` for the
+            normalised response, gamma and beta for the raw one (``[groups, entries, 2]`` for an
+            image passport on a grouped convolution).
+        offset: The first entry of a row that they answer to.
+    """
+
+    values: Tensor
+    offset: int = 0
 
 
 class Responses(NamedTuple):
@@ -38,8 +68,8 @@ class Responses(NamedTuple):
     Attributes:
         gamma: ``u``; its sign is the signature bit.
         beta: ``v``.
-        length: Length of the row with the sign of ``a``: the unit in which a channel's input
-            statistics are measured, since it changes sign and size together with the row.
+        length: Length of the row (of its window) with the sign of ``a``: the unit in which a
+            channel's input statistics are measured, since it changes sign and size with the row.
     """
 
     gamma: Tensor
@@ -60,34 +90,33 @@ def companion(vector: Tensor, ranks: Tensor) -> Tensor:
     return vector * mask
 
 
-def raw_responses(rows: Sequence[Tensor], sides: Sequence[Tensor]) -> Responses:
+def raw_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Responses:
     """Responses to both sides of a passport, as published.
 
     Args:
         rows: Rows of each part of the anchor, ``[channels_i, fan_in_i]``.
-        sides: Gamma and beta vector of each part, ``[fan_in_i, 2]``, or ``[groups, fan_in_i, 2]``
-            where every group of a convolution has its own mean patch.
+        sides: Gamma and beta vector of each part.
     """
     products = torch.cat(
-        [_products(_exact(part), vectors) for part, vectors in zip(rows, sides, strict=True)]
+        [_products(_exact(part), vectors.values) for part, vectors in zip(rows, sides, strict=True)]
     )
     lengths = torch.cat([torch.linalg.vector_norm(_exact(part), dim=1) for part in rows])
     return Responses(products[:, 0], products[:, 1], lengths)
 
 
-def normalised_responses(rows: Sequence[Tensor], sides: Sequence[Tensor]) -> Responses:
+def normalised_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Responses:
     """Responses in standard deviations, immune to rescaling and to changes of sign.
 
     Args:
         rows: Rows of each part of the anchor, ``[channels_i, fan_in_i]``.
-        sides: ``s``, ``t`` and ``r`` of each part, ``[fan_in_i, 3]``.
+        sides: ``s``, ``t`` and ``r`` of each part.
     """
     products, lengths = [], []
     for part, vectors in zip(rows, sides, strict=True):
-        exact = _exact(part)
+        exact = _exact(part.narrow(1, vectors.offset, vectors.values.shape[0]))
         # A row of zeros (a pruned channel) answers 0 instead of NaN.
         length = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min(1e-12)
-        products.append(_products(exact, vectors) / length)
+        products.append(_products(exact, vectors.values) / length)
         lengths.append(length)
     first, second, beta = torch.cat(products).unbind(1)
     length = torch.cat(lengths).squeeze(1)

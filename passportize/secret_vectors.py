@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from passportize.errors import PassportLocked
+from passportize.response import Vectors
 
 __all__ = ["SecretVectors"]
 
@@ -17,16 +18,14 @@ class SecretVectors:
     pickled copy is empty ("locked"); a deep copy shares the tensors, which never change.
 
     Args:
-        sides: The vectors of each part of the anchor side by side, float32, ``[fan_in, count]``
-            (or ``[groups, fan_in, count]`` for an image passport on a grouped convolution); see
-            :mod:`passportize.response` for which.
+        sides: The vectors of each part of the anchor.
         bits: Signature bits as -1 and +1, float32, ``[channels]``.
         origin: The same on the CPU, for a copy on another device.
     """
 
     def __init__(
         self,
-        sides: tuple[Tensor, ...] = (),
+        sides: tuple[Vectors, ...] = (),
         bits: Tensor | None = None,
         origin: SecretVectors | None = None,
     ) -> None:
@@ -40,7 +39,7 @@ class SecretVectors:
         return self._bits is None
 
     @property
-    def sides(self) -> tuple[Tensor, ...]:
+    def sides(self) -> tuple[Vectors, ...]:
         """Vectors of every part of the anchor."""
         return self._sides
 
@@ -63,7 +62,7 @@ class SecretVectors:
         if device.type == "cpu":
             return origin
         return SecretVectors(
-            tuple(vectors.to(device) for vectors in origin._sides),
+            tuple(Vectors(side.values.to(device), side.offset) for side in origin._sides),
             origin.bits.to(device),
             origin,
         )
