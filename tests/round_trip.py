@@ -228,7 +228,8 @@ def _gradient(owner: nn.Module, attribute: str, weight: Tensor) -> Tensor | None
 def assert_round_trip(
     model: nn.Module,
     passport: pp.Passport,
-    example_inputs: Any,
+    inputs: Any,
+    /,
     *,
     config: pp.PassportConfig | None = None,
     criterion: Callable[[Any, Any], Tensor] = default_criterion,
@@ -241,22 +242,20 @@ def assert_round_trip(
     Args:
         model: A plain model on the CPU.
         passport: Any passport.
-        example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments; at least two
+        inputs: A tensor, a tuple of arguments or a dict of keyword arguments; at least two
             samples.
         config: Formulation.
         criterion: Loss of the joint step.
         joint: Whether to take a joint step.
         private_differs: Whether the private branch must give another output.
-        **kwargs: For ``passportize``. ``example_inputs`` are handed on unless given here.
+        **kwargs: For ``passportize``; ``example_inputs`` are ``inputs`` unless given here.
 
     Returns:
         The layers that were passportized (plain norms again).
     """
-    kwargs.setdefault("example_inputs", example_inputs)
+    kwargs.setdefault("example_inputs", inputs)
     before = ModelSnapshot.of(model)
-    plain = {
-        training: forward_outputs(model, example_inputs, training) for training in (False, True)
-    }
+    plain = {training: forward_outputs(model, inputs, training) for training in (False, True)}
     before.check(model)
 
     random_state = torch.get_rng_state()
@@ -271,26 +270,26 @@ def assert_round_trip(
         assert_same_bits(value, state[key], key)
     for training, (output, buffers) in plain.items():
         mode = "train" if training else "eval"
-        public, buffers_now = forward_outputs(model, example_inputs, training)
+        public, buffers_now = forward_outputs(model, inputs, training)
         assert_same_bits(output, public, f"public output ({mode})")
         assert_same_bits(buffers, buffers_now, f"host buffers ({mode})")
     has_private = pp.forward.switch_of(model).config.has_private_pass
     if has_private:
         for training, (output, _) in plain.items():
             with pp.branch(model, "private"):
-                private, buffers_now = forward_outputs(model, example_inputs, training)
+                private, buffers_now = forward_outputs(model, inputs, training)
             assert _finite(private) or not _finite(output), "the private output is not finite"
             assert not private_differs or _differs(output, private), "private equals public"
             for key in _statistics_of(layers, model):
                 place = f"{key}: public statistics after a private pass"
                 assert_same_bits(before.state[key], buffers_now[key], place)
     if joint:
-        _check_joint_step(model, example_inputs, criterion, has_private)
+        _check_joint_step(model, inputs, criterion, has_private)
 
     assert pp.unpassportize(model) is model
     before.check(model)
     for training, (output, _) in plain.items():
-        restored, _ = forward_outputs(model, example_inputs, training)
+        restored, _ = forward_outputs(model, inputs, training)
         assert_same_bits(output, restored, "restored output")
     before.check(model)
     return layers

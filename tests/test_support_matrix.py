@@ -41,6 +41,7 @@ NOT_A_NORM = {
     "timm.layers.mlp.GlobalResponseNormMlp": "holds",
     "timm.layers.separable_conv.SeparableConvNormAct": "holds",
     "timm.models._efficientnet_blocks.ConvBnAct": "holds",
+    "timm.models.byobnet.ByobNet": "a model",
     "timm.models.dpn.BnAct": "holds",
     "timm.models.dpn.BnActConv2d": "holds",
     "timm.models.efficientformer.ConvMlpWithNorm": "holds",
