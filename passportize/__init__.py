@@ -4,6 +4,8 @@
 >>> model = pp.passportize(model, pp.Passport.generate(owner="Acme"))   # doctest: +SKIP
 """
 
+from passportize.checkpoint import host_state_dict
+from passportize.claim import Claim, load_claim, save_claim
 from passportize.config import PassportConfig
 from passportize.errors import PassportizeError
 from passportize.layer import PassportLayer
@@ -18,23 +20,31 @@ from passportize.training import (
     passport_parameters,
     signature_accuracy,
 )
+from passportize.verdict import Verdict
+from passportize.verification import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Claim",
     "JointLoss",
     "Passport",
     "PassportConfig",
     "PassportLayer",
     "PassportizeError",
     "Plan",
+    "Verdict",
     "branch",
+    "host_state_dict",
     "joint_loss",
+    "load_claim",
     "passport_parameters",
     "passportize",
     "plan",
     "register_adapter",
+    "save_claim",
     "signature_accuracy",
     "unlock",
     "unpassportize",
+    "verify",
 ]
