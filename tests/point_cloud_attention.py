@@ -44,10 +44,10 @@ class PCT(nn.Module):
         self.conv_fuse = nn.Sequential(
             nn.Conv1d(96, 64, 1, bias=False), nn.BatchNorm1d(64), nn.LeakyReLU(0.2)
         )
-        self.linear1 = nn.Linear(64, 48, bias=False)
-        self.bn6 = nn.BatchNorm1d(48)
+        self.linear1 = nn.Linear(64, 64, bias=False)
+        self.bn6 = nn.BatchNorm1d(64)
         self.dp1 = nn.Dropout(0.5)
-        self.linear2 = nn.Linear(48, classes)
+        self.linear2 = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         batch_size, _, _ = list(x.size())
@@ -85,7 +85,7 @@ class Block(nn.Module):
 class PointTransformer(nn.Module):
     """Patches of points become tokens; LayerNorms sit after residual adds."""
 
-    def __init__(self, classes: int, width: int = 48, depth: int = 2) -> None:
+    def __init__(self, classes: int, width: int = 56, depth: int = 2) -> None:
         super().__init__()
         self.embed = nn.Sequential(
             nn.Conv1d(3, 32, 1), nn.BatchNorm1d(32), nn.ReLU(), nn.Conv1d(32, width, 1)

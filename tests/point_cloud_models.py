@@ -170,12 +170,15 @@ def _mlp(prefix: str, count: int) -> dict[str, tuple[str, ...]]:
 POINT_CLOUD_MODELS |= {
     "pyg_pointnet_conv": Case(
         _pyg("PointNetConvNet"),
-        _mlp("conv1.local_nn", 1) | _mlp("conv2.local_nn", 1) | _mlp("head", 2),
+        _mlp("conv1.local_nn", 1)
+        | _mlp("conv1.global_nn", 1)
+        | _mlp("conv2.local_nn", 1)
+        | _mlp("head", 2),
         batch_major=False,
     ),
     "pyg_edge_conv": Case(
         _pyg("EdgeConvNet"),
-        _mlp("conv1.nn", 1) | _mlp("head", 1),
+        _mlp("conv1.nn", 1) | _mlp("conv2.nn", 1) | _mlp("head", 2),
         batch_major=False,
     ),
     "pyg_point_transformer": Case(

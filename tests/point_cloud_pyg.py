@@ -30,9 +30,9 @@ def knn_edges(pos: Tensor, batch: Tensor, k: int) -> Tensor:
 class PointNetConvNet(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.conv1 = PointNetConv(MLP([3 + 3, 16, 32]), MLP([32, 32]))
-        self.conv2 = PointNetConv(MLP([32 + 3, 32, 64], norm="batch_norm"), None)
-        self.head = MLP([64, 64, 32, classes], dropout=0.5)
+        self.conv1 = PointNetConv(MLP([3 + 3, 16, 32]), MLP([32, 64, 32]))
+        self.conv2 = PointNetConv(MLP([32 + 3, 64, 64], norm="batch_norm"), None)
+        self.head = MLP([64, 96, 32, classes], dropout=0.5)
 
     def forward(self, pos: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
         x = self.conv1(pos, pos, edge_index).relu()
@@ -44,9 +44,9 @@ class EdgeConvNet(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.conv1 = EdgeConv(MLP([2 * 3, 32, 32]), aggr="max")
-        self.conv2 = EdgeConv(MLP([2 * 32, 64]), aggr="max")
+        self.conv2 = EdgeConv(MLP([2 * 32, 64, 64]), aggr="max")
         self.lin1 = Linear(96, 128)
-        self.head = MLP([128, 64, classes], dropout=0.5)
+        self.head = MLP([128, 128, 64, classes], dropout=0.5)
 
     def forward(self, pos: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
         x1 = self.conv1(pos, edge_index)
@@ -92,7 +92,7 @@ class GraphNet(nn.Module):
     def __init__(self, kind: str, classes: int, norm: str = "batch_norm") -> None:
         super().__init__()
         model = {"gin": GIN, "gcn": GCN}[kind]
-        self.gnn = model(3, 48, num_layers=3, norm=norm, jk="cat")
+        self.gnn = model(3, 64 if kind == "gin" else 128, num_layers=3, norm=norm, jk="cat")
         self.head = Linear(-1 if kind == "gcn" else self.gnn.out_channels, classes)
 
     def forward(self, pos: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
@@ -105,8 +105,8 @@ class ActFirstNet(nn.Module):
 
     def __init__(self, classes: int, norm: str | None = "batch_norm") -> None:
         super().__init__()
-        self.local = MLP([3, 64, 64, 96], act_first=True, norm=norm, plain_last=False)
-        self.head = MLP([96, 48, classes], act_first=True, act="elu")
+        self.local = MLP([3, 64, 64, 128], act_first=True, norm=norm, plain_last=False)
+        self.head = MLP([128, 64, classes], act_first=True, act="elu")
 
     def forward(self, pos: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
         return self.head(global_max_pool(self.local(pos, batch), batch))
