@@ -8,15 +8,9 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from .channel_tracks import (
-    Track,
-    concat_pieces,
-    forward_tracks,
-    shape_of,
-    step_back,
-    step_name,
-)
+from .channel_tracks import concat_pieces, forward_tracks, step_back
 from .site import Anchor, AnchorPart
+from .track import Track, shape_of, step_name
 from .weight_steps import WeightTable
 
 __all__ = ["AnchorRules"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +11,11 @@ from torch import nn
 from .anchor_rows import anchor_fan_in, anchor_rows, anchor_width
 from .anchor_rules import AnchorRules
 from .autograd_walk import walk_autograd
-from .errors import AnchorNotFound, ExampleInputFailed, ExampleInputRequired, UnknownSite
+from .errors import ExampleInputFailed, ExampleInputRequired
 from .example_inputs import ExampleInputs
 from .site import Anchor, AnchorPart
 from .tracing import Trace, can_run, trace_model
+from .user_anchors import read_user_anchors
 from .weight_steps import WeightTable, is_weight_module
 from .width_rules import WidthRules
 
@@ -67,7 +67,7 @@ def find_anchors(
         ExampleInputFailed: Only a real forward pass could tell, and it raised an error.
         ExampleInputRequired: Only a real forward pass could tell, and no input was given.
     """
-    chosen = _user_anchors(model, widths, user_anchors or {})
+    chosen = read_user_anchors(model, widths, user_anchors or {})
     table = WeightTable(model)
     trace = _trace(model, widths, example_inputs)
     search = AnchorSearch(chosen, method=trace.method, notes=list(trace.notes))
@@ -187,59 +187,3 @@ def _order_part(
         if not nn.parameter.is_lazy(weight) and anchor_width(weight.shape, part) == width:
             return part
     return None
-
-
-def _closest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
-
-
-def _user_anchors(
-    model: nn.Module, widths: Mapping[str, Sequence[int]], chosen: Mapping[str, str]
-) -> dict[str, Anchor]:
-    parameters = dict(model.named_parameters())
-    modules = dict(model.named_modules())
-    found: dict[str, Anchor] = {}
-    for norm, weight in chosen.items():
-        if norm not in widths:
-            raise UnknownSite(
-                f"anchors: {norm!r} is no normalization layer that can be bound."
-                + _closest(norm, list(widths))
-            )
-        if weight not in parameters:
-            raise AnchorNotFound(
-                f"{norm}: its anchor {weight!r} is no parameter of the model."
-                + _closest(weight, list(parameters))
-            )
-        owner = modules.get(weight.rpartition(".")[0])
-        found[norm] = _user_anchor(
-            norm, weight, tuple(parameters[weight].shape), owner, widths[norm]
-        )
-    return found
-
-
-def _user_anchor(
-    norm: str,
-    weight: str,
-    shape: tuple[int, ...],
-    owner: nn.Module | None,
-    widths: Sequence[int],
-) -> Anchor:
-    groups = getattr(owner, "groups", 1)
-    transposed = bool(getattr(owner, "transposed", False))
-    if len(shape) >= 2:
-        for axis in ("output", "input"):
-            for width in widths:
-                part = AnchorPart(
-                    weight,
-                    width,
-                    axis,
-                    groups=groups if isinstance(groups, int) else 1,
-                    transposed=transposed,
-                )
-                if anchor_width(shape, part) == width:
-                    return Anchor((part,), "user")
-    raise AnchorNotFound(
-        f"{norm}: its anchor {weight!r} has shape {shape}, so it neither makes nor reads "
-        f"{' or '.join(map(str, widths))} channels. Name a weight that does."
-    )

@@ -1,59 +1,33 @@
 """Follows the channels of a tensor backwards through one step of a recorded graph.
 
-A :class:`Track` says which entries of one dimension of a tensor are the channels of a norm.
-:func:`step_back` answers where the same channels lie in the inputs of the step that made the
-tensor. It knows layout (permute, reshape, indexing, splitting), reductions, broadcasting and
-concatenation over another dimension; what mixes channels (linear layers, products of two computed
-tensors, attention) is not crossed. Shapes come from ``node.meta["shape"]``.
+A :class:`passportize.track.Track` says which entries of one dimension of a tensor are the channels
+of a norm. :func:`step_back` answers where the same channels lie in the inputs of the step that
+made the tensor. It knows layout, splitting, reductions, broadcasting and concatenation over
+another dimension; what mixes channels (linear layers, products of two computed tensors, attention)
+is not crossed. Shapes come from ``node.meta["shape"]``.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
-import torch
 from torch import fx
 
-__all__ = [
-    "MIXING_STEPS",
-    "Track",
-    "argument",
-    "concat_pieces",
-    "forward_tracks",
-    "operands",
-    "shape_of",
-    "step_back",
-    "step_name",
-]
+from .layout_steps import cut, indexed, permuted, reshaped, selected
+from .track import (
+    Track,
+    argument,
+    carried,
+    first_operand,
+    known_shape,
+    operands,
+    shape_of,
+    step_name,
+)
 
-
-class Track(NamedTuple):
-    """Channels of a norm in a tensor: channel ``c`` is at ``start + j * channels + c``.
-
-    Attributes:
-        node: The step that made the tensor.
-        dim: The dimension that counts channels.
-        start: First entry.
-        channels: How many channels.
-        repeats: How many runs of all channels follow each other (``j < repeats``).
-        picked: Other dimensions of which a single index is meant, as ``(dim, index)``.
-    """
-
-    node: fx.Node
-    dim: int
-    start: int
-    channels: int
-    repeats: int = 1
-    picked: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def stop(self) -> int:
-        """One past the last entry."""
-        return self.start + self.channels * self.repeats
-
+__all__ = ["MIXING_STEPS", "concat_pieces", "forward_tracks", "step_back"]
 
 _PERMUTE = {
     "permute", "transpose", "swapaxes", "swapdims", "t", "T", "mT", "H", "mH", "adjoint",
@@ -89,39 +63,6 @@ MIXING_STEPS = {
 }  # fmt: skip
 
 
-def step_name(node: fx.Node) -> str:
-    """Plain name of a step: ``"add"`` for ``torch.add``, ``x + y``, ``x.add_(y)``."""
-    if node.op == "call_function":
-        name = getattr(node.target, "__name__", str(node.target))
-        if name == "__get__":
-            name = getattr(getattr(node.target, "__self__", None), "__name__", name)
-    elif node.op == "call_method":
-        name = str(node.target)
-    elif node.op == "call_module":
-        return str(node.meta.get("kind") or "module")
-    else:
-        return node.op
-    return name.strip("_") if name not in ("_unsafe_view",) else name
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """Shape of the tensor that a step made, None where unknown or not a tensor."""
-    shape = node.meta.get("shape")
-    return shape if isinstance(shape, tuple) else None
-
-
-def argument(node: fx.Node, position: int, keyword: str, default: Any = None) -> Any:
-    """An argument of a step, given by position or by keyword."""
-    if len(node.args) > position:
-        return node.args[position]
-    return node.kwargs.get(keyword, default)
-
-
-def operands(node: fx.Node) -> list[fx.Node]:
-    """The tensors that a step reads, in order, each once."""
-    return [item for item in node.all_input_nodes if shape_of(item) is not None]
-
-
 def step_back(track: Track) -> list[Track]:
     """Where the channels of a tensor lie in the inputs of the step that made it.
 
@@ -141,21 +82,21 @@ def step_back(track: Track) -> list[Track]:
     if name in MIXING_STEPS:
         return []
     if name in _PERMUTE:
-        return _permuted(track)
+        return permuted(track)
     if name in _RESHAPE:
-        return _reshaped(track, _first(node))
+        return reshaped(track, first_operand(node))
     if name == "getitem":
-        return _indexed(track)
+        return indexed(track)
     if name == "select":
-        return _selected(track, int(argument(node, 1, "dim")), int(argument(node, 2, "index")))
+        return selected(track, int(argument(node, 1, "dim")), int(argument(node, 2, "index")))
     if name == "narrow":
         dim, start = int(argument(node, 1, "dim")), argument(node, 2, "start")
-        return _cut(track, _first(node), dim, start) if isinstance(start, int) else []
+        return cut(track, first_operand(node), dim, start) if isinstance(start, int) else []
     if name in _CAT:
         return _concatenated(track)
     if name == "stack":
         return _stacked(track)
-    if name in _REDUCE and _first(node) is not None:
+    if name in _REDUCE and first_operand(node) is not None:
         return _reduced(track, node)
     if name == "setitem":
         return _written(track)
@@ -164,229 +105,34 @@ def step_back(track: Track) -> list[Track]:
     return _same_rank(track)
 
 
-def _first(node: fx.Node) -> fx.Node | None:
-    value = node.args[0] if node.args else next(iter(node.kwargs.values()), None)
-    return value if isinstance(value, fx.Node) and shape_of(value) is not None else None
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    shape = shape_of(node)
-    assert shape is not None
-    return shape
-
-
-def _moved(track: Track, source: fx.Node, dims: Sequence[int | None]) -> list[Track]:
-    """A track through a change of dimensions; ``dims[d]`` is where output dimension d was."""
-    dim = dims[track.dim]
-    if dim is None or track.stop > _shape(source)[dim]:
-        return []
-    picked = tuple(
-        (where, index) for out, index in track.picked if (where := dims[out]) is not None
-    )
-    return [track._replace(node=source, dim=dim, picked=tuple(sorted(picked)))]
-
-
-def _permuted(track: Track) -> list[Track]:
-    source = _first(track.node)
-    if source is None:
-        return []
-    rank = len(_shape(source))
-    # Strides that are all different tell where each dimension went.
-    probe = torch.empty_strided([2] * rank, [2**d for d in range(rank)], device="meta")
-    rest = tuple(track.node.args[1:])
-    permute: Any = track.node.target
-    made = permute(probe, *rest, **track.node.kwargs)
-    dims = [stride.bit_length() - 1 for stride in made.stride()]
-    return _moved(track, source, dims)
-
-
-def _reshaped(track: Track, source: fx.Node | None) -> list[Track]:
-    """Through a change of shape that keeps the order of the entries."""
-    if source is None:
-        return []
-    old, new = _shape(source), _shape(track.node)
-    if math.prod(old) != math.prod(new):
-        return []
-    old_strides, new_strides = _row_major(old), _row_major(new)
-    exact = {
-        (size, stride): d for d, (size, stride) in enumerate(zip(old, old_strides, strict=True))
-    }
-    picked = tuple(
-        (d, index)
-        for out, index in track.picked
-        if (d := exact.get((new[out], new_strides[out]))) is not None
-    )
-    size, stride = new[track.dim], new_strides[track.dim]
-    if (same := exact.get((size, stride))) is not None:
-        return [track._replace(node=source, dim=same, picked=picked)]
-    for d, (wide, inner) in enumerate(zip(old, old_strides, strict=True)):
-        if inner == stride and wide % size == 0 and wide > size:
-            split = _split_dimension(track, new, new_strides, inner, wide)
-            return [split._replace(node=source, dim=d, picked=picked)]
-        if inner == stride and size % wide == 0 and 1 < wide < size:
-            # Merged: fine if all the channels lie in one run of the inner dimension.
-            outer, first = divmod(track.start, wide)
-            if track.stop - 1 < (outer + 1) * wide:
-                above = [e for e in range(d) if old_strides[e] == wide * inner and old[e] > outer]
-                pick = ((above[-1], outer),) if above else ()
-                return [track._replace(node=source, dim=d, start=first, picked=picked + pick)]
-    return []
-
-
-def _split_dimension(
-    track: Track, shape: tuple[int, ...], strides: tuple[int, ...], inner: int, wide: int
-) -> Track:
-    """One dimension was split into several, of which the track follows the innermost.
-
-    Outer parts of which one index is picked shift the start; the ones that are all meant repeat
-    the channels as long as the runs stay adjacent, else the first run is used.
-    """
-    picked = dict(track.picked)
-    start, repeats = track.start, track.repeats
-    adjacent = start == 0 and track.channels * repeats == shape[track.dim]
-    for d in range(track.dim - 1, -1, -1):
-        if strides[d] >= wide * inner:
-            break
-        if d in picked:
-            start += picked[d] * strides[d] // inner
-            adjacent = adjacent and shape[d] == 1
-        elif adjacent:
-            repeats *= shape[d]
-    return track._replace(start=start, repeats=repeats)
-
-
-def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    strides: list[int] = []
-    step = 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
-
-
-def _selected(track: Track, dim: int, index: int) -> list[Track]:
-    source = _first(track.node)
-    if source is None:
-        return []
-    shape = _shape(source)
-    dim %= len(shape)
-    dims = [d if d < dim else d + 1 for d in range(len(shape) - 1)]
-    moved = _moved(track, source, dims)
-    pick = (dim, index % shape[dim])
-    return [item._replace(picked=tuple(sorted((*item.picked, pick)))) for item in moved]
-
-
-def _cut(track: Track, source: fx.Node | None, dim: int, start: int) -> list[Track]:
-    """Through a contiguous cut of one dimension."""
-    if source is None:
-        return []
-    shape, made = _shape(source), _shape(track.node)
-    dim, start = dim % len(shape), start % max(shape[dim % len(shape)], 1)
-    if dim == track.dim:
-        return [track._replace(node=source, start=track.start + start)]
-    picks = dict(track.picked)
-    if dim in picks:
-        picks[dim] += start
-    elif made[dim] == 1 and shape[dim] > 1:
-        picks[dim] = start
-    return [track._replace(node=source, picked=tuple(sorted(picks.items())))]
-
-
 def _from_tuple(track: Track) -> list[Track]:
     """Through one output of a step that gives several."""
     parent, index = track.node.args[0], track.node.args[1]
     if not isinstance(parent, fx.Node) or not isinstance(index, int):
         return []
-    name, source = step_name(parent), _first(parent)
+    name, source = step_name(parent), first_operand(parent)
     if source is None:
         return []
     if name == "unbind":
-        shape = _shape(source)
+        shape = known_shape(source)
         dim = int(argument(parent, 1, "dim", 0)) % len(shape)
         dims = [d if d < dim else d + 1 for d in range(len(shape) - 1)]
-        moved = _moved(track, source, dims)
+        moved = carried(track, source, dims)
         return [item._replace(picked=tuple(sorted((*item.picked, (dim, index))))) for item in moved]
     if name in _SPLIT:
-        dim = int(argument(parent, 2, "dim", 0)) % len(_shape(source))
+        dim = int(argument(parent, 2, "dim", 0)) % len(known_shape(source))
         sizes = {
-            user.args[1]: _shape(user)[dim]
+            user.args[1]: known_shape(user)[dim]
             for user in parent.users
             if user.target is operator.getitem and shape_of(user) is not None
         }
         start = sum(size for at, size in sizes.items() if isinstance(at, int) and at < index)
-        return _cut(track, source, dim, start) if len(sizes) > index else []
+        return cut(track, source, dim, start) if len(sizes) > index else []
     if name in _REDUCE:
         return _reduced(track, parent)
     if name in MIXING_STEPS:
         return []
     return _same_rank(track, parent)
-
-
-def _index_items(node: fx.Node) -> tuple[Any, ...]:
-    index = node.args[1]
-    return tuple(index) if isinstance(index, (tuple, list)) else (index,)
-
-
-def _indexed(track: Track) -> list[Track]:
-    """Through ``x[...]`` with integers, slices, None, an ellipsis and index tensors."""
-    node, source = track.node, _first(track.node)
-    if source is None:
-        return []
-    shape = _shape(source)
-    items = list(_index_items(node))
-    used = sum(1 for item in items if item is not None and item is not Ellipsis)
-    fill = len(shape) - used
-    if Ellipsis not in items:
-        items.append(Ellipsis)
-    dims: list[int | None] = []
-    starts: dict[int, int] = {}
-    picks: list[tuple[int, int]] = []
-    tensor_at: list[tuple[int, int]] = []
-    at = 0
-    for item in items:
-        if item is Ellipsis:
-            dims += range(at, at + fill)
-            at += fill
-        elif item is None:
-            dims.append(None)
-        elif isinstance(item, bool):
-            return []
-        elif isinstance(item, int):
-            picks.append((at, item % shape[at]))
-            at += 1
-        elif isinstance(item, slice):
-            start, _, step = item.indices(shape[at]) if _is_plain(item) else (0, 0, 0)
-            starts[at] = start if step == 1 else -1
-            dims.append(at)
-            at += 1
-        else:
-            tensor_at.append(
-                (len(dims), len(shape_of(item) or ()) if isinstance(item, fx.Node) else 1)
-            )
-            at += 1
-    if tensor_at:
-        made = len(_shape(node))
-        extra = made - len(dims)
-        adjacent = len({position for position, _ in tensor_at}) == 1
-        position = tensor_at[0][0] if adjacent else 0
-        dims[position:position] = [None] * max(extra, 0)
-    if len(dims) != len(_shape(node)):
-        return []
-    where = dims[track.dim]
-    if where is None or starts.get(where, 0) < 0:
-        return []
-    shifted = track._replace(start=track.start + starts.get(where, 0))
-    found = _moved(shifted, source, dims)
-    known = [(d, i + max(starts.get(d, 0), 0)) for item in found for d, i in item.picked]
-    for d, start in starts.items():
-        size = _shape(node)[dims.index(d)]
-        if d != where and size == 1 and shape[d] > 1 and start >= 0:
-            picks.append((d, start))
-    return [item._replace(picked=tuple(sorted({*known, *picks}))) for item in found]
-
-
-def _is_plain(item: slice) -> bool:
-    return all(part is None or isinstance(part, int) for part in (item.start, item.stop, item.step))
 
 
 def _tensor_list(node: fx.Node) -> list[fx.Node]:
@@ -407,13 +153,13 @@ def concat_pieces(track: Track) -> list[tuple[Track, int]] | None:
     if node.op == "call_module" or step_name(node) not in _CAT:
         return None
     tensors = _tensor_list(node)
-    rank = len(_shape(node))
+    rank = len(known_shape(node))
     if int(argument(node, 1, "dim", 0)) % rank != track.dim:
         return None
     pieces: list[tuple[Track, int]] = []
     offset = 0
     for item in tensors:
-        shape = _shape(item)
+        shape = known_shape(item)
         if len(shape) != rank:  # an empty legacy tensor
             continue
         first = max(track.start, offset)
@@ -433,18 +179,20 @@ def _concatenated(track: Track) -> list[Track]:
     pieces = concat_pieces(track)
     if pieces is not None:
         return [pieces[0][0]] if len(pieces) == 1 else []
-    rank = len(_shape(track.node))
+    rank = len(known_shape(track.node))
     return [
-        track._replace(node=item) for item in _tensor_list(track.node) if len(_shape(item)) == rank
+        track._replace(node=item)
+        for item in _tensor_list(track.node)
+        if len(known_shape(item)) == rank
     ]
 
 
 def _stacked(track: Track) -> list[Track]:
     node = track.node
-    dim = int(argument(node, 1, "dim", 0)) % len(_shape(node))
+    dim = int(argument(node, 1, "dim", 0)) % len(known_shape(node))
     if dim == track.dim:
         return []
-    dims = [d if d < dim else d - 1 for d in range(len(_shape(node)))]
+    dims = [d if d < dim else d - 1 for d in range(len(known_shape(node)))]
     picked = dict(track.picked)
     chosen = [picked.pop(dim)] if dim in picked else None
     rest = tuple(sorted((d, index) for d, index in picked.items()))
@@ -454,15 +202,15 @@ def _stacked(track: Track) -> list[Track]:
         found
         for index, item in enumerate(tensors)
         if chosen is None or index in chosen
-        for found in _moved(moved, item, dims)
+        for found in carried(moved, item, dims)
     ]
 
 
 def _reduced(track: Track, node: fx.Node) -> list[Track]:
-    source = _first(node)
+    source = first_operand(node)
     if source is None:
         return []
-    old, new = _shape(source), _shape(track.node)
+    old, new = known_shape(source), known_shape(track.node)
     if len(operands(node)) > 1:
         return _broadcast(track)
     if len(old) == len(new):
@@ -472,13 +220,13 @@ def _reduced(track: Track, node: fx.Node) -> list[Track]:
         return []
     gone = {d % len(old) for d in (given if isinstance(given, (tuple, list)) else (given,))}
     kept = [d for d in range(len(old)) if d not in gone]
-    return _moved(track, source, kept) if len(kept) == len(new) else []
+    return carried(track, source, kept) if len(kept) == len(new) else []
 
 
 def _written(track: Track) -> list[Track]:
     """Through ``x[...] = value``: what was there before, and what was written."""
     node = track.node
-    found = _aligned(track, _first(node))
+    found = _aligned(track, first_operand(node))
     value = argument(node, 2, "value")
     if isinstance(value, fx.Node) and shape_of(value) is not None:
         found += _aligned(track, value)
@@ -489,7 +237,7 @@ def _aligned(track: Track, source: fx.Node | None) -> list[Track]:
     """An input whose dimensions are matched from the right."""
     if source is None:
         return []
-    old, new = _shape(source), _shape(track.node)
+    old, new = known_shape(source), known_shape(track.node)
     dim = track.dim - (len(new) - len(old))
     if dim < 0 or old[dim] != new[track.dim]:
         return []
@@ -499,19 +247,19 @@ def _aligned(track: Track, source: fx.Node | None) -> list[Track]:
 
 
 def _broadcast(track: Track) -> list[Track]:
-    new = _shape(track.node)
+    new = known_shape(track.node)
     found = [item for source in operands(track.node) for item in _aligned(track, source)]
-    full = [item for item in found if math.prod(_shape(item.node)) == math.prod(new)]
+    full = [item for item in found if math.prod(known_shape(item.node)) == math.prod(new)]
     return full or found
 
 
 def _same_rank(track: Track, step: fx.Node | None = None) -> list[Track]:
     """Through a step that leaves the rank and the size of the channel dimension alone."""
-    new = _shape(track.node)
+    new = known_shape(track.node)
     return [
         track._replace(node=source)
         for source in operands(step or track.node)
-        if len(_shape(source)) == len(new) and _shape(source)[track.dim] == new[track.dim]
+        if len(known_shape(source)) == len(new) and known_shape(source)[track.dim] == new[track.dim]
     ]
 
 
@@ -530,7 +278,7 @@ def forward_tracks(track: Track) -> Iterator[Track]:
 
 
 def _forward(track: Track, made: fx.Node, shape: tuple[int, ...]) -> Iterator[Track]:
-    width = _shape(track.node)[track.dim]
+    width = known_shape(track.node)[track.dim]
     name = step_name(made)
     if name in _CAT:
         offset = 0
@@ -538,7 +286,7 @@ def _forward(track: Track, made: fx.Node, shape: tuple[int, ...]) -> Iterator[Tr
             if item is track.node and int(argument(made, 1, "dim", 0)) % len(shape) == track.dim:
                 yield track._replace(node=made, start=offset + track.start, picked=())
                 return
-            offset += _shape(item)[track.dim] if len(_shape(item)) == len(shape) else 0
+            offset += known_shape(item)[track.dim] if len(known_shape(item)) == len(shape) else 0
     for dim, size in enumerate(shape):
         if size > width or size < track.channels:
             continue

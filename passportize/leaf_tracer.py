@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .meta_recorder import Recording, silent_warnings
 from .model_state import frozen_model, frozen_random_state
+from .recording import Recording, silent_warnings
 
 __all__ = ["trace_leaves"]
 

@@ -11,29 +11,18 @@ from __future__ import annotations
 
 import operator
 import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from .example_inputs import ExampleInputs
 from .meta_outputs import recurrent_output
-from .model_state import frozen_model, frozen_random_state
+from .meta_twins import MetaTwins
+from .tensor_trees import holds_tensor, map_tensors, tensors_in
 
-__all__ = [
-    "LEAF_NORM",
-    "LEAF_OTHER",
-    "LEAF_WEIGHT",
-    "Recording",
-    "record_graph",
-    "silent_warnings",
-    "tensor_names",
-]
+__all__ = ["LEAF_NORM", "LEAF_OTHER", "LEAF_WEIGHT", "MetaRecorder"]
 
 LEAF_NORM = "norm"
 LEAF_WEIGHT = "weight"
@@ -46,14 +35,7 @@ _DATA_DEPENDENT = {"__bool__": False, "__int__": 1, "__index__": 1, "__float__":
 _TENSOR_GETTERS = {"T", "mT", "H", "mH", "data", "real", "imag", "grad"}
 
 
-def tensor_names(model: nn.Module) -> dict[int, str]:
-    """First dotted name of every parameter and buffer, by identity of the tensor."""
-    names = {id(tensor): name for name, tensor in model.named_buffers()}
-    names.update({id(tensor): name for name, tensor in model.named_parameters()})
-    return names
-
-
-class _Recorder(TorchFunctionMode):
+class MetaRecorder(TorchFunctionMode):
     """Intercepts every torch function and writes the ones that touch the model into a graph."""
 
     def __init__(
@@ -69,13 +51,9 @@ class _Recorder(TorchFunctionMode):
         self._module_names: dict[int, str] = {
             id(module): name for name, module in model.named_modules()
         }
-        self._tensor_names = tensor_names(model)
+        self._twins = MetaTwins(model)
         self._leaf = leaf
         self._nodes: dict[int, fx.Node] = {}
-        self._twins: dict[int, Tensor] = {}
-        self._twin_names: dict[int, str] = {}
-        self._tainted: set[int] = set()
-        self._alive: list[Any] = []
         self._in_leaf = False
         self._thread = threading.get_ident()
         first = next(iter(model.parameters()), None)
@@ -94,50 +72,12 @@ class _Recorder(TorchFunctionMode):
         name: str = self._module_names[id(module)]
         return name
 
-    def state(self, tensor: Tensor) -> Tensor:
-        """What a forward sees in place of a parameter or buffer."""
-        if id(tensor) not in self._tensor_names:
-            return tensor
-        twin = self._twins.get(id(tensor))
-        if twin is None:
-            # Integer buffers hold indices and counters that code may branch on: keep their values.
-            keep = not (tensor.is_floating_point() or tensor.is_complex()) and not tensor.is_meta
-            twin = tensor.detach().clone() if keep else _meta_twin(tensor)
-            self._remember(tensor, twin)
-        return twin
-
-    def _remember(self, tensor: Tensor, twin: Tensor) -> None:
-        self._twins[id(tensor)] = twin
-        self._alive += (tensor, twin)
-        name = self._tensor_names.get(id(tensor))
-        if name is not None and twin.is_meta:
-            self._twin_names[id(twin)] = name
-
-    def _is_traced(self, tensor: Tensor) -> bool:
-        key = id(tensor)
-        return (
-            tensor.is_meta
-            or key in self._nodes
-            or key in self._tainted
-            or (key in self._tensor_names and tensor.is_floating_point())
-        )
-
-    def _as_meta(self, tensor: Tensor) -> Tensor:
-        if tensor.is_meta:
-            name = self._tensor_names.get(id(tensor))
-            return tensor if name is None else self.state(tensor)
-        twin = self._twins.get(id(tensor))
-        if twin is None or not twin.is_meta:
-            twin = _meta_twin(tensor)
-            self._remember(tensor, twin)
-        return twin
-
     def _node_of(self, tensor: Tensor) -> fx.Node:
         """Node of a tensor, real or meta; a constant where it has none yet."""
-        meta = self._as_meta(tensor)
+        meta = self._twins.of(tensor)
         node = self._nodes.get(id(meta))
         if node is None:
-            name = self._twin_names.get(id(meta))
+            name = self._twins.name_of(meta)
             node = self.graph.create_node("get_attr", name or f"_constant_{len(self._nodes)}")
             node.meta["constant"] = name is None
             self._register(meta, node)
@@ -146,11 +86,11 @@ class _Recorder(TorchFunctionMode):
     def _register(self, meta: Tensor, node: fx.Node) -> None:
         node.meta["shape"] = tuple(meta.shape)
         self._nodes[id(meta)] = node
-        self._alive.append(meta)
+        self._twins.keep(meta)
 
     def add_input(self, name: str, tensor: Tensor) -> None:
         """Declare a tensor as an input of the model."""
-        self._register(self._as_meta(tensor), self.graph.placeholder(name))
+        self._register(self._twins.of(tensor), self.graph.placeholder(name))
 
     def _register_output(self, output: Any, node: fx.Node) -> None:
         if isinstance(output, Tensor):
@@ -168,13 +108,13 @@ class _Recorder(TorchFunctionMode):
 
     def _argument(self, value: Any) -> Any:
         """The same value with nodes in place of tensors."""
-        return _map_tensors(value, self._node_of)
+        return map_tensors(value, self._node_of)
 
     def _to_meta(self, value: Any) -> Any:
         """The same value with meta tensors and the meta device."""
         if isinstance(value, torch.device):
             return torch.device("meta")
-        return _map_tensors(value, self._as_meta)
+        return map_tensors(value, self._twins.of)
 
     # --- functions ----------------------------------------------------------------------------
 
@@ -196,8 +136,8 @@ class _Recorder(TorchFunctionMode):
             if not attribute:
                 return func(*args, **kwargs)
             name = attribute
-        tensors = list(_tensors_in((args, kwargs)))
-        if not any(self._is_traced(tensor) for tensor in tensors):
+        tensors = list(tensors_in((args, kwargs)))
+        if not any(self._twins.is_traced(tensor) for tensor in tensors):
             return func(*args, **kwargs)
         if self._guess and name in _DATA_DEPENDENT:
             self.guesses += 1
@@ -221,16 +161,16 @@ class _Recorder(TorchFunctionMode):
         in_place = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
         fx_args, fx_kwargs = self._argument(args), self._argument(kwargs)
         output = self._run(func, name, args, kwargs)
-        if not in_place and not _holds_tensor(output):
+        if not in_place and not holds_tensor(output):
             return output
         node = self.graph.call_function(func, fx_args, fx_kwargs)
         node.meta["module"] = self.name_of(self.where[-1]) if self.where else ""
         self._register_output(output, node)
         if in_place and args and isinstance(args[0], Tensor):
             # What was written into is from here on the result of the writing.
-            self._register(self._as_meta(args[0]), node)
+            self._register(self._twins.of(args[0]), node)
             if not args[0].is_meta:
-                self._tainted.add(id(args[0]))
+                self._twins.taint(args[0])
                 return args[0] if isinstance(output, Tensor) else output
         return output
 
@@ -246,8 +186,8 @@ class _Recorder(TorchFunctionMode):
             return func(*meta_args, **meta_kwargs)
         except (RuntimeError, NotImplementedError):
             # A mask or an index with real values may decide a shape: give it to the kernel as is.
-            real = _map_tensors(args, lambda t: t if self._is_real_index(t) else self._as_meta(t))
-            if not any(self._is_real_index(tensor) for tensor in _tensors_in(args)):
+            real = map_tensors(args, lambda t: t if self._is_real_index(t) else self._twins.of(t))
+            if not any(self._is_real_index(tensor) for tensor in tensors_in(args)):
                 raise
             return func(*real, **meta_kwargs)
 
@@ -260,7 +200,7 @@ class _Recorder(TorchFunctionMode):
         """What ``module.name`` gives while recording."""
         if isinstance(value, Tensor) and self.owns(module):
             with torch._C.DisableTorchFunction():
-                return self.state(value)
+                return self._twins.state(value)
         return value
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -288,7 +228,7 @@ class _Recorder(TorchFunctionMode):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         """Where compiled code hid how an output came about, the whole module is the step."""
-        hidden = [t for t in _tensors_in(output) if t.is_meta and id(t) not in self._nodes]
+        hidden = [t for t in tensors_in(output) if t.is_meta and id(t) not in self._nodes]
         if hidden:
             node = self.graph.call_module(
                 self.name_of(module), self._argument(args), self._argument(kwargs)
@@ -301,7 +241,7 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         fx_args, fx_kwargs = self._argument(args), self._argument(kwargs)
         meta_args, meta_kwargs = self._to_meta(args), self._to_meta(kwargs)
-        first = next(_tensors_in((meta_args, meta_kwargs)), None)
+        first = next(tensors_in((meta_args, meta_kwargs)), None)
         if kind == LEAF_NORM and first is not None:
             output: Any = torch.empty_like(first)
         elif isinstance(module, nn.RNNBase) and first is not None and first is meta_args[0]:
@@ -318,21 +258,6 @@ class _Recorder(TorchFunctionMode):
         return output
 
 
-def _meta_twin(tensor: Tensor) -> Tensor:
-    with torch._C.DisableTorchFunction():
-        if nn.parameter.is_lazy(tensor):
-            return tensor
-        try:
-            twin = torch.empty_strided(
-                tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta"
-            )
-        except (RuntimeError, NotImplementedError):
-            twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-        if isinstance(tensor, nn.Parameter):
-            return nn.Parameter(twin, requires_grad=tensor.requires_grad)
-        return twin
-
-
 def _moved(
     func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
@@ -344,154 +269,3 @@ def _moved(
     if name in ("double", "float", "half", "bfloat16"):
         return func(*args, **kwargs)
     return tensor.to(dtype) if dtype is not None else tensor.view_as(tensor)
-
-
-def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if type(value) in (tuple, list, torch.Size):
-        kind = list if type(value) is list else tuple
-        return kind(_map_tensors(item, change) for item in value)
-    if type(value) is dict:
-        return {key: _map_tensors(item, change) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(
-            _map_tensors(value.start, change),
-            _map_tensors(value.stop, change),
-            _map_tensors(value.step, change),
-        )
-    return value
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors_in(item)
-
-
-def _holds_tensor(value: Any) -> bool:
-    return next(_tensors_in(value), None) is not None
-
-
-def _call_with_hooks(
-    recorder: _Recorder, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    for key, hook in list(module._forward_pre_hooks.items()):
-        if key in module._forward_pre_hooks_with_kwargs:
-            changed = hook(module, args, kwargs)
-            if changed is not None:
-                args, kwargs = changed
-        else:
-            changed = hook(module, args)
-            if changed is not None:
-                args = changed if isinstance(changed, tuple) else (changed,)
-    output = recorder.call(module, args, kwargs)
-    for key, after in list(module._forward_hooks.items()):
-        with_kwargs = key in module._forward_hooks_with_kwargs
-        given = (args, kwargs, output) if with_kwargs else (args, output)
-        changed = after(module, *given)
-        output = output if changed is None else changed
-    return output
-
-
-@contextmanager
-def _patched(recorder: _Recorder, hooks: bool) -> Iterator[None]:
-    """Send attribute reads and calls of modules to the recorder, for this thread only."""
-    read, call = nn.Module.__getattr__, nn.Module.__call__
-
-    def patched_read(module: nn.Module, name: str) -> Any:
-        return recorder.attribute(module, read(module, name))
-
-    def patched_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if not recorder.owns(module):
-            return call(module, *args, **kwargs)
-        if hooks and (module._forward_hooks or module._forward_pre_hooks):
-            return _call_with_hooks(recorder, module, args, kwargs)
-        return recorder.call(module, args, kwargs)
-
-    nn.Module.__getattr__ = patched_read  # type: ignore[method-assign]
-    nn.Module.__call__ = patched_call  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.__getattr__ = read  # type: ignore[method-assign]
-        nn.Module.__call__ = call  # type: ignore[method-assign]
-
-
-@contextmanager
-def silent_warnings() -> Iterator[None]:
-    """Keep warnings to ourselves while a model runs without its user having asked for it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@dataclass
-class Recording:
-    """One forward pass as a graph.
-
-    Attributes:
-        graph: The steps, in order of execution; ``node.meta["shape"]`` is the shape of a tensor.
-        called: Names of the modules that ran (first registered names).
-        failure: What stopped the forward pass, or None. The graph then holds the steps until then.
-        failed_at: Name of the innermost module that failed.
-        shapes: Whether the steps carry shapes.
-        guesses: How often the value of a tensor was asked for and guessed.
-    """
-
-    graph: fx.Graph
-    called: set[str]
-    failure: Exception | None = None
-    failed_at: str = ""
-    shapes: bool = False
-    guesses: int = 0
-
-
-def record_graph(
-    model: nn.Module,
-    inputs: ExampleInputs,
-    leaf: Callable[[nn.Module], str | None],
-    training: bool = False,
-    hooks: bool = False,
-    guess: bool = False,
-) -> Recording:
-    """Record one forward pass on shapes alone; the model is left exactly as it was.
-
-    Args:
-        model: The model, on any device.
-        inputs: What to call it with.
-        leaf: Says whether a module is one step: :data:`LEAF_NORM` (its output has the shape of
-            its input, and it is not run), :data:`LEAF_WEIGHT` (run on the meta device) or None.
-        training: The training flag that every module shows meanwhile.
-        hooks: Whether forward hooks run. Hooks of the user are none of our business, so first try
-            without; some models do their work in hooks.
-        guess: Whether to go on where the value of a tensor is asked for: conditions are taken as
-            false, numbers as one.
-    """
-    recorder = _Recorder(model, leaf, guess)
-    failure: Exception | None = None
-    with frozen_model(model), frozen_random_state(), torch.no_grad(), silent_warnings():
-        for module in model.modules():
-            vars(module)["training"] = training
-        run = inputs.copy()
-        for name, tensor in run.tensors():
-            recorder.add_input(name, tensor)
-        with _patched(recorder, hooks):
-            try:
-                with recorder:
-                    run.call(model)
-            except Exception as error:
-                failure = error.with_traceback(None)
-    return Recording(
-        graph=recorder.graph,
-        called={recorder.name_of(module) for module in recorder.called},
-        failure=failure,
-        failed_at=recorder.name_of(recorder.failed) if recorder.failed is not None else "",
-        shapes=True,
-        guesses=recorder.guesses,
-    )

@@ -88,16 +88,16 @@ def frozen_random_state(cuda: bool = False) -> Iterator[None]:
 def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
     """Put every attribute of every module back on leaving, also after an exception.
 
-    That covers rebound buffers, training flags, cached attributes and entries that were added to
-    lists and dictionaries held by a module. What other objects hold is out of reach.
+    That covers rebound buffers, training flags, cached attributes, entries that were added to
+    lists and dictionaries held by a module, and plain tensor attributes changed in place. What
+    other objects hold is out of reach.
 
     Args:
         model: The model.
-        values: Also keep a copy of every buffer and plain tensor attribute, and write it back
-            where the tensor was changed in place.
+        values: Also write back the values of buffers that were changed in place.
     """
     records = [_ModuleRecord(module) for module in model.modules()]
-    saved = _tensor_values(records) if values else []
+    saved = _tensor_values(records, values)
     try:
         yield
     finally:
@@ -105,16 +105,17 @@ def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
             record.restore()
         with torch.no_grad():
             for tensor, copy, version in saved:
-                # Not the version alone: batch_norm updates its statistics without counting it.
-                if tensor._version != version or not (tensor.is_meta or torch.equal(tensor, copy)):
+                if tensor._version != version:
                     tensor.copy_(copy)
 
 
-def _tensor_values(records: list[_ModuleRecord]) -> list[tuple[Tensor, Tensor, int]]:
+def _tensor_values(records: list[_ModuleRecord], buffers: bool) -> list[tuple[Tensor, Tensor, int]]:
     found: dict[int, Tensor] = {}
     for record in records:
-        buffers = record.attributes.get("_buffers", {})
-        for value in (*buffers.values(), *record.attributes.values()):
+        registered = record.attributes.get("_buffers", {}).values() if buffers else ()
+        for value in (*registered, *record.attributes.values()):
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 found.setdefault(id(value), value)
-    return [(tensor, tensor.detach().clone(), tensor._version) for tensor in found.values()]
+    # Tensors made under inference mode have no version counter, and can't be changed in place.
+    tensors = [tensor for tensor in found.values() if not tensor.is_inference()]
+    return [(tensor, tensor.detach().clone(), tensor._version) for tensor in tensors]

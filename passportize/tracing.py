@@ -12,8 +12,9 @@ from torch import nn
 
 from .example_inputs import ExampleInputs, default_inputs
 from .leaf_tracer import trace_leaves
-from .meta_recorder import LEAF_NORM, LEAF_OTHER, LEAF_WEIGHT, Recording, record_graph
-from .weight_steps import is_weight_module
+from .meta_recorder import LEAF_NORM, LEAF_OTHER, LEAF_WEIGHT
+from .recording import Recording, record_graph
+from .weight_steps import is_weight_module, owns_weight
 
 __all__ = ["Trace", "can_run", "trace_model"]
 
@@ -108,6 +109,10 @@ def _read_leaves(
     model: nn.Module, kinds: dict[int, str], modes: Sequence[bool], trace: Trace
 ) -> None:
     """What is left when no forward pass could be recorded to its end: trace without shapes."""
+    for module in model.modules():
+        # Without shapes, a function of a weight tells nothing: the module has to stand for it.
+        if owns_weight(module):
+            kinds.setdefault(id(module), LEAF_WEIGHT)
     complete = True
     traced: list[Recording] = []
     for mode in modes:

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from .anchor_rows import anchor_width
-from .channel_tracks import Track, argument, shape_of, step_back, step_name
+from .channel_tracks import step_back
 from .site import AnchorPart
+from .track import Track, argument, shape_of, step_name
 
-__all__ = ["WeightTable", "is_weight_module"]
+__all__ = ["WeightTable", "is_weight_module", "owns_weight"]
 
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 _TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
@@ -21,6 +22,18 @@ _PRODUCTS = {"matmul", "rmatmul", "mm", "bmm"}
 def is_weight_module(module: nn.Module) -> bool:
     """Whether a module is a linear layer or a convolution, of torch or derived from torch's."""
     return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+
+
+def owns_weight(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or convolution, torch's or anybody's with that layout."""
+    if is_weight_module(module):
+        return True
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.LayerNorm, nn.RMSNorm)):
+        return False
+    weight = module._parameters.get("weight")
+    if weight is None or next(module.children(), None) is not None:
+        return False
+    return nn.parameter.is_lazy(weight) or weight.dim() >= 2
 
 
 class WeightTable:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from .channel_tracks import MIXING_STEPS, argument, step_name
+from .channel_tracks import MIXING_STEPS
 from .site import Anchor, AnchorPart
+from .track import argument, step_name
 from .weight_steps import WeightTable
 
 __all__ = ["WidthRules"]

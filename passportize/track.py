@@ -1,0 +1,101 @@
+"""Where the channels of a norm lie in a tensor of a recorded graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import fx
+
+__all__ = [
+    "Track",
+    "argument",
+    "first_operand",
+    "known_shape",
+    "carried",
+    "operands",
+    "shape_of",
+    "step_name",
+]
+
+
+class Track(NamedTuple):
+    """Channels of a norm in a tensor: channel ``c`` is at ``start + j * channels + c``.
+
+    Attributes:
+        node: The step that made the tensor.
+        dim: The dimension that counts channels.
+        start: First entry.
+        channels: How many channels.
+        repeats: How many runs of all channels follow each other (``j < repeats``).
+        picked: Other dimensions of which a single index is meant, as ``(dim, index)``.
+    """
+
+    node: fx.Node
+    dim: int
+    start: int
+    channels: int
+    repeats: int = 1
+    picked: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def stop(self) -> int:
+        """One past the last entry."""
+        return self.start + self.channels * self.repeats
+
+
+def step_name(node: fx.Node) -> str:
+    """Plain name of a step: ``"add"`` for ``torch.add``, ``x + y``, ``x.add_(y)``."""
+    if node.op == "call_function":
+        name = getattr(node.target, "__name__", str(node.target))
+        if name == "__get__":
+            name = getattr(getattr(node.target, "__self__", None), "__name__", name)
+    elif node.op == "call_method":
+        name = str(node.target)
+    elif node.op == "call_module":
+        return str(node.meta.get("kind") or "module")
+    else:
+        return node.op
+    return name.strip("_") if name not in ("_unsafe_view",) else name
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+    """Shape of the tensor that a step made, None where unknown or not a tensor."""
+    shape = node.meta.get("shape")
+    return shape if isinstance(shape, tuple) else None
+
+
+def argument(node: fx.Node, position: int, keyword: str, default: Any = None) -> Any:
+    """An argument of a step, given by position or by keyword."""
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(keyword, default)
+
+
+def operands(node: fx.Node) -> list[fx.Node]:
+    """The tensors that a step reads, in order, each once."""
+    return [item for item in node.all_input_nodes if shape_of(item) is not None]
+
+
+def first_operand(node: fx.Node) -> fx.Node | None:
+    """The step behind the first argument, if that is a tensor."""
+    value = node.args[0] if node.args else next(iter(node.kwargs.values()), None)
+    return value if isinstance(value, fx.Node) and shape_of(value) is not None else None
+
+
+def known_shape(node: fx.Node) -> tuple[int, ...]:
+    """Shape of a tensor that is known to have one."""
+    shape = shape_of(node)
+    assert shape is not None
+    return shape
+
+
+def carried(track: Track, source: fx.Node, dims: Sequence[int | None]) -> list[Track]:
+    """A track through a change of dimensions; ``dims[d]`` is where output dimension d was."""
+    dim = dims[track.dim]
+    if dim is None or track.stop > known_shape(source)[dim]:
+        return []
+    picked = tuple(
+        (where, index) for out, index in track.picked if (where := dims[out]) is not None
+    )
+    return [track._replace(node=source, dim=dim, picked=tuple(sorted(picked)))]

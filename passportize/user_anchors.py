@@ -1,0 +1,81 @@
+"""Anchors that the user names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from .anchor_rows import anchor_width
+from .errors import AnchorNotFound, UnknownSite
+from .site import Anchor, AnchorPart
+
+__all__ = ["read_user_anchors"]
+
+
+def _closest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def read_user_anchors(
+    model: nn.Module, widths: Mapping[str, Sequence[int]], chosen: Mapping[str, str]
+) -> dict[str, Anchor]:
+    """Check the anchors that a user named and bring them into the usual form.
+
+    Args:
+        model: The model.
+        widths: Acceptable channel counts of each norm.
+        chosen: Weight names by norm name.
+
+    Raises:
+        UnknownSite: There is no such norm.
+        AnchorNotFound: There is no such weight, or it has no such number of channels.
+    """
+    parameters = dict(model.named_parameters())
+    modules = dict(model.named_modules())
+    found: dict[str, Anchor] = {}
+    for norm, weight in chosen.items():
+        if norm not in widths:
+            raise UnknownSite(
+                f"anchors: {norm!r} is no normalization layer that can be bound."
+                + _closest(norm, list(widths))
+            )
+        if weight not in parameters:
+            raise AnchorNotFound(
+                f"{norm}: its anchor {weight!r} is no parameter of the model."
+                + _closest(weight, list(parameters))
+            )
+        owner = modules.get(weight.rpartition(".")[0])
+        found[norm] = _user_anchor(
+            norm, weight, tuple(parameters[weight].shape), owner, widths[norm]
+        )
+    return found
+
+
+def _user_anchor(
+    norm: str,
+    weight: str,
+    shape: tuple[int, ...],
+    owner: nn.Module | None,
+    widths: Sequence[int],
+) -> Anchor:
+    groups = getattr(owner, "groups", 1)
+    transposed = bool(getattr(owner, "transposed", False))
+    if len(shape) >= 2:
+        for axis in ("output", "input"):
+            for width in widths:
+                part = AnchorPart(
+                    weight,
+                    width,
+                    axis,
+                    groups=groups if isinstance(groups, int) else 1,
+                    transposed=transposed,
+                )
+                if anchor_width(shape, part) == width:
+                    return Anchor((part,), "user")
+    raise AnchorNotFound(
+        f"{norm}: its anchor {weight!r} has shape {shape}, so it neither makes nor reads "
+        f"{' or '.join(map(str, widths))} channels. Name a weight that does."
+    )
