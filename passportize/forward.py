@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from passportize.errors import BranchMisuse, NotPassportized
 from passportize.layer import PassportLayer
 from passportize.switch import Pass, Switch
+from passportize.weight_owner import WeightOwner
 
 __all__ = ["JointOutput", "RootHooks", "is_passportized", "passport_layers", "switch_of"]
 
@@ -155,7 +156,7 @@ class RootHooks:
         try:
             if switch.current is not Pass.JOINT or output is None:
                 return None
-            penalty = self._penalty()
+            penalty = self._penalty(root)
             private = None
             rows = switch.private_rows
             if rows:
@@ -201,7 +202,7 @@ class RootHooks:
 
         return map_tensors(cut, output)
 
-    def _penalty(self) -> Tensor:
+    def _penalty(self, root: nn.Module) -> Tensor:
         terms = []
         for layer, collected in self.switch.penalties:
             term: Tensor | None = collected
@@ -210,6 +211,13 @@ class RootHooks:
                 term = layer.private_factors()[2]
             if term is not None:
                 terms.append(term)
+        collected_from = {id(layer) for layer, _ in self.switch.penalties}
+        for module in root.modules():
+            # A weight may be used without its layer being called (attention's out_proj, say).
+            if isinstance(module, WeightOwner) and id(module) not in collected_from:
+                term = module.private_factors()[2]
+                if term is not None:
+                    terms.append(term)
         if not terms:
             return torch.zeros(())
         return torch.stack([term.to(terms[0].device) for term in terms]).sum()

@@ -16,6 +16,7 @@ from passportize.norms import FoundNorm, find_norms
 from passportize.registry import describe_type
 from passportize.selection import Where, select
 from passportize.site import Anchor, Role, Site
+from passportize.weight_sites import weight_sites
 
 __all__ = ["MINIMUM_FAN_IN", "Plan", "plan"]
 
@@ -113,7 +114,7 @@ def plan(
     Raises:
         InvalidArgument: An argument has the wrong type.
         UnknownSite: A pattern or override names no norm.
-        NoNormalization: The model has no norm at all.
+        NoNormalization: The model has no norm at all, and the formulation needs one.
         TracingError: The model could not be read.
         UninitializedModule: A lazy norm has not seen data yet.
     """
@@ -122,10 +123,7 @@ def plan(
     config = config or PassportConfig.keyed()
     found = find_norms(model)
     if not found:
-        raise NoNormalization(
-            f"{type(model).__name__} has no normalization layer, so there is nothing to give a "
-            "private branch"
-        )
+        return _plan_of_weights(model, config, where, anchors, include_frozen)
     chosen = select([(norm.name, *norm.aliases) for norm in found], where, "where")
     widths = {
         norm.name: tuple(dict.fromkeys(n for n, _ in norm.adapter.channel_choices(norm.module)))
@@ -142,6 +140,29 @@ def plan(
     for note in search.notes:
         _logger.info("%s: %s", type(model).__name__, note)
     return Plan(type(model).__name__, tuple(sites), search.method, tuple(search.notes))
+
+
+def _plan_of_weights(
+    model: nn.Module,
+    config: PassportConfig,
+    where: Where | None,
+    anchors: Mapping[str, str] | None,
+    include_frozen: bool,
+) -> Plan:
+    kind = type(model).__name__
+    if config.has_private_pass:
+        raise NoNormalization(
+            f"{kind} has no normalization layer, so there is nothing to give a private branch as "
+            f"{config.formulation!r} does; its conv and linear weights can carry a signature: "
+            "passportize(model, passport, config=PassportConfig.signature())"
+        )
+    if anchors:
+        raise InvalidArgument(
+            f"anchors= names normalization layers, and {kind} has none; its weights are their own "
+            "anchors, choose among them with where="
+        )
+    sites = weight_sites(model, where, include_frozen, MINIMUM_FAN_IN)
+    return Plan(kind, sites, "weights", ("no norms: the bits lie in the weights themselves",))
 
 
 def _site(

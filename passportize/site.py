@@ -57,7 +57,7 @@ class Anchor:
         parts: One part, or several for the producers of a concatenation. Their channels add up
             to the channels of the norm.
         rule: How it was found: ``"upstream"``, ``"concat"``, ``"downstream"``, ``"autograd"``,
-            ``"order"`` or ``"user"``.
+            ``"order"``, ``"user"``, or ``"own"`` for a layer that carries bits in its own weight.
         crossed: What lies between weight and norm (``"add"``, ``"relu"``, ...), nearest to the
             norm last; empty for a direct producer.
     """

@@ -23,6 +23,7 @@ from passportize.errors import (
     WrongPassport,
 )
 from passportize.forward import RootHooks, is_passportized, passport_layers, switch_of
+from passportize.layer import PassportLayer
 from passportize.layout import Layout
 from passportize.model_key import ModelKey
 from passportize.packed import packed_module
@@ -33,6 +34,7 @@ from passportize.registry import adapter_for
 from passportize.selection import Where
 from passportize.site import Role, Site
 from passportize.switch import Switch
+from passportize.weight_owner import OWN_RULE, weight_owner_class
 
 __all__ = [
     "UnsavedBranchWarning",
@@ -183,7 +185,12 @@ def swap(norm: nn.Module, branch: Branch) -> None:
     Raises:
         SurgeryError: It has no adapter, or an attribute called ``passport``.
     """
-    adapter = adapter_for(norm)
+    anchor = branch.site.anchor
+    adapter: type[PassportLayer] | None
+    if anchor is not None and anchor.rule == OWN_RULE:
+        adapter = weight_owner_class(type(norm))
+    else:
+        adapter = adapter_for(norm)
     if adapter is None:
         raise SurgeryError(f"{branch.site.name}: {type(norm).__name__} has no adapter")
     if hasattr(norm, "passport"):
