@@ -46,22 +46,33 @@ def record_patches(model: nn.Module, gamma: Tensor, beta: Tensor) -> dict[str, T
     return {name: patch for name, patch in patches.items() if bool(patch.isfinite().all())}
 
 
-def part_vectors(patches: Mapping[str, Tensor], part: AnchorPart) -> Tensor | None:
+def part_vectors(
+    patches: Mapping[str, Tensor], part: AnchorPart, fan_in: int | None = None
+) -> Tensor | None:
     """Image passport of one part of an anchor.
 
     Args:
         patches: From :func:`record_patches`.
         part: Rows of a weight.
+        fan_in: Entries of one row, to be checked against the picture's.
 
     Returns:
         ``[fan_in, 2]`` to multiply the rows of :func:`passportize.anchors.anchor_rows` with, or
         ``[groups, fan_in, 2]`` for the equal runs of rows of a grouped convolution. None where
         the published system has no passport: a weight behind the norm, a transposed
         convolution, part of a group, a layer that was not recorded.
+
+    Raises:
+        InvalidArgument: The rows have another length than in the model that saw the pictures.
     """
     patch = patches.get(part.weight)
     if patch is None or part.axis != "output" or part.transposed:
         return None
+    if fan_in is not None and fan_in != patch.shape[1] * part.repeats:
+        raise InvalidArgument(
+            f"The image passport has {patch.shape[1] * part.repeats} entries for {part.weight}, the "
+            f"model has {fan_in}; make it with Passport.with_images(..., model) for this model."
+        )
     if len(patch) == 1:
         return patch[0].repeat(part.repeats, 1)
     # Without the weight the rows of a group are unknown: only the whole of it is safe.

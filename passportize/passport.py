@@ -194,15 +194,22 @@ class Passport(SecretHolder):
         """
         return self._keyed.uniform("uniform", site, _side(side), part, shape=shape)
 
-    def image_vectors(self, part: AnchorPart) -> torch.Tensor | None:
+    def image_vectors(self, part: AnchorPart, fan_in: int | None = None) -> torch.Tensor | None:
         """Image passport of one part of an anchor.
+
+        Args:
+            part: Rows of a weight.
+            fan_in: Entries of one row, to be checked.
 
         Returns:
             Gamma and beta vector, float32 ``[fan_in, 2]``, or ``[groups, fan_in, 2]`` for a
             grouped convolution (:func:`passportize.image_vectors.part_vectors`). None where
             there is none: :meth:`uniform` takes its place.
+
+        Raises:
+            InvalidArgument: The pictures went through a model with rows of another length.
         """
-        return None if self._images is None else part_vectors(self._images.patches, part)
+        return None if self._images is None else part_vectors(self._images.patches, part, fan_in)
 
     def bits(self, total: int, *, require_message: bool = False) -> torch.Tensor:
         """The signature: pseudo-random bits XOR the owner message laid over all positions.

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from passportize.anchor_rows import anchor_rows
-from passportize.errors import ExampleInputFailed
+from passportize.errors import ExampleInputFailed, InvalidArgument
 from passportize.image_vectors import part_vectors, record_patches
 from passportize.passport import Passport
 from passportize.passport_images import PassportImages
@@ -122,6 +122,14 @@ def test_rows_laid_side_by_side_repeat_the_vector(net, pictures):
 )
 def test_what_the_paper_does_not_know_has_none(net, pictures, part):
     assert part_vectors(record_patches(net, *pictures), part) is None
+
+
+def test_another_model_is_noticed(net, pictures):
+    patches = record_patches(net, *pictures)
+    part = AnchorPart("stem.weight", 4, repeats=2)
+    assert part_vectors(patches, part, fan_in=54) is not None
+    with pytest.raises(InvalidArgument, match=r"54 entries for stem\.weight, the model has 27"):
+        part_vectors(patches, part, fan_in=27)
 
 
 @pytest.mark.parametrize("shape", [(1, 17, 15), (17, 15), (3, 1, 1, 1, 1)])
