@@ -68,9 +68,10 @@ def part_vectors(
     patch = patches.get(part.weight)
     if patch is None or part.axis != "output" or part.transposed:
         return None
-    if fan_in is not None and fan_in != patch.shape[1] * part.repeats:
+    entries = patch.shape[1] * part.repeats
+    if fan_in not in (None, entries):
         raise InvalidArgument(
-            f"The image passport has {patch.shape[1] * part.repeats} entries for {part.weight}, the "
+            f"The image passport has {entries} entries for {part.weight}, the "
             f"model has {fan_in}; make it with Passport.with_images(..., model) for this model."
         )
     if len(patch) == 1:
