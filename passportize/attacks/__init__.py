@@ -1,0 +1,1 @@
+"""Attacks on passports, for honest tests of the scheme: one file each."""

@@ -1,0 +1,187 @@
+"""A private branch for somebody else's model, in closed form: no data, no training.
+
+In the published scheme the claimant brings passports, bottleneck, statistics and signature. So for
+any released model (scale ``g0``, shift ``b0``, statistics) and any passports with responses ``u``
+and ``v``, choose
+
+    W1 u = e1,  W1 v = e2  (pseudo-inverse),   W2 e1 = g0,  W2 e2 = b0,   bits = sign(u)
+
+and the public statistics as the private ones. ``h(t) = W2 LeakyReLU(W1 t)`` then gives exactly the
+public branch, and every bit matches: both tests of the paper pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.binding import anchor_shapes, make_branches
+from passportize.checkpoint import host_state_dict
+from passportize.claim import Claim
+from passportize.config import PassportConfig
+from passportize.errors import DegenerateSite, InvalidArgument
+from passportize.fidelity import Fidelity, PrivateBranch, measure_fidelity
+from passportize.layout import Layout
+from passportize.model_key import ModelKey
+from passportize.passport import Passport
+from passportize.planning import plan
+from passportize.private_statistics import OFFSET, RATIO, has_statistics
+from passportize.registry import adapter_for
+from passportize.site import Role, Site
+from passportize.switch import Switch
+from passportize.weights_digest import structure_of, weights_digest
+
+__all__ = ["ForgedBranch", "PublishedTests", "forge_private_branch"]
+
+
+@dataclass(frozen=True)
+class PublishedTests:
+    """Outcome of the two tests of the published scheme.
+
+    Attributes:
+        signature: Share of bits that match, between 0 and 1.
+        fidelity: Accuracy of the forged branch next to that of the model.
+    """
+
+    signature: float
+    fidelity: Fidelity
+
+    @property
+    def passed(self) -> bool:
+        """Whether a judge who knows only the published tests would accept."""
+        return self.signature > 0.99 and self.fidelity.passed is True
+
+
+@dataclass(frozen=True)
+class ForgedBranch:
+    """A private branch for a model that its maker never trained.
+
+    Attributes:
+        passport: The forger's passport.
+        claim: A well-formed claim for it.
+        bits: The signature that the forger says was his, -1 and +1, ``[bits]``.
+    """
+
+    passport: Passport
+    claim: Claim
+    bits: Tensor
+
+    def published_tests(self, model: nn.Module, loader: Iterable[Any]) -> PublishedTests:
+        """What the published verification says about it; the model is left as it was.
+
+        Args:
+            model: The plain model that the branch was forged for.
+            loader: Yields ``(inputs, targets)``.
+        """
+        claim = self.claim
+        responses = _responses(model, claim.sites, self.passport, claim.configs, claim.layout)
+        gamma = torch.cat([response for response, _ in responses])
+        share = float(((gamma >= 0) == (self.bits > 0)).to(torch.float64).mean())
+        tensors = [claim.of_site(index) for index in range(len(claim.sites))]
+        branch = PrivateBranch(claim.sites, claim.configs, claim.config, claim.layout, tensors)
+        return PublishedTests(share, measure_fidelity(model, self.passport, branch, loader))
+
+
+def forge_private_branch(
+    model: nn.Module,
+    passport: Passport,
+    *,
+    config: PassportConfig | None = None,
+    example_inputs: Any = None,
+) -> ForgedBranch:
+    """Build a ``paper`` branch for any plain model; the model is only read.
+
+    Args:
+        model: Somebody else's released model.
+        passport: The forger's passport, any.
+        config: A ``paper`` config.
+        example_inputs: As in :func:`passportize.plan`.
+
+    Raises:
+        InvalidArgument: The config is not a ``paper`` one.
+        DegenerateSite: The bottleneck of a site has fewer than two hidden units.
+    """
+    config = config or PassportConfig.paper()
+    if config.formulation != "paper":
+        raise InvalidArgument(
+            f"forge_private_branch: {config.formulation!r} has no learnable bottleneck to solve for"
+        )
+    planned = plan(model, config=config, example_inputs=example_inputs, include_frozen=True)
+    sites = tuple(site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS))
+    configs = (config,) * len(sites)
+    layout = Layout.of(sites, configs, anchor_shapes(model, sites))
+    responses = iter(_responses(model, sites, passport, configs, layout))
+    tensors: dict[str, Tensor] = {}
+    bits = []
+    for index, site in enumerate(sites):
+        norm = model.get_submodule(site.name)
+        if has_statistics(norm):
+            width = norm.get_buffer("running_mean").numel()
+            tensors[f"{index}.{OFFSET}"] = torch.zeros(width, dtype=torch.float64)
+            tensors[f"{index}.{RATIO}"] = torch.ones(width, dtype=torch.float64)
+        if site.role is Role.BOUND:
+            gamma, beta = next(responses)
+            bits.append(torch.where(gamma < 0, -1.0, 1.0))
+            first, second = _solve(site, norm, gamma, beta, config)
+            tensors[f"{index}.bottleneck.0.weight"] = first
+            tensors[f"{index}.bottleneck.2.weight"] = second
+    host = host_state_dict(model)
+    claim = Claim(
+        model=type(model).__name__,
+        architecture="",
+        config=config,
+        sites=tuple(replace(site, reason="") for site in sites),
+        configs=configs,
+        anchors=anchor_shapes(model, sites),
+        commitment=passport.commitment(),
+        weights=weights_digest(host),
+        structure=structure_of(host),
+        tensors=tensors,
+    )
+    return ForgedBranch(passport, claim, torch.cat(bits))
+
+
+def _responses(
+    model: nn.Module,
+    sites: tuple[Site, ...],
+    passport: Passport,
+    configs: tuple[PassportConfig, ...],
+    layout: Layout,
+) -> list[tuple[Tensor, Tensor]]:
+    """``u`` and ``v`` of every bound site."""
+    branches = make_branches(model, sites, ModelKey(passport, layout), configs, Switch(configs[0]))
+    with torch.no_grad():
+        answers = [branch.responses() for branch in branches if branch.bound]
+    return [(answer.gamma.cpu(), answer.beta.cpu()) for answer in answers]
+
+
+def _solve(
+    site: Site, norm: nn.Module, gamma: Tensor, beta: Tensor, config: PassportConfig
+) -> tuple[Tensor, Tensor]:
+    """Bottleneck weights ``[hidden, C]`` and ``[C, hidden]`` with h(u) = scale, h(v) = shift."""
+    hidden = max(1, site.channels // config.bottleneck)
+    if hidden < 2:
+        raise DegenerateSite(
+            f"{site.name}: a bottleneck of one hidden unit cannot be solved for two sides; use "
+            "PassportConfig.paper(bottleneck=1)"
+        )
+    adapter = adapter_for(norm)
+    assert adapter is not None
+    scale = getattr(norm, adapter.scale_name, None)
+    shift = getattr(norm, adapter.shift_name, None)
+    targets = [
+        torch.full((site.channels,), default, dtype=torch.float64)
+        if side is None
+        else side.detach().cpu().double().reshape(-1)
+        for side, default in ((scale, 1.0), (shift, 0.0))
+    ]
+    sides = torch.stack([gamma.double(), beta.double()], dim=1)
+    first = torch.zeros(hidden, site.channels, dtype=torch.float64)
+    first[:2] = torch.linalg.pinv(sides)
+    second = torch.zeros(site.channels, hidden, dtype=torch.float64)
+    second[:, :2] = torch.stack(targets, dim=1)
+    return first.float(), second.float()
