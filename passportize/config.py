@@ -33,6 +33,7 @@ class PassportConfig:
         private_weight: Weight of the private branch's loss.
         private_fraction: Share of the batch that also passes through the private branch.
         private_every: The private branch is run at every so many training steps.
+        sign_every: The sign loss is applied at every so many training steps.
         shift_scale: Standard deviation of the private shift in units of the public scale
             (``"keyed"`` only).
         bottleneck: The learnable map of ``"paper"`` narrows the channels by this factor.
@@ -47,6 +48,7 @@ class PassportConfig:
     private_weight: float = 1.0
     private_fraction: float = 0.25
     private_every: int = 1
+    sign_every: int = 1
     shift_scale: float = 0.25
     bottleneck: int = 4
     passes: str = "doubled"
@@ -77,7 +79,7 @@ class PassportConfig:
                 f"private_fraction={self.private_fraction!r} must lie in (0, 1]; use the "
                 "'signature' preset to train without private passes"
             )
-        for name in ("private_every", "bottleneck"):
+        for name in ("private_every", "sign_every", "bottleneck"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidArgument(f"{name}={value!r} must be a whole number, 1 or more")
@@ -106,7 +108,8 @@ class PassportConfig:
     @classmethod
     def signature(cls, **changes: Any) -> PassportConfig:
         """Bits only: almost free, and also for models that are trained already."""
-        return _preset(cls(formulation="signature", margin=4.0, sign_weight=0.1), changes)
+        preset = cls(formulation="signature", margin=4.0, sign_weight=0.2, sign_every=4)
+        return _preset(preset, changes)
 
     @property
     def has_private_pass(self) -> bool:

@@ -119,10 +119,13 @@ class PassportLayer(nn.Module):
         else:
             # Called by keyword, as in norm(input=x): the first one is what is normalised.
             x, others = kwargs.pop(next(iter(kwargs))), []
+        if current is Pass.JOINT and not (switch.private_rows or switch.sign_due):
+            return cast(Tensor, super().forward(x, *others, **kwargs))
         scale, shift, penalty = self.private_factors(x)
         if current is Pass.PRIVATE:
             return self.private_norm(x, scale, shift, *others, **kwargs)
-        switch.collect(self, penalty)
+        if switch.sign_due:
+            switch.collect(self, penalty)
         if switch.private_rows == 0:
             return cast(Tensor, super().forward(x, *others, **kwargs))
         first = switch.split(x.shape[0], branch.site.name)

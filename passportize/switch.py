@@ -40,6 +40,7 @@ class Switch:
             pass, because activation checkpointing repeats parts of it during backward.
         active: Whether a forward pass of the root is under way.
         public_rows, private_rows: Batch rows of each branch in a joint pass.
+        sign_due: Whether the joint pass under way takes the sign loss.
         step: Joint training steps so far, for ``private_every``.
         trained: Whether a joint step was ever taken.
         saved: Whether a claim was saved after the last joint step.
@@ -56,6 +57,7 @@ class Switch:
         self.active = False
         self.public_rows = 0
         self.private_rows = 0
+        self.sign_due = True
         self.step = 0
         self.trained = False
         self.saved = False
