@@ -31,13 +31,16 @@ class JointOutput(NamedTuple):
         private: The private branch's output for the first ``private_rows`` samples; None in
             steps without a private pass.
         penalty: Weighted sign loss of all sites, a scalar.
-        private_rows: Number of samples that went through the private branch.
+        private_rows: Number of samples that went through the private branch; -1 for all of them,
+            in a pass of their own.
+        private_weight: Weight of the private branch's loss.
     """
 
     public: Any
     private: Any
     penalty: Tensor
     private_rows: int
+    private_weight: float
 
 
 def passport_layers(model: nn.Module) -> dict[str, PassportLayer]:
@@ -129,6 +132,7 @@ class RootHooks:
         switch.penalties = []
         switch.active = True
         switch.private_rows = 0
+        switch.sign_due = switch.step % switch.config.sign_every == 0
         if switch.mode is Pass.JOINT and not root.training:
             switch.current = Pass.PUBLIC
         else:
@@ -167,7 +171,7 @@ class RootHooks:
                 rows = -1
             switch.step += 1
             switch.trained, switch.saved = True, False
-            return JointOutput(output, private, penalty, rows)
+            return JointOutput(output, private, penalty, rows, switch.config.private_weight)
         finally:
             switch.active = False
             switch.penalties = []
