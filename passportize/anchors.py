@@ -16,7 +16,7 @@ from .example_inputs import ExampleInputs
 from .site import Anchor, AnchorPart
 from .tracing import Trace, can_run, trace_model
 from .user_anchors import read_user_anchors
-from .weight_steps import WeightTable, is_weight_module
+from .weight_steps import WeightTable, owns_weight
 from .width_rules import WidthRules
 
 __all__ = ["AnchorSearch", "anchor_fan_in", "anchor_rows", "find_anchors"]
@@ -179,7 +179,7 @@ def _order_part(
     module: nn.Module, names: Mapping[int, str], widths: Sequence[int]
 ) -> AnchorPart | None:
     weight = module._parameters.get("weight")
-    if not is_weight_module(module) or weight is None or id(weight) not in names:
+    if not owns_weight(module) or weight is None or id(weight) not in names:
         return None
     groups, transposed = getattr(module, "groups", 1), bool(getattr(module, "transposed", False))
     for width in widths:

@@ -15,6 +15,7 @@ from .autograd_search import AutogradSearch
 from .errors import ExampleInputFailed
 from .example_inputs import ExampleInputs
 from .model_state import frozen_model, frozen_random_state
+from .recording import silent_warnings
 from .site import Anchor
 from .tensor_trees import tensors_in
 from .weight_steps import owns_weight
@@ -106,6 +107,7 @@ def _run(
     with (
         frozen_model(model, values=True),
         frozen_random_state(cuda=True),
+        silent_warnings(),
         torch.inference_mode(False),
         torch.enable_grad(),
     ):

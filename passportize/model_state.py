@@ -105,7 +105,9 @@ def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
             record.restore()
         with torch.no_grad():
             for tensor, copy, version in saved:
-                if tensor._version != version:
+                # Not the version alone: some batch_norm kernels update their statistics
+                # without counting it.
+                if tensor._version != version or not (tensor.is_meta or torch.equal(tensor, copy)):
                     tensor.copy_(copy)
 
 
