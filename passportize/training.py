@@ -14,7 +14,16 @@ from passportize.errors import BranchMisuse, InvalidArgument
 from passportize.forward import JointOutput, map_tensors, passport_layers, switch_of
 from passportize.switch import Pass
 
-__all__ = ["JointLoss", "branch", "joint_loss", "passport_parameters", "signature_accuracy"]
+__all__ = [
+    "JointLoss",
+    "branch",
+    "joint_loss",
+    "loss_of",
+    "passport_parameters",
+    "private_targets",
+    "signature_accuracy",
+    "train_jointly",
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ def joint_loss(
         BranchMisuse: The model is in eval mode, or its batch cannot be told apart.
         PassportLocked: The private branch was loaded without its secret.
     """
-    switch = switch_of(model)
+    switch_of(model)
     if not callable(criterion):
         raise InvalidArgument(f"criterion={criterion!r} must be callable")
     with _mode(model, Pass.JOINT):
@@ -77,17 +86,67 @@ def joint_loss(
             "joint_loss: the model is in eval mode, where there is nothing to train; call "
             "model.train() first, or use branch(model, 'private') to evaluate the private branch"
         )
-    public = criterion(result.public, targets)
-    sign = result.penalty.to(public.device)
+    return loss_of(result, targets, criterion)
+
+
+def loss_of(
+    joint: JointOutput,
+    targets: Any,
+    criterion: Callable[[Any, Any], Tensor],
+    private_criterion: Callable[[Any, Any], Tensor] | None = None,
+) -> JointLoss:
+    """The loss on what a model in joint training returned.
+
+    Args:
+        joint: Output of the model.
+        targets: Tensor ``[batch, ...]`` or a nest of such.
+        criterion: ``criterion(output, targets) -> scalar``.
+        private_criterion: Another one for the private branch, where the first asks for the whole
+            batch.
+
+    Raises:
+        InvalidArgument: The criterion returns no scalar.
+    """
+    public = criterion(joint.public, targets)
+    if not isinstance(public, Tensor) or public.numel() != 1:
+        shape = f"shape {tuple(public.shape)}" if isinstance(public, Tensor) else type(public)
+        raise InvalidArgument(f"the criterion must return one number, not {shape}; take its mean")
+    sign = joint.penalty.to(public.device)
     total = public + sign
     private = None
-    if result.private is not None:
-        kept = targets
-        if result.private_rows >= 0:
-            kept = map_tensors(lambda tensor: tensor[: result.private_rows], targets)
-        private = criterion(result.private, kept)
-        total = total + switch.config.private_weight * private
-    return JointLoss(total, public, private, sign, result.public, result.private)
+    if joint.private is not None:
+        private = (private_criterion or criterion)(joint.private, private_targets(joint, targets))
+        total = total + joint.private_weight * private
+    return JointLoss(total, public, private, sign, joint.public, joint.private)
+
+
+def private_targets(joint: JointOutput, targets: Any) -> Any:
+    """The targets of the samples that went through the private branch."""
+    rows = joint.private_rows
+    if rows < 0:
+        return targets
+    return map_tensors(lambda tensor: tensor[:rows] if tensor.dim() else tensor, targets)
+
+
+def train_jointly(model: nn.Module, joint: bool = True) -> nn.Module:
+    """Make every forward pass in training mode a joint one, for loops that call the model.
+
+    The model then returns a :class:`~passportize.forward.JointOutput` in training, for
+    :class:`~passportize.joint_criterion.JointCriterion`, and its plain output in eval mode. Copies
+    of the model (an average of the weights, say) start without.
+
+    Args:
+        model: A passportized model; may be wrapped.
+        joint: False ends it.
+
+    Returns:
+        The same model.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+    """
+    switch_of(model).mode = Pass.JOINT if joint else Pass.PUBLIC
+    return model
 
 
 @contextmanager
