@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from passportize.errors import BranchMisuse, NotPassportized
+from passportize.errors import BranchLost, BranchMisuse, NotPassportized
 from passportize.layer import PassportLayer
 from passportize.switch import Pass, Switch
 from passportize.weight_owner import WeightOwner
@@ -132,12 +132,17 @@ class RootHooks:
         switch.penalties = []
         switch.active = True
         switch.private_rows = 0
+        switch.mixed = False
         switch.sign_due = switch.step % switch.config.sign_every == 0
         if switch.mode is Pass.JOINT and not root.training:
             switch.current = Pass.PUBLIC
         else:
             switch.current = switch.mode
-        if switch.current is not Pass.JOINT or not self._private_now():
+        if switch.current is not Pass.JOINT:
+            return None
+        if not torch.compiler.is_compiling():
+            self._check_layers(root)
+        if not self._private_now():
             return None
         if switch.config.passes == "separate":
             return None
@@ -166,15 +171,41 @@ class RootHooks:
             if rows:
                 output, private = self._cut(output, 0), self._cut(output, 1)
             elif switch.config.passes == "separate" and self._private_now():
-                switch.current = Pass.PRIVATE
+                switch.current, switch.mixed = Pass.PRIVATE, True
                 private = root.forward(*args, **kwargs)
                 rows = -1
+            if private is None:
+                penalty = penalty + self._idle(root)
             switch.step += 1
             switch.trained, switch.saved = True, False
             return JointOutput(output, private, penalty, rows, switch.config.private_weight)
         finally:
             switch.active = False
             switch.penalties = []
+
+    def _check_layers(self, root: nn.Module) -> None:
+        present = [module for module in root.modules() if isinstance(module, PassportLayer)]
+        sites = self.switch.sites
+        if len(present) == len(sites):
+            return
+        there = {layer.passport.site.name for layer in present}
+        lost = [name for name in sites if name not in there]
+        raise BranchLost(
+            f"{type(root).__name__} had {len(sites)} two-branch layers and has {len(present)}: "
+            f"{', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''} lost its private branch to "
+            "a later conversion (convert_sync_batchnorm, freeze_batch_norm_2d or the like); "
+            "convert first and passportize then"
+        )
+
+    @staticmethod
+    def _idle(root: nn.Module) -> Tensor | float:
+        """Nought times what only the private branch trains: DDP waits for every gradient."""
+        idle: Tensor | float = 0.0
+        for module in root.modules():
+            if isinstance(module, PassportLayer):
+                for parameter in module.passport.parameters():
+                    idle = idle + 0.0 * parameter.sum()
+        return idle
 
     def _private_now(self) -> bool:
         config = self.switch.config

@@ -171,6 +171,7 @@ def install(
         for site, branch in zip(sites, branches, strict=True):
             swap(model.get_submodule(site.name), branch)
             swapped.append(model.get_submodule(site.name))
+        switch.sites = tuple(site.name for site in sites)
         RootHooks(switch).install(model)
     except BaseException:
         RootHooks.remove(model)

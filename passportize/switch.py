@@ -40,23 +40,27 @@ class Switch:
             pass, because activation checkpointing repeats parts of it during backward.
         active: Whether a forward pass of the root is under way.
         public_rows, private_rows: Batch rows of each branch in a joint pass.
+        mixed: Whether the last joint step was two passes, one for each branch.
         sign_due: Whether the joint pass under way takes the sign loss.
         step: Joint training steps so far, for ``private_every``.
         trained: Whether a joint step was ever taken.
         saved: Whether a claim was saved after the last joint step.
         commitment: Commitment of the passport, safe to publish.
         layout: Where the signature bits lie; None until branches are attached.
+        sites: Names of the two-branch layers that surgery made.
     """
 
     def __init__(self, config: PassportConfig) -> None:
         self.config = config
         self.commitment = ""
         self.layout: Layout | None = None
+        self.sites: tuple[str, ...] = ()
         self.mode = Pass.PUBLIC
         self.current = Pass.PUBLIC
         self.active = False
         self.public_rows = 0
         self.private_rows = 0
+        self.mixed = False
         self.sign_due = True
         self.step = 0
         self.trained = False
@@ -75,10 +79,19 @@ class Switch:
         Inside a forward pass of the root, and when activation checkpointing repeats a part of it
         during backward, that is the root's pass. A part of the model called on its own
         (``model.forward_features(x)``, say) is public unless the user switched to private.
+
+        Raises:
+            BranchMisuse: Checkpointing repeats one of two separate passes; which, nobody can tell.
         """
-        if self.active or (
-            self.current is not Pass.PUBLIC and torch._C._current_graph_task_id() != -1
-        ):
+        if self.active:
+            return self.current
+        if self.current is not Pass.PUBLIC and torch._C._current_graph_task_id() != -1:
+            if self.mixed:
+                raise BranchMisuse(
+                    "activation checkpointing repeats a part of the forward pass, and with "
+                    "PassportConfig(passes='separate') there were two of them; switch "
+                    "checkpointing off, or use passes='doubled'"
+                )
             return self.current
         return Pass.PRIVATE if self.mode is Pass.PRIVATE else Pass.PUBLIC
 
