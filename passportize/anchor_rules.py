@@ -16,6 +16,9 @@ from .weight_steps import WeightTable
 __all__ = ["AnchorRules"]
 
 
+_FUNCTIONAL_NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
+
+
 class _Found(NamedTuple):
     parts: tuple[AnchorPart, ...]
     crossed: tuple[str, ...]
@@ -57,6 +60,10 @@ class AnchorRules:
         for node in graph.nodes:
             if node.op == "call_module" and node.meta.get("kind") == "norm":
                 self.norms.setdefault(str(node.target), node)
+            elif node.op == "call_function" and step_name(node) in _FUNCTIONAL_NORMS:
+                # A norm whose forward was called directly, or whose parameters were used.
+                for name in _owners(node):
+                    self.norms.setdefault(name, node)
 
     def anchor(self, name: str, module: nn.Module, widths: Sequence[int]) -> Anchor | None:
         """The anchor of a norm that the graph calls, None where no rule finds one.
@@ -147,6 +154,12 @@ class AnchorRules:
                     further = (step_name(ahead.node), *path)
                     heapq.heappush(heap, (self._order[ahead.node], pushed, ahead, further))
         return best[1] if best is not None else None
+
+
+def _owners(node: fx.Node) -> list[str]:
+    """Modules whose ``weight`` a step reads."""
+    names = [str(item.target) for item in node.all_input_nodes if item.op == "get_attr"]
+    return [name.rpartition(".")[0] for name in names if name.endswith(".weight")]
 
 
 def _tensor_argument(node: fx.Node) -> fx.Node | None:

@@ -64,6 +64,7 @@ def find_anchors(
     Raises:
         AnchorNotFound: A weight in ``user_anchors`` does not exist or has no such width.
         UnknownSite: A norm in ``user_anchors`` does not exist.
+        UninitializedModule: A lazy module has not seen data yet.
         ExampleInputFailed: Only a real forward pass could tell, and it raised an error.
         ExampleInputRequired: Only a real forward pass could tell, and no input was given.
     """
@@ -102,6 +103,8 @@ def _bind(
     for recording in trace.recordings:
         rules = (AnchorRules if recording.shapes else WidthRules)(recording.graph, table)
         for name in rules.norms:
+            if search.executed is not None and name in widths:
+                search.executed.add(name)
             if name in widths and name not in search.anchors:
                 anchor = rules.anchor(name, modules[name], widths[name])
                 if anchor is not None:

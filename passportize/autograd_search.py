@@ -56,7 +56,11 @@ class AutogradSearch:
                     transposed=bool(getattr(module, "transposed", False)),
                 )
                 self._parts[id(parameter)] = part
-        self._shapes = {id(p): tuple(p.shape) for p in model.parameters()}
+        self._shapes = {
+            id(parameter): tuple(parameter.shape)
+            for parameter in model.parameters()
+            if not nn.parameter.is_lazy(parameter)
+        }
 
     def upstream(
         self, source: Tensor | None, widths: Sequence[int], blocked: bool

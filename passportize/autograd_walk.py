@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .autograd_search import AutogradSearch
-from .errors import ExampleInputFailed
+from .errors import ExampleInputFailed, UninitializedModule
 from .example_inputs import ExampleInputs
 from .model_state import frozen_model, frozen_random_state
-from .recording import silent_warnings
+from .recording import hooks_may_help, silent_warnings
 from .site import Anchor
 from .tensor_trees import tensors_in
 from .weight_steps import owns_weight
@@ -63,10 +63,16 @@ def walk_autograd(
 
     Raises:
         ExampleInputFailed: The model raised an error.
+        UninitializedModule: A lazy module has not seen data yet.
     """
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise UninitializedModule(
+                f"{name.rpartition('.')[0] or 'the model'} is lazy and has not seen data, so its "
+                "shapes are unknown. Run the model once on real data first."
+            )
     calls, failure = _run(model, widths, inputs, hooks=False)
-    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    if failure is not None and hooked:
+    if failure is not None and hooks_may_help(model):
         calls, failure = _run(model, widths, inputs, hooks=True)
     if failure is not None:
         raise ExampleInputFailed(_message(model, inputs, calls.failed_at, failure)) from failure

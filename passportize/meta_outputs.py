@@ -1,17 +1,101 @@
-"""Output shapes of modules that are slow or impossible to run on the meta device."""
+"""Outputs, as tensors without data, of steps that are slow or impossible on the meta device.
+
+Kernels for the meta device decompose many functions into Python, which costs a hundred times what
+it takes to say the shape of their output.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["recurrent_output"]
+__all__ = ["linear_output", "quick_output", "recurrent_output"]
+
+_POINTWISE = {
+    "relu", "relu_", "relu6", "gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "sigmoid",
+    "sigmoid_", "tanh", "elu", "leaky_relu", "mish", "softmax", "dropout", "batch_norm",
+    "layer_norm", "group_norm",
+}  # fmt: skip
+_BINARY = {"add", "sub", "mul", "__add__", "__sub__", "__mul__", "__radd__", "__rmul__"}
+_BINARY_IN_PLACE = {"add_", "sub_", "mul_", "__iadd__", "__isub__", "__imul__"}
+
+
+def quick_output(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Output of a function whose shape is clear; None leaves it to torch.
+
+    Args:
+        name: Name of the function.
+        args: Its positional arguments, tensors without data.
+        kwargs: Its keyword arguments.
+    """
+    if not args or not isinstance(args[0], Tensor):
+        return None
+    first: Tensor = args[0]
+    if name in _POINTWISE:
+        in_place = name.endswith("_") or kwargs.get("inplace") is True
+        return first if in_place else torch.empty_like(first)
+    if name in _BINARY or name in _BINARY_IN_PLACE:
+        second = args[1] if len(args) == 2 and not kwargs else None
+        plain = isinstance(second, (int, float)) and first.is_floating_point()
+        if not plain and not (
+            isinstance(second, Tensor)
+            and second.shape == first.shape
+            and second.dtype == first.dtype
+        ):
+            return None
+        return first if name in _BINARY_IN_PLACE else torch.empty_like(first)
+    rule = _SHAPES.get(name)
+    return None if rule is None else rule(args, kwargs)
+
+
+def linear_output(source: Tensor, weight: Tensor) -> Tensor | None:
+    """``source @ weight.T``, None where the shapes don't fit and torch should say so."""
+    if weight.dim() != 2 or source.dim() < 1 or source.shape[-1] != weight.shape[1]:
+        return None
+    return source.new_empty((*source.shape[:-1], weight.shape[0]))
+
+
+def _linear(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    weight = args[1] if len(args) > 1 else kwargs.get("weight")
+    return linear_output(args[0], weight) if isinstance(weight, Tensor) else None
+
+
+def _attention(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    if len(args) < 3 or any(item.dim() != args[0].dim() for item in args[:3]):
+        return None
+    query, value = args[0], args[2]
+    if query.shape[:-2] != value.shape[:-2]:
+        return None
+    made: Tensor = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    return made
+
+
+def _product(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    if len(args) != 2 or kwargs or not isinstance(args[1], Tensor):
+        return None
+    left, right = args
+    if left.dim() < 2 or left.dim() != right.dim() or left.shape[:-2] != right.shape[:-2]:
+        return None
+    if left.shape[-1] != right.shape[-2]:
+        return None
+    made: Tensor = left.new_empty((*left.shape[:-1], right.shape[-1]))
+    return made
+
+
+_SHAPES: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Tensor | None]] = {
+    "linear": _linear,
+    "scaled_dot_product_attention": _attention,
+    "matmul": _product,
+    "__matmul__": _product,
+    "bmm": _product,
+}
 
 
 def recurrent_output(module: nn.RNNBase, source: Tensor) -> tuple[Tensor, Any]:
-    """Output and final state of a recurrent layer, as tensors without data.
+    """Output and final state of a recurrent layer.
 
     Args:
         module: LSTM, GRU or RNN.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from .meta_outputs import recurrent_output
+from .meta_outputs import linear_output, quick_output, recurrent_output
 from .meta_twins import MetaTwins
 from .tensor_trees import holds_tensor, map_tensors, tensors_in
 
@@ -182,6 +182,9 @@ class MetaRecorder(TorchFunctionMode):
             meta_kwargs["device"] = "meta"
         if name in _MOVES:
             return _moved(func, name, meta_args, meta_kwargs)
+        quick = quick_output(name, meta_args, meta_kwargs)
+        if quick is not None:
+            return quick
         try:
             return func(*meta_args, **meta_kwargs)
         except (RuntimeError, NotImplementedError):
@@ -242,16 +245,11 @@ class MetaRecorder(TorchFunctionMode):
         fx_args, fx_kwargs = self._argument(args), self._argument(kwargs)
         meta_args, meta_kwargs = self._to_meta(args), self._to_meta(kwargs)
         first = next(tensors_in((meta_args, meta_kwargs)), None)
-        if kind == LEAF_NORM and first is not None:
-            output: Any = torch.empty_like(first)
-        elif isinstance(module, nn.RNNBase) and first is not None and first is meta_args[0]:
-            output = recurrent_output(module, first)
-        else:
-            self._in_leaf = True
-            try:
-                output = module.forward(*meta_args, **meta_kwargs)
-            finally:
-                self._in_leaf = False
+        self._in_leaf = True
+        try:
+            output = _leaf_output(module, kind, first, meta_args, meta_kwargs)
+        finally:
+            self._in_leaf = False
         node = self.graph.call_module(self.name_of(module), fx_args, fx_kwargs)
         node.meta["kind"] = kind
         self._register_output(output, node)
@@ -269,3 +267,21 @@ def _moved(
     if name in ("double", "float", "half", "bfloat16"):
         return func(*args, **kwargs)
     return tensor.to(dtype) if dtype is not None else tensor.view_as(tensor)
+
+
+def _leaf_output(
+    module: nn.Module,
+    kind: str,
+    first: Tensor | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    output: Any = None
+    if first is not None:
+        if kind == LEAF_NORM:
+            output = torch.empty_like(first)
+        elif isinstance(module, nn.RNNBase) and first is args[0]:
+            output = recurrent_output(module, first)
+        elif isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
+            output = linear_output(first, module.weight)
+    return module.forward(*args, **kwargs) if output is None else output

@@ -42,6 +42,8 @@ def _same(container: Any, content: Any) -> bool:
     """Whether two containers hold the same objects in the same order, without calling ``==``."""
     if len(container) != len(content):
         return False
+    if not content:
+        return True
     if isinstance(container, dict):
         return all(
             a is c and b is d

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from .example_inputs import ExampleInputs
 from .meta_recorder import MetaRecorder
 from .model_state import frozen_model, frozen_random_state
 
-__all__ = ["Recording", "record_graph", "silent_warnings"]
+__all__ = ["Recording", "hooks_may_help", "record_graph", "silent_warnings"]
 
 
 def _call_with_hooks(
@@ -63,12 +64,33 @@ def _patched(recorder: MetaRecorder, hooks: bool) -> Iterator[None]:
         nn.Module.__call__ = call  # type: ignore[method-assign]
 
 
+def hooks_may_help(model: nn.Module) -> bool:
+    """Whether a model that failed without its forward hooks may run with them.
+
+    The hooks of lazy modules would give the real model its shapes, so they are never run.
+    """
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    return hooked and not any(nn.parameter.is_lazy(p) for p in model.parameters())
+
+
 @contextmanager
 def silent_warnings() -> Iterator[None]:
     """Keep warnings to ourselves while a model runs without its user having asked for it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def paused_collection() -> Iterator[None]:
+    """Put off garbage collection: thousands of nodes are made, none of them is garbage yet."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass
@@ -115,7 +137,13 @@ def record_graph(
     """
     recorder = MetaRecorder(model, leaf, guess)
     failure: Exception | None = None
-    with frozen_model(model), frozen_random_state(), torch.no_grad(), silent_warnings():
+    with (
+        frozen_model(model),
+        frozen_random_state(),
+        torch.no_grad(),
+        silent_warnings(),
+        paused_collection(),
+    ):
         for module in model.modules():
             vars(module)["training"] = training
         run = inputs.copy()

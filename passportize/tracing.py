@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .example_inputs import ExampleInputs, default_inputs
 from .leaf_tracer import trace_leaves
 from .meta_recorder import LEAF_NORM, LEAF_OTHER, LEAF_WEIGHT
-from .recording import Recording, record_graph
+from .recording import Recording, hooks_may_help, record_graph
 from .weight_steps import is_weight_module, owns_weight
 
 __all__ = ["Trace", "can_run", "trace_model"]
@@ -153,9 +153,7 @@ def _record(
         return kinds.get(id(module))
 
     recording = record_graph(model, inputs, leaf, training, guess=guess)
-    if recording.failure is not None and any(
-        module._forward_hooks or module._forward_pre_hooks for module in model.modules()
-    ):
+    if recording.failure is not None and hooks_may_help(model):
         again = record_graph(model, inputs, leaf, training, hooks=True, guess=guess)
         if again.failure is None:
             return again
@@ -191,20 +189,28 @@ def _candidates(model: nn.Module, example_inputs: Any) -> Iterator[ExampleInputs
     if named is not None:
         yield named
         return
-    for shape in _guessed_shapes(model):
-        yield ExampleInputs(args=(torch.empty(shape, device="meta"),), origin="guessed")
+    for tensor in _guessed_tensors(model):
+        yield ExampleInputs(args=(tensor,), origin="guessed")
 
 
-def _guessed_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
-    """Input shapes that the first layer could take, the usual ones first."""
+def _guessed_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Inputs that the first layer could take, the usual sizes first."""
     for module in model.modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
-            channels, space = module.in_channels, len(module.kernel_size)
-            sizes = {1: (1024, 64), 2: (224, 32, 28, 64), 3: (32, 16, 64)}[space]
-            for size in sizes:
-                yield (2, channels, *[size] * space)
+        if isinstance(module, nn.Embedding):
+            yield torch.zeros(2, 16, dtype=torch.long)
             return
-        if isinstance(module, nn.Linear):
-            yield (2, module.in_features)
-            yield (2, 16, module.in_features)
+        if is_weight_module(module):
+            for shape in _guessed_shapes(module):
+                weight = cast(Tensor, module.weight)
+                yield torch.empty(shape, dtype=weight.dtype, device="meta")
             return
+
+
+def _guessed_shapes(module: nn.Module) -> Iterator[tuple[int, ...]]:
+    if isinstance(module, nn.modules.conv._ConvNd):
+        channels, space = module.in_channels, len(module.kernel_size)
+        for size in {1: (1024, 64), 2: (224, 32, 28, 64), 3: (32, 16, 64)}[space]:
+            yield (2, channels, *[size] * space)
+    elif isinstance(module, nn.Linear):
+        yield (2, module.in_features)
+        yield (2, 16, module.in_features)

@@ -46,7 +46,11 @@ class WeightTable:
     def __init__(self, model: nn.Module) -> None:
         self._modules = dict(model.named_modules())
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
-        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._shapes = {
+            name: tuple(parameter.shape)
+            for name, parameter in model.named_parameters()
+            if not nn.parameter.is_lazy(parameter)
+        }
         self._found: dict[int, tuple[str, int] | None] = {}
         self.notes: list[str] = []
 
@@ -160,13 +164,15 @@ class WeightTable:
         """Parameter behind ``module.weight``: itself, or the one it is computed from."""
         own = module._parameters.get("weight")
         if own is not None:
-            return self._names.get(id(own))
+            found = self._names.get(id(own))
+            return found if found in self._shapes else None
         weight = getattr(module, "weight", None) if name else None
         shape = tuple(weight.shape) if isinstance(weight, Tensor) else None
         candidates = [
             parameter
             for key, parameter in module.named_parameters()
-            if key.startswith(("weight_", "parametrizations.weight."))
+            if not nn.parameter.is_lazy(parameter)
+            and key.startswith(("weight_", "parametrizations.weight."))
             and tuple(parameter.shape) == shape
         ]
         if len(candidates) != 1:
