@@ -36,6 +36,10 @@ class TensorMatch:
     how: str
     groups: Mapping[str, tuple[Hashable, int]]
 
+    def by_name(self, used: Iterable[str]) -> bool:
+        """Whether all of these tensors were found by their names."""
+        return not any(name in self.groups for name in used)
+
     def log2_alternatives(self, used: Iterable[str]) -> float:
         """``log2`` of the number of ways in which these tensors could have been matched.
 
@@ -69,7 +73,8 @@ def match_tensors(
         claimed: Names and shapes of the claim, in the order of its state dict.
         suspect: Names and shapes of the suspect, likewise.
         names: Whether names count; without, everything is matched by order and shape.
-        decisive: Names in the claim that decide about the common prefix, all by default.
+        decisive: Names in the claim that decide about the common prefix and whether names are
+            enough, all by default.
 
     Returns:
         The same result for the same arguments.
@@ -80,8 +85,9 @@ def match_tensors(
     groups: dict[str, tuple[Hashable, int]] = {}
     if names:
         found.update(_by_name(left, right, set(decisive) if decisive is not None else set(found)))
-    missing = sum(partner is None for partner in found.values())
-    if missing <= SUBSTANTIAL * len(left):
+    looked_for = [name for name in found if decisive is None or name in decisive]
+    missing = sum(found[name] is None for name in looked_for)
+    if missing <= SUBSTANTIAL * len(looked_for):
         return TensorMatch(found, BY_NAME, groups)
     for with_attribute in (True, False):
         taken = {partner for partner in found.values() if partner is not None}

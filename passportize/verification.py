@@ -15,8 +15,8 @@ from passportize.claim import Claim, load_claim
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument, NoNormalization, WrongPassport
 from passportize.fidelity import Fidelity, PrivateBranch, measure_fidelity, place_sites
-from passportize.layout import Layout
-from passportize.matching import BY_NAME, TensorMatch, match_tensors
+from passportize.layout import Layout, anchor_of
+from passportize.matching import BY_NAME, BY_ORDER, TensorMatch, match_tensors
 from passportize.model_key import ModelKey
 from passportize.null_model import log2_binomial_tail
 from passportize.passport import Passport
@@ -44,15 +44,21 @@ class _Claimed:
     structure: Structure
     tensors: tuple[Mapping[str, Tensor], ...]
 
+    def match(self, tensors: Mapping[str, Tensor], names: bool) -> TensorMatch:
+        """What stands for the claimed tensors among these."""
+        decisive = {part.weight for site in self.layout.sites for part in anchor_of(site).parts}
+        return match_tensors(self.structure, structure_of(tensors), names=names, decisive=decisive)
+
 
 @dataclass(frozen=True)
 class _Evidence:
     """One reading of the signature and what it weighs."""
 
     reading: Reading
-    match: TensorMatch
     log2_p: float
     log2_alternatives: float
+    matched_by: str
+    names: bool
 
     @property
     def strength(self) -> float:
@@ -192,25 +198,17 @@ def _from_plan(opened: Suspect, config: PassportConfig, example_inputs: Any) -> 
 def _read(tensors: Mapping[str, Tensor], passport: Passport, claimed: _Claimed) -> _Evidence:
     """The stronger of the readings by name and, if that fails, by order and shape."""
     key = ModelKey(passport, claimed.layout)
-    decisive = {
-        part.weight
-        for site in claimed.layout.sites
-        if site.anchor is not None
-        for part in site.anchor.parts
-    }
 
     def weigh(names: bool, cost: float) -> _Evidence:
-        match = match_tensors(
-            claimed.structure, structure_of(tensors), names=names, decisive=decisive
-        )
+        match = claimed.match(tensors, names)
         reading = read_signature(key, claimed.layout, prepare_sites(claimed.layout, tensors, match))
         used = [name for site in reading.sites for name in site.prepared.tensors]
-        alternatives = match.log2_alternatives(used)
         return _Evidence(
             reading,
-            match,
             log2_binomial_tail(reading.matched, reading.total),
-            alternatives + cost,
+            match.log2_alternatives(used) + cost,
+            BY_NAME if match.by_name(used) else BY_ORDER,
+            names,
         )
 
     first = weigh(names=True, cost=0.0)
@@ -252,13 +250,13 @@ def _fidelity(
         return Fidelity(None, None, None, "weights alone cannot be run; give model= too")
     if not opened.whole:
         return Fidelity(None, None, None, "the suspect lacks weights of model=")
-    private = _private_branch(opened.module, claimed, evidence.match.how == BY_NAME)
+    private = _private_branch(opened.module, claimed, names=evidence.names)
     return measure_fidelity(opened.module, passport, private, loader, device)
 
 
 def _private_branch(model: nn.Module, claimed: _Claimed, names: bool) -> PrivateBranch | str:
     # The module may be a copy of model=, with other names than the suspect's file.
-    match = match_tensors(claimed.structure, structure_of(model.state_dict()), names=names)
+    match = claimed.match(model.state_dict(), names)
     placed = place_sites(claimed.sites, claimed.structure, match, model)
     if isinstance(placed, str):
         return placed
@@ -272,7 +270,7 @@ def _notes(passport: Passport, claim: Claim | None, evidence: _Evidence) -> list
         notes.append(
             f"{len(missing)} of {len(evidence.reading.sites)} sites are missing and not counted"
         )
-    if evidence.match.how != BY_NAME:
+    if evidence.matched_by != BY_NAME:
         notes.append("layers have other names than in the claim; matched by order and shape")
     if claim is None:
         notes.append(
@@ -313,7 +311,7 @@ def _verdict(
             )
             for site in sites
         ),
-        matched_by=evidence.match.how if evidence is not None else BY_NAME,
+        matched_by=evidence.matched_by if evidence is not None else BY_NAME,
         message=message,
         public_accuracy=fidelity.public,
         private_accuracy=fidelity.private,
