@@ -24,6 +24,7 @@ from passportize.site import Role
 __all__ = [
     "ModelSnapshot",
     "assert_failure_leaves_no_trace",
+    "assert_joint_step",
     "assert_round_trip",
     "assert_same_bits",
     "forward_outputs",
@@ -184,7 +185,7 @@ def default_criterion(output: Any, targets: Any) -> Tensor:
     return torch.stack([tensor.square().mean() for tensor in floats]).sum()
 
 
-def _check_joint_step(
+def assert_joint_step(
     model: nn.Module, inputs: Any, criterion: Callable[[Any, Any], Tensor], private: bool
 ) -> None:
     """One joint backward reaches every bound weight and every private parameter."""
@@ -284,7 +285,7 @@ def assert_round_trip(
                 place = f"{key}: public statistics after a private pass"
                 assert_same_bits(before.state[key], buffers_now[key], place)
     if joint:
-        _check_joint_step(model, inputs, criterion, has_private)
+        assert_joint_step(model, inputs, criterion, has_private)
 
     assert pp.unpassportize(model) is model
     before.check(model)

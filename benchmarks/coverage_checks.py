@@ -1,0 +1,230 @@
+"""The checks of the coverage sweep on one model."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import passportize as pp
+from passportize.errors import NoNormalization
+from passportize.site import Role
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from round_trip import (
+    ModelSnapshot,
+    assert_joint_step,
+    assert_same_bits,
+    default_criterion,
+    forward_outputs,
+    is_host_key,
+)
+
+if TYPE_CHECKING:
+    from coverage import Row
+
+PASSPORT = pp.Passport.generate(owner="coverage sweep", secret=bytes(range(32)))
+SIZES = (64, 128)
+DEPTH_CUTS: tuple[dict[str, Any], ...] = (
+    {"depth": 2},
+    {"depths": (1, 1, 1, 1)},
+    {"depths": (1, 1, 1)},
+    {"layers": (1, 1, 1, 1)},
+    {"stem_width": 32, "base_width": 16, "cardinality": 8},
+    {"block_args": None, "channel_multiplier": 0.25},
+)
+BATCH = 2
+
+torch.set_num_threads(1)
+
+
+def measure(row: Row, largest: float) -> None:
+    """Fill the row of one model.
+
+    Args:
+        row: Has the name and the mode.
+        largest: Models with more parameters are built with less depth.
+
+    Raises:
+        Exception: Whatever went wrong; the row holds what was measured before.
+    """
+    row.versions = (
+        f"torch {torch.__version__}, timm {timm.__version__}, passportize {pp.__version__}"
+    )
+    if row.mode == "meta":
+        _measure_on_meta(row)
+    else:
+        _measure_for_real(row, largest)
+
+
+def _measure_on_meta(row: Row) -> None:
+    started = time.perf_counter()
+    with torch.device("meta"):
+        model = timm.create_model(row.name)
+    row.build_s = time.perf_counter() - started
+    row.built_with, row.input = "meta device", "default"
+    _plan(row, model)
+    before = ModelSnapshot.of(model)
+    _passportize(row, model, before)
+    _restore(row, model, before)
+
+
+def _measure_for_real(row: Row, largest: float) -> None:
+    arguments, size = _reduced(row, largest)
+    torch.manual_seed(0)
+    base = _peak_mib()
+    started = time.perf_counter()
+    model = timm.create_model(row.name, **arguments)
+    row.build_s = time.perf_counter() - started
+    row.build_peak_mib = _peak_mib() - base
+    _wake(model)
+    x = torch.randn(BATCH, *size)
+    row.input = "x".join(map(str, x.shape))
+    _plan(row, model)
+    row.surgery_peak_mib = _peak_mib() - base
+    before = ModelSnapshot.of(model)
+    plain = {training: forward_outputs(model, x, training) for training in (False, True)}
+    _passportize(row, model, before)
+    for training, (output, buffers) in plain.items():
+        public, buffers_now = forward_outputs(model, x, training)
+        exact = _agree(output, public) and _agree(buffers, buffers_now)
+        setattr(row, "public_train_exact" if training else "public_eval_exact", _word(exact))
+        if not training and row.preset == "keyed":
+            with pp.branch(model, "private"):
+                private, _ = forward_outputs(model, x, training)
+            row.private_differs = _word(_finite(private) and not _agree(output, private))
+    try:
+        assert_joint_step(model, x, default_criterion, row.preset == "keyed")
+        row.gradients = "yes"
+    except AssertionError as error:
+        row.gradients = f"no: {error}"[:200]
+    _restore(row, model, before)
+    if row.restored == "yes":
+        again, _ = forward_outputs(model, x, training=False)
+        row.restored = _word(_agree(plain[False][0], again))
+    row.peak_mib = _peak_mib() - base
+
+
+def _wake(model: nn.Module) -> None:
+    """Small numbers where a fresh model starts with zeros, or its output would always be zero."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and not bool(parameter.any()):
+                parameter.normal_(std=0.02)
+
+
+def _plan(row: Row, model: nn.Module) -> None:
+    row.parameters = row.parameters or sum(tensor.numel() for tensor in model.parameters())
+    started = time.perf_counter()
+    row.preset = "keyed"
+    try:
+        planned = pp.plan(model)
+    except NoNormalization:
+        row.preset = "signature"
+        planned = pp.plan(model, config=pp.PassportConfig.signature())
+    row.plan_s = time.perf_counter() - started
+    row.norms = len(planned.sites)
+    kinds = Counter(site.norm_type for site in planned.sites)
+    row.kinds = "; ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    row.bound = len(planned.role(Role.BOUND))
+    row.statistics = len(planned.role(Role.STATISTICS))
+    row.skipped = len(planned.role(Role.SKIPPED))
+    row.unreached = len(planned.role(Role.UNREACHED))
+    reasons = Counter(site.reason for site in planned.sites if site.reason)
+    row.reasons = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(4))
+    row.bits = planned.bits
+    row.method = planned.method
+
+
+def _passportize(row: Row, model: nn.Module, before: ModelSnapshot) -> None:
+    started = time.perf_counter()
+    pp.passportize(model, PASSPORT, config=getattr(pp.PassportConfig, row.preset)())
+    row.passportize_s = time.perf_counter() - started
+    keys = [key for key in model.state_dict() if is_host_key(key)]
+    row.keys_unchanged = _word(keys == list(before.state))
+
+
+def _restore(row: Row, model: nn.Module, before: ModelSnapshot) -> None:
+    started = time.perf_counter()
+    pp.unpassportize(model)
+    row.restore_s = time.perf_counter() - started
+    try:
+        before.check(model)
+        row.restored = "yes"
+    except AssertionError as error:
+        row.restored = f"no: {error}"[:200]
+
+
+def _reduced(row: Row, largest: float) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """The first cheaper way to build and call the model that works on the meta device."""
+    full = _try_on_meta(row.name, {}, None)
+    assert full is not None, "the model does not run on the meta device"
+    row.parameters, default = full
+    cuts: tuple[dict[str, Any], ...] = ({},)
+    if row.parameters > largest:
+        cuts = (*DEPTH_CUTS, {})
+    for cut in cuts:
+        for size in SIZES:
+            smaller = (default[0], size, size)
+            if size >= default[-1]:
+                continue
+            for arguments in (cut, {**cut, "img_size": size}):
+                if _try_on_meta(row.name, arguments, smaller) is not None:
+                    row.built_with = _described(arguments)
+                    return arguments, smaller
+        if _try_on_meta(row.name, cut, default) is not None:
+            row.built_with = _described(cut)
+            return cut, default
+    raise AssertionError("no way to build the model runs on the meta device")
+
+
+def _try_on_meta(
+    name: str, arguments: dict[str, Any], size: tuple[int, ...] | None
+) -> tuple[int, tuple[int, ...]] | None:
+    """Parameters and default input size, or None where it cannot be built or called."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = timm.create_model(name, **arguments).eval()
+            default = tuple(model.default_cfg["input_size"])
+            if size is not None:
+                model(torch.empty(BATCH, *size))
+    except Exception:  # whatever a model raises on arguments or sizes that it does not take
+        return None
+    return sum(tensor.numel() for tensor in model.parameters()), default
+
+
+def _described(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in arguments.items()) or "default"
+
+
+def _agree(one: Any, other: Any) -> bool:
+    try:
+        assert_same_bits(one, other, "")
+    except AssertionError:
+        return False
+    return True
+
+
+def _finite(output: Any) -> bool:
+    return all(
+        bool(tensor.isfinite().all())
+        for tensor in ([output] if isinstance(output, Tensor) else output)
+        if isinstance(tensor, Tensor)
+    )
+
+
+def _word(right: bool) -> str:
+    return "yes" if right else "no"
+
+
+def _peak_mib() -> int:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

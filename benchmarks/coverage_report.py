@@ -1,0 +1,190 @@
+"""The page about the coverage sweep: counts, norm classes, what is not exact, times."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+Record = Mapping[str, str]
+
+REAL_CHECKS = {
+    "public_eval_exact": "public output bit-equal, eval",
+    "public_train_exact": "public output and statistics bit-equal, train",
+    "private_differs": "private output differs and is finite",
+    "gradients": "joint backward reaches every bound weight and private parameter",
+    "keys_unchanged": "host's state-dict keys unchanged",
+    "restored": "restored exactly",
+}
+META_CHECKS = {name: REAL_CHECKS[name] for name in ("keys_unchanged", "restored")}
+
+
+def write_report(meta: Mapping[str, Record], real: Mapping[str, Record], path: Path) -> None:
+    """Write the page.
+
+    Args:
+        meta: Rows of the pass on the meta device, by model name.
+        real: Rows of the pass with outputs and gradients, by model name.
+        path: Where to write.
+    """
+    names = sorted({*meta, *real})
+    lines = [
+        "# Every model name of timm",
+        "",
+        "Made by `python benchmarks/coverage.py meta`, `real`, `report`; the rows are in "
+        "`coverage_timm_meta.csv` and `coverage_timm.csv`. Versions: "
+        f"{_versions([*meta.values(), *real.values()])}.",
+        "",
+        "*meta*: built at full size without values; plan, swap, restore. *real*: built with values, "
+        "at 64 or 128 pixels where the model allows it, a batch of 2 public and 2 private samples; "
+        "models above 150 million parameters with less depth where timm has an argument for it "
+        "(column `built_with`). Zero-initialised parameters get small random values first, since "
+        "the output of many fresh models is all zeros otherwise.",
+        "",
+        "| | meta | real |",
+        "|---|---|---|",
+        f"| models measured | {len(meta)} | {len(real)} |",
+        f"| all checks passed | {_passed(meta.values(), META_CHECKS)} "
+        f"| {_passed(real.values(), REAL_CHECKS)} |",
+        f"| stopped with an error | {_errors(meta.values())} | {_errors(real.values())} |",
+    ]
+    for check, text in REAL_CHECKS.items():
+        on_meta = _count(meta.values(), check) if check in META_CHECKS else ""
+        lines.append(f"| {text} | {on_meta} | {_count(real.values(), check)} |")
+    lines += ["", *_sites(meta), "", *_times(meta, real), "", *_kinds(meta, real), ""]
+    lines += _failures(names, meta, real)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _passed(rows: Iterable[Record], checks: Mapping[str, str]) -> int:
+    return sum(_is_exact(row, checks) for row in rows)
+
+
+def _is_exact(row: Record, checks: Mapping[str, str]) -> bool:
+    # The signature preset has no private branch to compare.
+    return not row["error"] and all(
+        row[check] == "yes" or (check == "private_differs" and row["preset"] == "signature")
+        for check in checks
+    )
+
+
+def _errors(rows: Iterable[Record]) -> int:
+    return sum(bool(row["error"]) for row in rows)
+
+
+def _count(rows: Iterable[Record], check: str) -> str:
+    said = [row[check] for row in rows if row[check]]
+    return f"{sum(word == 'yes' for word in said)} of {len(said)}" if said else ""
+
+
+def _versions(rows: Iterable[Record]) -> str:
+    return "; ".join(sorted({row["versions"] for row in rows if row["versions"]}))
+
+
+def _sites(meta: Mapping[str, Record]) -> list[str]:
+    rows = [row for row in meta.values() if not row["error"]]
+    total = {
+        key: sum(int(row[key]) for row in rows)
+        for key in ("norms", "bound", "statistics", "skipped", "unreached", "bits")
+    }
+    free = sum(row["preset"] == "signature" for row in rows)
+    methods: dict[str, int] = defaultdict(int)
+    for row in rows:
+        methods[row["method"]] += 1
+    listed = ", ".join(f"{name} {count}" for name, count in sorted(methods.items()))
+    return [
+        "## Sites (full size)",
+        "",
+        f"{total['norms']:,} sites: {total['bound']:,} bound, {total['statistics']:,} with private "
+        f"statistics only, {total['skipped']:,} skipped, {total['unreached']:,} unreached; "
+        f"{total['bits']:,} bits. {free} models have no norm and carry the signature in their "
+        f"weights. How the graph was read: {listed}.",
+    ]
+
+
+def _times(meta: Mapping[str, Record], real: Mapping[str, Record]) -> list[str]:
+    lines = [
+        "## Seconds and memory",
+        "",
+        "Median (and 95th percentile) over models, one thread, on a machine shared with other "
+        "work. *surgery* is `passportize()`: plan and swap.",
+        "",
+        "| | build | plan | surgery | restore | surgery / build |",
+        "|---|---|---|---|---|---|",
+    ]
+    for label, rows in (("meta", meta), ("real", real)):
+        kept = [row for row in rows.values() if not row["error"]]
+        if len(kept) < 2:
+            continue
+        cells = [
+            _spread([float(row[f"{step}_s"]) for row in kept])
+            for step in ("build", "plan", "passportize", "restore")
+        ]
+        ratio = _spread([float(row["passportize_s"]) / float(row["build_s"]) for row in kept])
+        lines.append(f"| {label} | {' | '.join(cells)} | {ratio} |")
+    kept = [row for row in real.values() if not row["error"]]
+    if len(kept) >= 2:
+        extra = [int(row["surgery_peak_mib"]) - int(row["build_peak_mib"]) for row in kept]
+        lines += [
+            "",
+            f"Planning raised the peak memory of the process by {_spread(extra, 0)} MiB above "
+            f"that of building the model; largest peak of a whole row: "
+            f"{max(int(row['peak_mib']) for row in kept):,} MiB.",
+        ]
+    return lines
+
+
+def _spread(values: list[float] | list[int], digits: int = 3) -> str:
+    high = statistics.quantiles(values, n=20)[-1]
+    return f"{statistics.median(values):.{digits}f} ({high:.{digits}f})"
+
+
+def _kinds(meta: Mapping[str, Record], real: Mapping[str, Record]) -> list[str]:
+    instances: dict[str, int] = defaultdict(int)
+    models: dict[str, list[str]] = defaultdict(list)
+    for name, row in meta.items():
+        for entry in filter(None, row["kinds"].split("; ")):
+            kind, _, count = entry.rpartition(" ")
+            instances[kind] += int(count)
+            models[kind].append(name)
+    lines = [
+        "## By class",
+        "",
+        "| class | instances | models | exact on meta | measured for real | exact for real |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind in sorted(instances, key=lambda key: -instances[key]):
+        names = models[kind]
+        measured = [real[name] for name in names if name in real]
+        lines.append(
+            f"| {kind} | {instances[kind]:,} | {len(names)} "
+            f"| {_passed([meta[name] for name in names], META_CHECKS)} "
+            f"| {len(measured)} | {_passed(measured, REAL_CHECKS)} |"
+        )
+    return lines
+
+
+def _failures(
+    names: list[str], meta: Mapping[str, Record], real: Mapping[str, Record]
+) -> list[str]:
+    lines = ["## What is not exact", ""]
+    for label, rows, checks in (("meta", meta, META_CHECKS), ("real", real, REAL_CHECKS)):
+        for name in names:
+            row = rows.get(name)
+            if row is None or _is_exact(row, checks):
+                continue
+            wrong = [
+                f"{check}: {row[check] or 'not reached'}" for check in checks if row[check] != "yes"
+            ]
+            lines.append(f"- `{name}` ({label}): {row['error'] or '; '.join(wrong)}")
+    if len(lines) == 2:
+        lines.append("Nothing among the rows measured.")
+    partly = [
+        f"- `{name}`: {row['reasons']}"
+        for name in names
+        if (row := meta.get(name)) is not None and row["reasons"]
+    ]
+    if partly:
+        lines += ["", "## Norms that carry no bits, and why", "", *partly]
+    return lines
