@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
@@ -138,8 +139,12 @@ def _plan(row: Row, model: nn.Module) -> None:
     row.statistics = len(planned.role(Role.STATISTICS))
     row.skipped = len(planned.role(Role.SKIPPED))
     row.unreached = len(planned.role(Role.UNREACHED))
-    reasons = Counter(site.reason for site in planned.sites if site.reason)
-    row.reasons = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(4))
+    reasons = Counter(
+        re.sub(r"^a row of \S+", "a row of its anchor", site.reason)
+        for site in planned.sites
+        if site.reason
+    )
+    row.reasons = " | ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
     row.bits = planned.bits
     row.method = planned.method
 

@@ -36,9 +36,9 @@ def write_report(meta: Mapping[str, Record], real: Mapping[str, Record], path: P
         "`coverage_timm_meta.csv` and `coverage_timm.csv`. Versions: "
         f"{_versions([*meta.values(), *real.values()])}.",
         "",
-        "*meta*: built at full size without values; plan, swap, restore. *real*: built with values, "
-        "at 64 or 128 pixels where the model allows it, a batch of 2 public and 2 private samples; "
-        "models above 150 million parameters with less depth where timm has an argument for it "
+        "*meta*: built at full size without values; plan, swap, restore. *real*: built with "
+        "values, at 64 or 128 pixels where the model allows it, a batch of 2 public and 2 private "
+        "samples; models above 150 million parameters with less depth where timm has an argument for it "
         "(column `built_with`). Zero-initialised parameters get small random values first, since "
         "the output of many fresh models is all zeros otherwise.",
         "",
@@ -180,11 +180,27 @@ def _failures(
             lines.append(f"- `{name}` ({label}): {row['error'] or '; '.join(wrong)}")
     if len(lines) == 2:
         lines.append("Nothing among the rows measured.")
-    partly = [
-        f"- `{name}`: {row['reasons']}"
-        for name in names
-        if (row := meta.get(name)) is not None and row["reasons"]
+    return [*lines, "", *_reasons(meta)]
+
+
+def _reasons(meta: Mapping[str, Record]) -> list[str]:
+    norms: dict[str, int] = defaultdict(int)
+    models: dict[str, list[str]] = defaultdict(list)
+    for name, row in meta.items():
+        for entry in filter(None, row["reasons"].split(" | ")):
+            count, _, reason = entry.partition(" x ")
+            if reason:
+                norms[reason] += int(count)
+                models[reason].append(name)
+    lines = [
+        "## Norms that carry no bits, and why",
+        "",
+        "| reason | norms | models |",
+        "|---|---|---|",
     ]
-    if partly:
-        lines += ["", "## Norms that carry no bits, and why", "", *partly]
+    for reason in sorted(norms, key=lambda key: -norms[key]):
+        listed = ", ".join(f"`{name}`" for name in models[reason][:6])
+        more = len(models[reason]) - 6
+        listed += f" and {more} more" if more > 0 else ""
+        lines.append(f"| {reason} | {norms[reason]:,} | {listed} |")
     return lines
