@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 from passportize.atomic_file import write_atomically
 from passportize.errors import CheckpointError, InvalidArgument
 
-__all__ = ["host_state_dict", "is_private_key", "load_weights", "save_weights"]
+__all__ = [
+    "AVERAGED_KEYS",
+    "WEIGHT_KEYS",
+    "host_state_dict",
+    "is_private_key",
+    "load_weights",
+    "read_checkpoint",
+    "save_weights",
+]
 
 # Where training scripts put the weights, the likeliest first.
 WEIGHT_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "network", "weights")
@@ -69,7 +78,7 @@ def load_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[s
         CheckpointError: The file is missing, damaged, unsafe to load, or holds no state dict.
     """
     file = Path(path)
-    content = _read(file)
+    content = read_checkpoint(file)
     state = _state_dict(content, key)
     if state is None:
         keys = ", ".join(sorted(map(str, content))[:8]) if isinstance(content, Mapping) else ""
@@ -111,7 +120,13 @@ def save_weights(
     write_atomically(path, data, overwrite=overwrite, error=CheckpointError)
 
 
-def _read(file: Path) -> Any:
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """All that a safetensors file or a torch checkpoint holds; nothing in it is executed.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or unsafe to load.
+    """
+    file = Path(path)
     try:
         with file.open("rb") as stream:
             head = stream.read(9)
@@ -128,7 +143,9 @@ def _read(file: Path) -> Any:
             # The file is sorted by letters; with numbers in order it is nearly as registered.
             tensors = load_file(file)
             return {name: tensors[name] for name in sorted(tensors, key=_natural)}
-        return torch.load(file, map_location="cpu", weights_only=True)
+        # Training scripts keep their command line beside the weights; it is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         detail = str(error).partition("\n")[0][:200]
         raise CheckpointError(
