@@ -11,13 +11,13 @@ from torch import nn
 from passportize.checkpoint import is_private_key, load_weights, read_checkpoint
 from passportize.claim import Claim, save_claim
 from passportize.config import PassportConfig
-from passportize.errors import CheckpointError, WrongPassport
+from passportize.errors import CheckpointError, MissingExtra, WrongPassport
 from passportize.integrations.timm_checkpoint import TASK_KEY, BranchRecord, join_state
 from passportize.passport import Passport
 from passportize.strip import averaged_key
 from passportize.surgery import attach, passportize
 
-__all__ = ["claim_checkpoint", "restore_checkpoint"]
+__all__ = ["claim_checkpoint", "model_of_checkpoint", "restore_checkpoint"]
 
 
 def claim_checkpoint(
@@ -77,7 +77,7 @@ def restore_checkpoint(
     branch = state.get(TASK_KEY) if isinstance(state, Mapping) else None
     if branch is None and not any(is_private_key(name) for name in weights):
         raise CheckpointError(f"{checkpoint}: it holds no private branch; it was made without one")
-    model = model if model is not None else _model_of(content, checkpoint)
+    model = model if model is not None else model_of_checkpoint(checkpoint)
     if branch is not None:
         record = BranchRecord.from_json(str(branch.get("record", "")))
         if not passport.check_commitment(record.commitment):
@@ -98,9 +98,22 @@ def restore_checkpoint(
     return model.eval()
 
 
-def _model_of(content: Mapping[str, Any], path: object) -> nn.Module:
-    import timm
+def model_of_checkpoint(path: str | os.PathLike[str]) -> nn.Module:
+    """The plain model that a training checkpoint of timm is of, with fresh weights.
 
+    Raises:
+        CheckpointError: It does not name a model of timm.
+        MissingExtra: timm is not installed.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise MissingExtra(
+            "making the model of a checkpoint needs timm; run pip install 'passportize[timm]', "
+            "or give the plain model with model="
+        ) from None
+    content = read_checkpoint(path)
+    content = content if isinstance(content, Mapping) else {}
     arch = content.get("arch")
     if not isinstance(arch, str) or not timm.is_model(arch):
         raise CheckpointError(
