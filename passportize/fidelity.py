@@ -146,8 +146,6 @@ def measure_fidelity(
 
 def _unfit(model: nn.Module, private: PrivateBranch) -> str:
     """Why the private branch cannot be run on this model, or nothing."""
-    if not private.config.has_private_pass:
-        return "the 'signature' preset has no private branch"
     for site, tensors in zip(private.sites, private.tensors, strict=True):
         norm = model.get_submodule(site.name)
         if not has_statistics(norm):

@@ -113,11 +113,17 @@ def _prepare(
         if tuple(weight.shape) != shape:
             note = f"{name} has the shape {tuple(weight.shape)}, not {shape}"
             return PreparedSite(site, "", None, note, ())
-        exact = weight.to("cpu", torch.promote_types(weight.dtype, torch.float32))
-        rows.append(anchor_rows(exact, part))
+        if weight.is_complex():
+            return PreparedSite(site, "", None, f"{name} is complex", ())
+        rows.append(anchor_rows(_exact(weight), part))
         found_as = found_as or name
         used.append(part.weight)
     return PreparedSite(site, found_as, tuple(rows), "", tuple(used))
+
+
+def _exact(weight: Tensor) -> Tensor:
+    """A weight on the CPU as float32, or float64 if it is."""
+    return weight.to("cpu", torch.float64 if weight.dtype is torch.float64 else torch.float32)
 
 
 def _missing(weight: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> str:

@@ -87,11 +87,23 @@ def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {
-        name: value.detach()
+    tensors = {
+        name: _dense(value.detach())
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, Tensor)
     }
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise InvalidArgument(
+                f"verify: {name} is on the meta device and has no values; load the weights first"
+            )
+    return tensors
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _check_plain(model: nn.Module, what: str) -> None:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from passportize.binding import anchor_shapes
 from passportize.claim import Claim, load_claim
 from passportize.config import PassportConfig
-from passportize.errors import InvalidArgument, NoNormalization, WrongPassport
+from passportize.errors import DegenerateSite, InvalidArgument, NoNormalization, WrongPassport
 from passportize.fidelity import Fidelity, PrivateBranch, measure_fidelity, place_sites
 from passportize.layout import Layout, anchor_of
 from passportize.matching import BY_NAME, BY_ORDER, TensorMatch, match_tensors
 from passportize.model_key import ModelKey
+from passportize.norms import find_norms
 from passportize.null_model import log2_binomial_tail
 from passportize.passport import Passport
 from passportize.planning import plan
@@ -123,9 +124,10 @@ def verify(
         claimed = _from_claim(claim)
     else:
         try:
-            claimed = _from_plan(opened, config or PassportConfig.keyed(), example_inputs)
-        except NoNormalization as error:
-            return _verdict(None, str(error), None, None, Fidelity(None, None, None, ""), None, [])
+            claimed = _from_plan(opened, config, example_inputs)
+        except (NoNormalization, DegenerateSite) as error:
+            nothing = Fidelity(None, None, None, "there is no private branch")
+            return _verdict(None, str(error), None, None, nothing, None, opened.notes)
     evidence = _read(opened.tensors, passport, claimed)
     accepted, reason = _judge(evidence, claimed.layout)
     fidelity = _fidelity(opened, passport, claimed, evidence, loader, device)
@@ -180,13 +182,16 @@ def _from_claim(claim: Claim) -> _Claimed:
     )
 
 
-def _from_plan(opened: Suspect, config: PassportConfig, example_inputs: Any) -> _Claimed:
+def _from_plan(opened: Suspect, config: PassportConfig | None, example_inputs: Any) -> _Claimed:
     model = opened.module
     if model is None:
         raise InvalidArgument(
             "verify: weights alone do not say where bits lie; give the claim, or a plain model of "
             "the architecture as model="
         )
+    if config is None:
+        # A model without norms can carry bits, but no private branch.
+        config = PassportConfig.keyed() if find_norms(model) else PassportConfig.signature()
     planned = plan(model, config=config, example_inputs=example_inputs, include_frozen=True)
     sites = tuple(site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS))
     configs = (config,) * len(sites)
@@ -255,6 +260,8 @@ def _fidelity(
 
 
 def _private_branch(model: nn.Module, claimed: _Claimed, names: bool) -> PrivateBranch | str:
+    if not claimed.config.has_private_pass:
+        return "the 'signature' preset has no private branch"
     # The module may be a copy of model=, with other names than the suspect's file.
     match = claimed.match(model.state_dict(), names)
     placed = place_sites(claimed.sites, claimed.structure, match, model)

@@ -24,6 +24,7 @@ from passportize.errors import (
     InvalidArgument,
     NotPassportized,
     WrappedModel,
+    WrongPassport,
 )
 from passportize.layout import Layout
 from passportize.model_key import ModelKey
@@ -142,6 +143,17 @@ def test_digest_binds_everything():
         replace(claim, model="Other"),
     ]
     assert len({claim.digest(), *(other.digest() for other in others)}) == len(others) + 1
+
+
+def test_unlock_takes_the_right_passport_only(tmp_path):
+    torch.save(live("keyed"), tmp_path / "model.pt")
+    model = torch.load(tmp_path / "model.pt", weights_only=False)
+    with pytest.raises(WrongPassport, match="another passport"):
+        pp.unlock(model, pp.Passport.generate("Eve"))
+    with pytest.raises(InvalidArgument):
+        pp.unlock(model, "acme.passport")
+    assert pp.signature_accuracy(pp.unlock(model, PASSPORT)) == 1.0
+    assert claim_of(model).digest() == claim_of(live("keyed")).digest()
 
 
 # --- damaged and hostile files -------------------------------------------------------------------

@@ -16,11 +16,13 @@ from small_protected import (
     live,
     loader,
     protected,
+    train,
 )
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import passportize as pp
+from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.checkpoint import save_weights
 from passportize.claim_file import write_claim
 from passportize.errors import (
@@ -385,6 +387,74 @@ def test_weights_that_are_not_numbers():
         model.conv2.weight.fill_(float("inf"))
     verdict = pp.verify(model, PASSPORT, protected("keyed").claim)
     assert verdict.accepted and verdict.sites[2].matched == 128
+
+
+@pytest.mark.parametrize(
+    "change", ["float64", "float16", "int8", "sparse", "complex", "transposed"]
+)
+def test_weights_in_other_types_and_layouts(change):
+    released = protected("keyed")
+    state = dict(released.plain.state_dict())
+    for name in ("conv1.weight", "conv2.weight", "conv3.weight"):
+        weight = state[name]
+        if change == "int8":
+            scale = weight.abs().amax((1, 2, 3), keepdim=True) / 127
+            state[name] = (weight / scale).round().to(torch.int8)
+        elif change == "sparse":
+            state[name] = weight.to_sparse()
+        elif change == "complex":
+            state[name] = weight.to(torch.complex64)
+        elif change == "transposed":
+            state[name] = weight.contiguous(memory_format=torch.channels_last)
+        else:
+            state[name] = weight.to(getattr(torch, change))
+    verdict = pp.verify(state, PASSPORT, released.claim)
+    if change == "complex":
+        assert verdict.accepted is None and "is complex" in verdict.sites[0].note
+    else:
+        assert verdict.accepted and verdict.matched == 192
+
+
+def test_meta_weights():
+    with torch.device("meta"):
+        empty = TinyNet()
+    with pytest.raises(InvalidArgument, match="meta"):
+        pp.verify(empty, PASSPORT, protected("keyed").claim)
+
+
+def test_sites_that_keep_statistics_only(tmp_path):
+    torch.manual_seed(0)
+    model = TinyNet()
+    pp.passportize(model, PASSPORT, where="bn3")
+    train(model, 3, 0.1)
+    with torch.no_grad(), pp.branch(model, "private"):
+        private = accuracy(model(images("test")[0]))
+    claim = pp.save_claim(model, tmp_path / "claim")
+    assert [site.role.value for site in claim.sites] == ["statistics", "statistics", "bound"]
+    pp.unpassportize(model)
+    flip_channel_signs(model, torch.Generator().manual_seed(0), example_inputs=loader()[0][0])
+    verdict = pp.verify(model, PASSPORT, tmp_path / "claim", loader())
+    assert verdict.accepted and verdict.total == 128
+    assert verdict.private_accuracy == pytest.approx(private, abs=0.3)
+
+
+def test_a_model_without_norms(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10))
+    pp.passportize(model, PASSPORT, config=pp.PassportConfig.signature())
+    x, y = images("train")
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(40):
+        optimizer.zero_grad()
+        pp.joint_loss(model, x.flatten(1), y, nn.functional.cross_entropy).total.backward()
+        optimizer.step()
+    claim = pp.save_claim(model, tmp_path / "claim")
+    pp.unpassportize(model)
+    data = [(x.flatten(1), y)]
+    for claimed in (claim, None):
+        verdict = pp.verify(model, PASSPORT, claimed, data)
+        assert verdict.accepted and verdict.strength > 64
+        assert verdict.fidelity is None and "no private branch" in verdict.fidelity_reason
 
 
 # --- the suspect is left as it was ---------------------------------------------------------------
