@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .errors import AnchorNotFound
-from .site import AnchorPart
+from passportize.errors import AnchorNotFound
+from passportize.site import AnchorPart
 
 __all__ = ["anchor_fan_in", "anchor_rows", "anchor_width"]
 

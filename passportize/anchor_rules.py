@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from .channel_tracks import concat_pieces, forward_tracks, step_back
-from .site import Anchor, AnchorPart
-from .track import Track, shape_of, step_name
-from .weight_steps import WeightTable
+from passportize.channel_tracks import concat_pieces, step_back
+from passportize.forward_tracks import forward_tracks
+from passportize.site import Anchor, AnchorPart
+from passportize.track import Track, shape_of, step_name
+from passportize.weight_steps import WeightTable
 
 __all__ = ["AnchorRules"]
 

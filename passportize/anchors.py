@@ -8,16 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from .anchor_rows import anchor_fan_in, anchor_rows, anchor_width
-from .anchor_rules import AnchorRules
-from .autograd_walk import walk_autograd
-from .errors import ExampleInputFailed, ExampleInputRequired
-from .example_inputs import ExampleInputs
-from .site import Anchor, AnchorPart
-from .tracing import Trace, can_run, trace_model
-from .user_anchors import read_user_anchors
-from .weight_steps import WeightTable, owns_weight
-from .width_rules import WidthRules
+from passportize.anchor_rows import anchor_fan_in, anchor_rows, anchor_width
+from passportize.anchor_rules import AnchorRules
+from passportize.autograd_walk import walk_autograd
+from passportize.errors import ExampleInputFailed, ExampleInputRequired
+from passportize.example_inputs import ExampleInputs
+from passportize.site import Anchor, AnchorPart
+from passportize.tracing import Trace, can_run, trace_model
+from passportize.user_anchors import read_user_anchors
+from passportize.weight_steps import WeightTable, owns_weight
+from passportize.width_rules import WidthRules
 
 __all__ = ["AnchorSearch", "anchor_fan_in", "anchor_rows", "find_anchors"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .anchor_rows import anchor_width
-from .site import Anchor, AnchorPart
-from .weight_steps import owns_weight
+from passportize.anchor_rows import anchor_width
+from passportize.site import Anchor, AnchorPart
+from passportize.weight_steps import owns_weight
 
 __all__ = ["AutogradSearch"]
 

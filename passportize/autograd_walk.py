@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .autograd_search import AutogradSearch
-from .errors import ExampleInputFailed, UninitializedModule
-from .example_inputs import ExampleInputs
-from .model_state import frozen_model, frozen_random_state
-from .recording import hooks_may_help, silent_warnings
-from .site import Anchor
-from .tensor_trees import tensors_in
-from .weight_steps import owns_weight
+from passportize.autograd_search import AutogradSearch
+from passportize.errors import ExampleInputFailed, UninitializedModule
+from passportize.example_inputs import ExampleInputs
+from passportize.model_state import frozen_model, frozen_random_state
+from passportize.recording import eager_mode, hooks_may_help, silent_warnings
+from passportize.site import Anchor
+from passportize.tensor_trees import tensors_in
+from passportize.weight_steps import owns_weight
 
 __all__ = ["Walk", "walk_autograd"]
 
@@ -114,6 +114,7 @@ def _run(
         frozen_model(model, values=True),
         frozen_random_state(cuda=True),
         silent_warnings(),
+        eager_mode(),
         torch.inference_mode(False),
         torch.enable_grad(),
     ):

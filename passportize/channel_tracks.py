@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
 
 from torch import fx
 
-from .layout_steps import cut, indexed, permuted, reshaped, selected
-from .track import (
+from passportize.layout_steps import cut, indexed, permuted, reshaped, selected
+from passportize.track import (
     Track,
     argument,
     carried,
@@ -25,9 +24,10 @@ from .track import (
     operands,
     shape_of,
     step_name,
+    tensor_list,
 )
 
-__all__ = ["MIXING_STEPS", "concat_pieces", "forward_tracks", "step_back"]
+__all__ = ["CAT_STEPS", "MIXING_STEPS", "concat_pieces", "step_back"]
 
 _PERMUTE = {
     "permute", "transpose", "swapaxes", "swapdims", "t", "T", "mT", "H", "mH", "adjoint",
@@ -43,7 +43,7 @@ _REDUCE = {
     "kthvalue",
 }  # fmt: skip
 _SPLIT = {"chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split"}
-_CAT = {"cat", "concat", "concatenate"}
+CAT_STEPS = {"cat", "concat", "concatenate"}
 _BROADCAST = {
     "add", "radd", "iadd", "sub", "rsub", "isub", "subtract", "mul", "rmul", "imul", "multiply",
     "div", "rdiv", "idiv", "truediv", "rtruediv", "itruediv", "true_divide", "divide", "where",
@@ -92,7 +92,7 @@ def step_back(track: Track) -> list[Track]:
     if name == "narrow":
         dim, start = int(argument(node, 1, "dim")), argument(node, 2, "start")
         return cut(track, first_operand(node), dim, start) if isinstance(start, int) else []
-    if name in _CAT:
+    if name in CAT_STEPS:
         return _concatenated(track)
     if name == "stack":
         return _stacked(track)
@@ -135,13 +135,6 @@ def _from_tuple(track: Track) -> list[Track]:
     return _same_rank(track, parent)
 
 
-def _tensor_list(node: fx.Node) -> list[fx.Node]:
-    value = argument(node, 0, "tensors", ())
-    if not isinstance(value, (tuple, list)):
-        return []
-    return [item for item in value if isinstance(item, fx.Node) and shape_of(item) is not None]
-
-
 def concat_pieces(track: Track) -> list[tuple[Track, int]] | None:
     """Pieces of a concatenation over the channels that hold the channels of a track.
 
@@ -150,9 +143,9 @@ def concat_pieces(track: Track) -> list[tuple[Track, int]] | None:
         concatenation or repeated channels are spread over several pieces.
     """
     node = track.node
-    if node.op == "call_module" or step_name(node) not in _CAT:
+    if node.op == "call_module" or step_name(node) not in CAT_STEPS:
         return None
-    tensors = _tensor_list(node)
+    tensors = tensor_list(node)
     rank = len(known_shape(node))
     if int(argument(node, 1, "dim", 0)) % rank != track.dim:
         return None
@@ -182,7 +175,7 @@ def _concatenated(track: Track) -> list[Track]:
     rank = len(known_shape(track.node))
     return [
         track._replace(node=item)
-        for item in _tensor_list(track.node)
+        for item in tensor_list(track.node)
         if len(known_shape(item)) == rank
     ]
 
@@ -196,7 +189,7 @@ def _stacked(track: Track) -> list[Track]:
     picked = dict(track.picked)
     chosen = [picked.pop(dim)] if dim in picked else None
     rest = tuple(sorted((d, index) for d, index in picked.items()))
-    tensors = _tensor_list(node)
+    tensors = tensor_list(node)
     moved = track._replace(picked=rest)
     return [
         found
@@ -261,39 +254,3 @@ def _same_rank(track: Track, step: fx.Node | None = None) -> list[Track]:
         for source in operands(step or track.node)
         if len(known_shape(source)) == len(new) and known_shape(source)[track.dim] == new[track.dim]
     ]
-
-
-def forward_tracks(track: Track) -> Iterator[Track]:
-    """Where the channels of a tensor lie in the tensors made from it, one step on.
-
-    Only one-to-one moves are followed: all the channels as one run (``repeats == 1``).
-    """
-    for user in track.node.users:
-        outputs = [user] if shape_of(user) is not None else list(user.users)
-        for made in outputs:
-            shape = shape_of(made)
-            if shape is None:
-                continue
-            yield from _forward(track, made, shape)
-
-
-def _forward(track: Track, made: fx.Node, shape: tuple[int, ...]) -> Iterator[Track]:
-    width = known_shape(track.node)[track.dim]
-    name = step_name(made)
-    if name in _CAT:
-        offset = 0
-        for item in _tensor_list(made):
-            if item is track.node and int(argument(made, 1, "dim", 0)) % len(shape) == track.dim:
-                yield track._replace(node=made, start=offset + track.start, picked=())
-                return
-            offset += known_shape(item)[track.dim] if len(known_shape(item)) == len(shape) else 0
-    for dim, size in enumerate(shape):
-        if size > width or size < track.channels:
-            continue
-        whole = Track(made, dim, 0, size)
-        for back in step_back(whole):
-            if back.node is not track.node or back.dim != track.dim or back.repeats != 1:
-                continue
-            if back.start <= track.start and track.stop <= back.start + size:
-                yield track._replace(node=made, dim=dim, start=track.start - back.start, picked=())
-                return

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import InvalidArgument
+from passportize.errors import InvalidArgument
 
 __all__ = ["ExampleInputs", "default_inputs"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .track import Track, carried, first_operand, known_shape, shape_of
+from passportize.track import Track, carried, first_operand, known_shape, shape_of
 
 __all__ = ["cut", "indexed", "permuted", "reshaped", "selected"]
 

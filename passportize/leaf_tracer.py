@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .model_state import frozen_model, frozen_random_state
-from .recording import Recording, silent_warnings
+from passportize.model_state import frozen_model, frozen_random_state
+from passportize.recording import Recording, eager_mode, silent_warnings
 
 __all__ = ["trace_leaves"]
 
@@ -58,7 +58,8 @@ class _LeafTracer(fx.Tracer):
             self.failed.append(m)
             raise
         if isinstance(result, fx.Proxy) and result.node.op == "call_module":
-            result.node.meta["kind"] = self._leaf(m) or "other"
+            # The innermost call comes first; what encloses it returns the same node.
+            result.node.meta.setdefault("kind", self._leaf(m) or "other")
         return result
 
 
@@ -82,7 +83,13 @@ def trace_leaves(
     recordings: list[Recording] = []
     complete = True
     waiting, done = [model], {id(model)}
-    with frozen_model(model), frozen_random_state(), torch.no_grad(), silent_warnings():
+    with (
+        frozen_model(model),
+        frozen_random_state(),
+        torch.no_grad(),
+        silent_warnings(),
+        eager_mode(),
+    ):
         for module in model.modules():
             vars(module)["training"] = training
         while waiting:

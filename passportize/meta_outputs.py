@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["linear_output", "quick_output", "recurrent_output"]
+__all__ = ["leaf_output", "moved_output", "quick_output"]
 
 _POINTWISE = {
     "relu", "relu_", "relu6", "gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "sigmoid",
@@ -110,3 +110,43 @@ def recurrent_output(module: nn.RNNBase, source: Tensor) -> tuple[Tensor, Any]:
     if isinstance(module, nn.LSTM):
         return output, (state, source.new_empty((layers, *batch, module.hidden_size)))
     return output, torch.empty_like(state)
+
+
+def moved_output(
+    func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """``x.to(...)`` and its like without leaving the meta device: the type only, or a copy."""
+    tensor, rest = args[0], list(args[1:]) + list(kwargs.values())
+    dtype = next((value for value in rest if isinstance(value, torch.dtype)), None)
+    if dtype is None:
+        dtype = next((value.dtype for value in rest if isinstance(value, Tensor)), None)
+    if name in ("double", "float", "half", "bfloat16"):
+        return func(*args, **kwargs)
+    return tensor.to(dtype) if dtype is not None else tensor.view_as(tensor)
+
+
+def leaf_output(
+    module: nn.Module,
+    kind: str,
+    first: Tensor | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Output of a module that is one step.
+
+    Args:
+        module: The module; its parameters read as tensors without data.
+        kind: ``"norm"`` if the output has the shape of the input.
+        first: The first tensor among its arguments.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+    """
+    output: Any = None
+    if first is not None:
+        if kind == "norm":
+            output = torch.empty_like(first)
+        elif isinstance(module, nn.RNNBase) and first is args[0]:
+            output = recurrent_output(module, first)
+        elif isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
+            output = linear_output(first, module.weight)
+    return module.forward(*args, **kwargs) if output is None else output

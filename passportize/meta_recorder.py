@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from .meta_outputs import linear_output, quick_output, recurrent_output
-from .meta_twins import MetaTwins
-from .tensor_trees import holds_tensor, map_tensors, tensors_in
+from passportize.meta_outputs import leaf_output, moved_output, quick_output
+from passportize.meta_twins import MetaTwins
+from passportize.tensor_trees import holds_tensor, map_tensors, tensors_in
 
 __all__ = ["LEAF_NORM", "LEAF_OTHER", "LEAF_WEIGHT", "MetaRecorder"]
 
@@ -181,7 +181,7 @@ class MetaRecorder(TorchFunctionMode):
         if isinstance(meta_kwargs.get("device"), (str, int)):
             meta_kwargs["device"] = "meta"
         if name in _MOVES:
-            return _moved(func, name, meta_args, meta_kwargs)
+            return moved_output(func, name, meta_args, meta_kwargs)
         quick = quick_output(name, meta_args, meta_kwargs)
         if quick is not None:
             return quick
@@ -247,41 +247,10 @@ class MetaRecorder(TorchFunctionMode):
         first = next(tensors_in((meta_args, meta_kwargs)), None)
         self._in_leaf = True
         try:
-            output = _leaf_output(module, kind, first, meta_args, meta_kwargs)
+            output = leaf_output(module, kind, first, meta_args, meta_kwargs)
         finally:
             self._in_leaf = False
         node = self.graph.call_module(self.name_of(module), fx_args, fx_kwargs)
         node.meta["kind"] = kind
         self._register_output(output, node)
         return output
-
-
-def _moved(
-    func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """``x.to(...)`` and its like without leaving the meta device: the type only, or a copy."""
-    tensor, rest = args[0], list(args[1:]) + list(kwargs.values())
-    dtype = next((value for value in rest if isinstance(value, torch.dtype)), None)
-    if dtype is None:
-        dtype = next((value.dtype for value in rest if isinstance(value, Tensor)), None)
-    if name in ("double", "float", "half", "bfloat16"):
-        return func(*args, **kwargs)
-    return tensor.to(dtype) if dtype is not None else tensor.view_as(tensor)
-
-
-def _leaf_output(
-    module: nn.Module,
-    kind: str,
-    first: Tensor | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    output: Any = None
-    if first is not None:
-        if kind == LEAF_NORM:
-            output = torch.empty_like(first)
-        elif isinstance(module, nn.RNNBase) and first is args[0]:
-            output = recurrent_output(module, first)
-        elif isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
-            output = linear_output(first, module.weight)
-    return module.forward(*args, **kwargs) if output is None else output

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .tensor_trees import meta_twin
+from passportize.tensor_trees import meta_twin
 
 __all__ = ["MetaTwins"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +13,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .example_inputs import ExampleInputs
-from .meta_recorder import MetaRecorder
-from .model_state import frozen_model, frozen_random_state
+from passportize.example_inputs import ExampleInputs
+from passportize.meta_recorder import MetaRecorder
+from passportize.model_state import frozen_model, frozen_random_state
 
-__all__ = ["Recording", "hooks_may_help", "record_graph", "silent_warnings"]
+__all__ = ["Recording", "eager_mode", "hooks_may_help", "record_graph", "silent_warnings"]
 
 
 def _call_with_hooks(
@@ -82,6 +83,16 @@ def silent_warnings() -> Iterator[None]:
 
 
 @contextmanager
+def eager_mode() -> Iterator[None]:
+    """Run compiled parts of a model as they were written, and leave the compiler's caches alone."""
+    if "torch._dynamo" in sys.modules:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+@contextmanager
 def paused_collection() -> Iterator[None]:
     """Put off garbage collection: thousands of nodes are made, none of them is garbage yet."""
     enabled = gc.isenabled()
@@ -143,6 +154,7 @@ def record_graph(
         torch.no_grad(),
         silent_warnings(),
         paused_collection(),
+        eager_mode(),
     ):
         for module in model.modules():
             vars(module)["training"] = training

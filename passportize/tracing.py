@@ -10,11 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .example_inputs import ExampleInputs, default_inputs
-from .leaf_tracer import trace_leaves
-from .meta_recorder import LEAF_NORM, LEAF_OTHER, LEAF_WEIGHT
-from .recording import Recording, hooks_may_help, record_graph
-from .weight_steps import is_weight_module, owns_weight
+from passportize.example_inputs import ExampleInputs, default_inputs
+from passportize.leaf_tracer import trace_leaves
+from passportize.meta_recorder import LEAF_NORM, LEAF_OTHER, LEAF_WEIGHT
+from passportize.recording import Recording, hooks_may_help, record_graph
+from passportize.weight_steps import is_weight_module, owns_weight
 
 __all__ = ["Trace", "can_run", "trace_model"]
 
@@ -188,27 +188,29 @@ def _candidates(model: nn.Module, example_inputs: Any) -> Iterator[ExampleInputs
     named = default_inputs(model)
     if named is not None:
         yield named
-        return
-    for tensor in _guessed_tensors(model):
+    size = named.args[0].shape[2:] if named is not None else ()
+    for tensor in _guessed_tensors(model, size):
         yield ExampleInputs(args=(tensor,), origin="guessed")
 
 
-def _guessed_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Inputs that the first layer could take, the usual sizes first."""
+def _guessed_tensors(model: nn.Module, size: Sequence[int] = ()) -> Iterator[Tensor]:
+    """Inputs that the first layer could take, a known image size first, then the usual ones."""
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             yield torch.zeros(2, 16, dtype=torch.long)
             return
         if is_weight_module(module):
-            for shape in _guessed_shapes(module):
+            for shape in _guessed_shapes(module, size):
                 weight = cast(Tensor, module.weight)
                 yield torch.empty(shape, dtype=weight.dtype, device="meta")
             return
 
 
-def _guessed_shapes(module: nn.Module) -> Iterator[tuple[int, ...]]:
+def _guessed_shapes(module: nn.Module, known: Sequence[int]) -> Iterator[tuple[int, ...]]:
     if isinstance(module, nn.modules.conv._ConvNd):
         channels, space = module.in_channels, len(module.kernel_size)
+        if len(known) == space:
+            yield (2, channels, *known)
         for size in {1: (1024, 64), 2: (224, 32, 28, 64), 3: (32, 16, 64)}[space]:
             yield (2, channels, *[size] * space)
     elif isinstance(module, nn.Linear):

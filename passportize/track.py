@@ -16,6 +16,7 @@ __all__ = [
     "operands",
     "shape_of",
     "step_name",
+    "tensor_list",
 ]
 
 
@@ -99,3 +100,11 @@ def carried(track: Track, source: fx.Node, dims: Sequence[int | None]) -> list[T
         (where, index) for out, index in track.picked if (where := dims[out]) is not None
     )
     return [track._replace(node=source, dim=dim, picked=tuple(sorted(picked)))]
+
+
+def tensor_list(node: fx.Node) -> list[fx.Node]:
+    """The tensors that a concatenation or a stack joins."""
+    value = argument(node, 0, "tensors", ())
+    if not isinstance(value, (tuple, list)):
+        return []
+    return [item for item in value if isinstance(item, fx.Node) and shape_of(item) is not None]

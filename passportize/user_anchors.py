@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from .anchor_rows import anchor_width
-from .errors import AnchorNotFound, UnknownSite
-from .site import Anchor, AnchorPart
+from passportize.anchor_rows import anchor_width
+from passportize.errors import AnchorNotFound, UnknownSite
+from passportize.site import Anchor, AnchorPart
 
 __all__ = ["read_user_anchors"]
 

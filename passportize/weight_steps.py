@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from .anchor_rows import anchor_width
-from .channel_tracks import step_back
-from .site import AnchorPart
-from .track import Track, argument, shape_of, step_name
+from passportize.anchor_rows import anchor_width
+from passportize.channel_tracks import step_back
+from passportize.site import AnchorPart
+from passportize.track import Track, argument, shape_of, step_name
 
 __all__ = ["WeightTable", "is_weight_module", "owns_weight"]
 

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from .channel_tracks import MIXING_STEPS
-from .site import Anchor, AnchorPart
-from .track import argument, step_name
-from .weight_steps import WeightTable
+from passportize.channel_tracks import CAT_STEPS, MIXING_STEPS
+from passportize.site import Anchor, AnchorPart
+from passportize.track import argument, step_name
+from passportize.weight_steps import WeightTable
 
 __all__ = ["WidthRules"]
 
-_CAT = {"cat", "concat", "concatenate"}
 _Upward = tuple[int, int, int, fx.Node, tuple[str, ...]]
 
 
@@ -70,7 +69,7 @@ class WidthRules:
             if not self._is_crossed(node):
                 continue
             name = step_name(node)
-            if name in _CAT:
+            if name in CAT_STEPS:
                 joined = self._joined(node, width)
                 if joined is not None:
                     return joined, ("cat", *path)
@@ -113,7 +112,7 @@ class WidthRules:
                 if part is not None and part.channels == width:
                     return Anchor((part,), "downstream", path)
                 continue
-            if node is not start and (not self._is_crossed(node) or step_name(node) in _CAT):
+            if node is not start and (not self._is_crossed(node) or step_name(node) in CAT_STEPS):
                 continue
             further = path if node is start else (step_name(node), *path)
             for user in node.users:

@@ -22,9 +22,14 @@ from passportize.errors import (
     AnchorNotFound,
     ExampleInputFailed,
     ExampleInputRequired,
+    UninitializedModule,
     UnknownSite,
 )
+from passportize.leaf_tracer import trace_leaves
 from passportize.site import AnchorPart
+from passportize.tracing import leaf_kinds
+from passportize.weight_steps import WeightTable
+from passportize.width_rules import WidthRules
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
@@ -466,6 +471,20 @@ def test_norms_that_never_run_are_not_executed() -> None:
     assert set(found.anchors) == {"norm", "aux"}
 
 
+def test_a_norm_whose_forward_is_called_directly() -> None:
+    model = Built(lambda m, x: m.norm.forward(m.a(x)), a=nn.Linear(3, 4), norm=nn.LayerNorm(4))
+    found = search(model, 2, 3)
+    assert found.executed == {"norm"}
+    assert brief(found) == ("upstream", ("a.weight", 4, 0, 1))
+
+
+def test_lazy_modules_are_named() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.LayerNorm(4))
+    with pytest.raises(UninitializedModule, match=r"^0 is lazy and has not seen data"):
+        find_anchors(model, {"1": (4,)}, torch.zeros(2, 3))
+    assert nn.parameter.is_lazy(model[0].weight)
+
+
 @pytest.mark.parametrize(
     ("wrap", "weight"),
     [
@@ -622,6 +641,73 @@ def test_both_readings_agree_or_a_note_says_so() -> None:
         "norm: bound to a.weight by the fx graph; the autograd graph of a real forward pass says "
         "g.weight"
     ]
+
+
+# --- graphs without shapes ------------------------------------------------------------------
+
+WIDTH_CASES: list[tuple[str, Callable[[], nn.Module], tuple[Any, ...]]] = [
+    (
+        "through containers and activations",
+        lambda: Built(
+            lambda m, x: m.norm(m.body(x)),
+            body=nn.Sequential(nn.Sequential(conv(3, 8)), nn.ReLU(), nn.Dropout()),
+            norm=nn.BatchNorm2d(8),
+        ),
+        ("upstream", ("body.0.0.weight", 8, 0, 1)),
+    ),
+    (
+        "the last branch of a residual sum",
+        lambda: Built(
+            lambda m, x: m.norm((y := m.a(x)) + m.b(F.relu(y))),
+            a=conv(3, 8),
+            b=conv(8, 8),
+            norm=nn.BatchNorm2d(8),
+        ),
+        ("upstream", ("b.weight", 8, 0, 1)),
+    ),
+    (
+        "concatenation of channels",
+        lambda: Built(
+            lambda m, x: m.norm(torch.cat([m.a(x), m.first(m.b(x))], 1)),
+            a=conv(3, 2),
+            b=conv(3, 5),
+            first=nn.BatchNorm2d(5),
+            norm=nn.BatchNorm2d(7),
+        ),
+        ("concat", ("a.weight", 2, 0, 1), ("b.weight", 5, 0, 1)),
+    ),
+    (
+        "a class token",
+        lambda: Built(
+            lambda m, x: m.norm(torch.cat([m.token, m.a(x).flatten(2).transpose(1, 2)], 1)),
+            token=nn.Parameter(torch.zeros(2, 1, 8)),
+            a=conv(3, 8),
+            norm=nn.LayerNorm(8),
+        ),
+        ("upstream", ("a.weight", 8, 0, 1)),
+    ),
+    (
+        "downstream",
+        lambda: Built(lambda m, x: m.b(F.relu(m.norm(x))), norm=nn.LayerNorm(6), b=nn.Linear(6, 4)),
+        ("downstream", ("b.weight", 6, 0, 1)),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("title", "make", "expected"), WIDTH_CASES, ids=[c[0] for c in WIDTH_CASES]
+)
+def test_rules_without_shapes(
+    title: str, make: Callable[[], nn.Module], expected: tuple[Any, ...]
+) -> None:
+    model = make()
+    kinds = leaf_kinds(model, set(norm_widths(model)))
+    recordings, complete = trace_leaves(model, lambda module: kinds.get(id(module)))
+    assert complete
+    rules = WidthRules(recordings[0].graph, WeightTable(model))
+    anchor = rules.anchor("norm", model.get_submodule("norm"), norm_widths(model)["norm"])
+    assert anchor is not None
+    assert brief(AnchorSearch({"norm": anchor})) == expected
 
 
 # --- anchors of the user -------------------------------------------------------------------

@@ -274,6 +274,20 @@ def test_inputs_are_read_from_the_configuration() -> None:
     assert not trace.notes
 
 
+def test_a_configuration_of_other_channels_is_not_believed() -> None:
+    class Configured(nn.Sequential):
+        pretrained_cfg = {"input_size": (3, 16, 20)}  # noqa: RUF012
+
+    trace = trace_model(Configured(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), norms={"1"})
+    assert trace.complete
+    assert trace.notes == ["read with a guessed input of shape (2, 1, 16, 20)"]
+
+
+def test_token_models_are_given_tokens() -> None:
+    model = nn.Sequential(nn.Embedding(10, 8), nn.LayerNorm(8), nn.Linear(8, 4))
+    assert trace_model(model, norms={"1"}).complete
+
+
 def test_a_guessed_size_is_said() -> None:
     trace = trace_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 2)))
     assert trace.complete

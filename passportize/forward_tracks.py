@@ -1,0 +1,48 @@
+"""Follows the channels of a tensor forwards through one step of a recorded graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx
+
+from passportize.channel_tracks import CAT_STEPS, step_back
+from passportize.track import Track, argument, known_shape, shape_of, step_name, tensor_list
+
+__all__ = ["forward_tracks"]
+
+
+def forward_tracks(track: Track) -> Iterator[Track]:
+    """Where the channels of a tensor lie in the tensors made from it, one step on.
+
+    Only one-to-one moves are followed: all the channels as one run (``repeats == 1``).
+    """
+    for user in track.node.users:
+        outputs = [user] if shape_of(user) is not None else list(user.users)
+        for made in outputs:
+            shape = shape_of(made)
+            if shape is None:
+                continue
+            yield from _ahead(track, made, shape)
+
+
+def _ahead(track: Track, made: fx.Node, shape: tuple[int, ...]) -> Iterator[Track]:
+    width = known_shape(track.node)[track.dim]
+    name = step_name(made)
+    if name in CAT_STEPS:
+        offset = 0
+        for item in tensor_list(made):
+            if item is track.node and int(argument(made, 1, "dim", 0)) % len(shape) == track.dim:
+                yield track._replace(node=made, start=offset + track.start, picked=())
+                return
+            offset += known_shape(item)[track.dim] if len(known_shape(item)) == len(shape) else 0
+    for dim, size in enumerate(shape):
+        if size > width or size < track.channels:
+            continue
+        whole = Track(made, dim, 0, size)
+        for back in step_back(whole):
+            if back.node is not track.node or back.dim != track.dim or back.repeats != 1:
+                continue
+            if back.start <= track.start and track.stop <= back.start + size:
+                yield track._replace(node=made, dim=dim, start=track.start - back.start, picked=())
+                return
