@@ -33,6 +33,8 @@ _Downward = tuple[int, int, Track, tuple[str, ...]]
 class AnchorRules:
     """Finds anchors in one graph.
 
+    A norm that is called more than once is bound by its first call.
+
     *Upstream.* From the input of the norm, steps that carry its channels on are crossed backwards:
     layout, pooling, activations, dropout, other norms, sums and products of tensors, concatenation
     over another dimension (a class token). Where a sum or product has an operand of the full

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from passportize.autograd_search import AutogradSearch
 from passportize.errors import ExampleInputFailed, UninitializedModule
 from passportize.example_inputs import ExampleInputs
-from passportize.model_state import frozen_model, frozen_random_state
+from passportize.model_state import MODULE_CALLS, frozen_model, frozen_random_state
 from passportize.recording import eager_mode, hooks_may_help, silent_warnings
 from passportize.site import Anchor
 from passportize.tensor_trees import tensors_in
@@ -111,6 +111,7 @@ def _run(
     failure: Exception | None = None
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     with (
+        MODULE_CALLS,
         frozen_model(model, values=True),
         frozen_random_state(cuda=True),
         silent_warnings(),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from passportize.model_state import frozen_model, frozen_random_state
+from passportize.model_state import MODULE_CALLS, frozen_model, frozen_random_state
 from passportize.recording import Recording, eager_mode, silent_warnings
 
 __all__ = ["trace_leaves"]
@@ -84,6 +84,7 @@ def trace_leaves(
     complete = True
     waiting, done = [model], {id(model)}
     with (
+        MODULE_CALLS,
         frozen_model(model),
         frozen_random_state(),
         torch.no_grad(),

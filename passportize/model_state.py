@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["frozen_model", "frozen_random_state"]
+__all__ = ["MODULE_CALLS", "frozen_model", "frozen_random_state"]
 
 _CONTAINERS = (dict, list, set)
+
+
+# The call of modules is intercepted on the class that all of them share. Two threads that did so at
+# once would undo each other's changes in the wrong order.
+MODULE_CALLS = threading.RLock()
 
 
 class _ModuleRecord:

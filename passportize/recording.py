@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from passportize.example_inputs import ExampleInputs
 from passportize.meta_recorder import MetaRecorder
-from passportize.model_state import frozen_model, frozen_random_state
+from passportize.model_state import MODULE_CALLS, frozen_model, frozen_random_state
 
 __all__ = ["Recording", "eager_mode", "hooks_may_help", "record_graph", "silent_warnings"]
 
@@ -149,8 +149,9 @@ def record_graph(
     recorder = MetaRecorder(model, leaf, guess)
     failure: Exception | None = None
     with (
+        MODULE_CALLS,
         frozen_model(model),
-        frozen_random_state(),
+        frozen_random_state(cuda=any(p.is_cuda for p in model.parameters())),
         torch.no_grad(),
         silent_warnings(),
         paused_collection(),

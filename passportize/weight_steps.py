@@ -197,6 +197,9 @@ class WeightTable:
         found = self._origin(weight, 0)
         if found is None or found[1] != 0 or found[2] != 0:
             return None
+        if self._shapes[found[0]] != tuple(shape_of(weight) or ()):
+            # Mixed from several for each sample (CondConv): its groups are not the parameter's.
+            return None
         return _part(track, found[0], axis, groups, transposed)
 
     def _product_part(self, track: Track, node: fx.Node, rank: int) -> AnchorPart | None:

@@ -404,3 +404,18 @@ def test_example_inputs_are_copied() -> None:
     copied.kwargs["x"].add_(1)
     assert x.tolist() == [0, 0]
     assert [name for name, _ in inputs.tensors()] == ["x", "more_0"]
+
+
+def test_threads_may_read_models_at_once() -> None:
+    def read() -> None:
+        for _ in range(10):
+            model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+            complete.append(trace_model(model, torch.zeros(2, 4), norms={"1"}).complete)
+
+    complete: list[bool] = []
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert complete == [True] * 40
