@@ -173,6 +173,8 @@ def strength_picture(owner: float, strangers: Sequence[float], threshold: float)
 
 def training_picture(series: Mapping[str, Sequence[float]]) -> str:
     """Losses over epochs, one line each."""
+    from matplotlib.ticker import MaxNLocator
+
     marks = ((GREY, "--", ""), (BLUE, "-", "o"), (ORANGE, "-", "^"), (GREEN, ":", "s"))
     with _drawing(7.2, 2.7) as (figure, axes):
         for (name, values), (colour, line, mark) in zip(series.items(), marks, strict=False):
@@ -190,7 +192,7 @@ def training_picture(series: Mapping[str, Sequence[float]]) -> str:
         axes.set_yscale("symlog", linthresh=0.01)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("mean loss")
         axes.legend(loc="upper right", ncols=2)
