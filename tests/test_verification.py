@@ -98,7 +98,8 @@ def test_the_owner_is_recognised(preset):
 
 def test_the_private_branch_is_the_one_that_was_trained():
     """Rounding aside, the branch put back by verify computes what it did in training."""
-    from passportize.fidelity import PrivateBranch, _fill
+    from passportize.fidelity import _fill
+    from passportize.placement import PrivateBranch
     from passportize.surgery import attached
 
     for preset in ("keyed", "paper"):

@@ -24,10 +24,11 @@ from passportize.checkpoint import host_state_dict
 from passportize.claim import Claim
 from passportize.config import PassportConfig
 from passportize.errors import DegenerateSite, InvalidArgument
-from passportize.fidelity import Fidelity, PrivateBranch, measure_fidelity
+from passportize.fidelity import Fidelity, measure_fidelity
 from passportize.layout import Layout
 from passportize.model_key import ModelKey
 from passportize.passport import Passport
+from passportize.placement import PrivateBranch
 from passportize.planning import plan
 from passportize.private_statistics import OFFSET, RATIO, has_statistics
 from passportize.registry import adapter_for
