@@ -125,24 +125,36 @@ def _named_tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def default_inputs(model: nn.Module) -> ExampleInputs | None:
-    """A batch of two on the meta device, of the size that a timm-style configuration names.
+    """A batch of two on the meta device, of the size that the model's configuration names.
 
-    ``default_cfg`` or ``pretrained_cfg`` of the model is read (a mapping or an object with
-    ``input_size``), nothing is imported. A model that says it was built for another size
-    (``patch_embed.img_size``) is given that size.
+    Read are ``pretrained_cfg`` and ``default_cfg`` with ``input_size``, as timm has them, and
+    ``config`` with ``image_size`` and ``num_channels``, as transformers has it; nothing is
+    imported. A model that says it was built for another size (``patch_embed.img_size``) is given
+    that size.
     """
+    shape = _configured_shape(model)
+    if shape is None:
+        return None
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if isinstance(built_for, (tuple, list)) and len(built_for) == len(shape) - 1:
+        shape[1:] = [int(item) for item in built_for]
+    first = next(model.parameters(), None)
+    dtype = first.dtype if first is not None else torch.get_default_dtype()
+    tensor = torch.empty([2, *shape], dtype=dtype, device="meta")
+    return ExampleInputs(args=(tensor,), origin="default_cfg")
+
+
+def _configured_shape(model: nn.Module) -> list[int] | None:
     for attribute in ("pretrained_cfg", "default_cfg"):
-        config = getattr(model, attribute, None)
-        size = config.get("input_size") if isinstance(config, Mapping) else None
-        if size is None:
-            size = getattr(config, "input_size", None)
+        size = _entry(getattr(model, attribute, None), "input_size")
         if isinstance(size, (tuple, list)) and all(isinstance(item, int) for item in size):
-            shape = list(size)
-            built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-            if isinstance(built_for, (tuple, list)) and len(built_for) == len(shape) - 1:
-                shape[1:] = [int(item) for item in built_for]
-            first = next(model.parameters(), None)
-            dtype = first.dtype if first is not None else torch.get_default_dtype()
-            tensor = torch.empty([2, *shape], dtype=dtype, device="meta")
-            return ExampleInputs(args=(tensor,), origin="default_cfg")
-    return None
+            return list(size)
+    config = getattr(model, "config", None)
+    side, channels = _entry(config, "image_size"), _entry(config, "num_channels")
+    sides = list(side) if isinstance(side, (tuple, list)) else [side, side]
+    shape = [3 if channels is None else channels, *sides]
+    return shape if all(isinstance(item, int) for item in shape) else None
+
+
+def _entry(config: Any, key: str) -> Any:
+    return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)

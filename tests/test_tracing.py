@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import types
 from collections.abc import Iterator
 
 import numpy
@@ -272,6 +273,20 @@ def test_inputs_are_read_from_the_configuration() -> None:
     trace = trace_model(model, norms={"1"})
     assert trace.recordings[0].graph.find_nodes(op="placeholder")[0].meta["shape"] == (2, 3, 16, 16)
     assert not trace.notes
+
+
+@pytest.mark.parametrize("side", [20, (20, 16)])
+def test_transformers_configurations_are_read(side: int | tuple[int, int]) -> None:
+    class Sized(nn.Sequential):
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            if pixel_values.shape[2] != 20:
+                raise ValueError("another size")
+            return super().forward(pixel_values)
+
+    model = Sized(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    model.config = types.SimpleNamespace(image_size=side, num_channels=1)
+    trace = trace_model(model, norms={"1"})
+    assert trace.complete and not trace.notes
 
 
 def test_a_configuration_of_other_channels_is_not_believed() -> None:
