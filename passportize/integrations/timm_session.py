@@ -97,15 +97,16 @@ class Session:
         import timm.loss
         import timm.optim
         import timm.utils
-        from timm.optim import _optim_factory
-        from timm.utils import summary
 
-        create_optimizer = self._create_optimizer(_optim_factory.create_optimizer_v2)
-        for module in (timm.optim, _optim_factory):
-            patches.replace(module, "create_optimizer_v2", create_optimizer)
-        update_summary = self._update_summary(summary.update_summary)
-        for module in (timm.utils, summary):
-            patches.replace(module, "update_summary", update_summary)
+        for package, name, wrap in (
+            (timm.optim, "create_optimizer_v2", self._create_optimizer),
+            (timm.utils, "update_summary", self._update_summary),
+        ):
+            original = getattr(package, name)
+            wrapped = wrap(original)
+            # Also where it is defined: scripts import it from either place.
+            for module in (package, sys.modules[original.__module__]):
+                patches.replace(module, name, wrapped)
         self._install_losses(patches, timm.loss)
         self._install_tasks(patches)
 
