@@ -57,8 +57,10 @@ def reshaped(track: Track, source: fx.Node | None) -> list[Track]:
             outer, first = divmod(track.start, wide)
             if track.stop - 1 < (outer + 1) * wide:
                 above = [e for e in range(d) if old_strides[e] == wide * inner and old[e] > outer]
-                pick = ((above[-1], outer),) if above else ()
-                return [track._replace(node=source, dim=d, start=first, picked=picked + pick)]
+                if not above:
+                    return []
+                picked = tuple(sorted((*picked, (above[-1], outer))))
+                return [track._replace(node=source, dim=d, start=first, picked=picked)]
     return []
 
 

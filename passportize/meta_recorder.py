@@ -85,6 +85,7 @@ class MetaRecorder(TorchFunctionMode):
 
     def _register(self, meta: Tensor, node: fx.Node) -> None:
         node.meta["shape"] = tuple(meta.shape)
+        node.meta["floating"] = meta.is_floating_point() or meta.is_complex()
         self._nodes[id(meta)] = node
         self._twins.keep(meta)
 

@@ -74,8 +74,12 @@ def argument(node: fx.Node, position: int, keyword: str, default: Any = None) ->
 
 
 def operands(node: fx.Node) -> list[fx.Node]:
-    """The tensors that a step reads, in order, each once."""
-    return [item for item in node.all_input_nodes if shape_of(item) is not None]
+    """The tensors that a step reads, in order, each once; masks and indices are left out."""
+    return [
+        item
+        for item in node.all_input_nodes
+        if shape_of(item) is not None and item.meta.get("floating", True)
+    ]
 
 
 def first_operand(node: fx.Node) -> fx.Node | None:

@@ -262,6 +262,28 @@ CASES: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], tuple[Any, ...]
         ("upstream", ("a.weight", 8, 0, 2)),
     ),
     (
+        "one of two maps that were laid side by side",
+        lambda: Built(
+            lambda m, x: m.norm(torch.stack([m.a(x), m.b(x)], 2).flatten(2)[..., 8:]),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(6, 8),
+            norm=nn.LayerNorm(8),
+        ),
+        (2, 5, 6),
+        ("upstream", ("b.weight", 8, 0, 1)),
+    ),
+    (
+        "an index is not a producer",
+        lambda: Built(
+            lambda m, x: m.norm(torch.gather(y := m.a(x), 1, m.b(x + y.mean()).argsort(1))),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(6, 8),
+            norm=nn.LayerNorm(8),
+        ),
+        (2, 5, 6),
+        ("upstream", ("a.weight", 8, 0, 1)),
+    ),
+    (
         "downstream",
         lambda: Built(
             lambda m, x: m.a(F.relu(m.norm(x)).transpose(1, 2)),
