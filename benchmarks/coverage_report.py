@@ -38,7 +38,7 @@ def write_report(meta: Mapping[str, Record], real: Mapping[str, Record], path: P
         "",
         "*meta*: built at full size without values; plan, swap, restore. *real*: built with "
         "values, at 64 or 128 pixels where the model allows it, a batch of 2 public and 2 private "
-        "samples; models above 150 million parameters with less depth where timm has an argument for it "
+        "samples; models above 150 million parameters with less depth where timm can "
         "(column `built_with`). Zero-initialised parameters get small random values first, since "
         "the output of many fresh models is all zeros otherwise.",
         "",
