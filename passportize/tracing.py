@@ -174,6 +174,8 @@ def leaf_kinds(model: nn.Module, norms: Collection[str]) -> dict[int, str]:
     for name, module in model.named_modules():
         if name in norms and name not in outer:
             kinds[id(module)] = LEAF_NORM
+        elif name in outer:
+            continue  # a convolution with its norm inside, say
         elif is_weight_module(module):
             kinds[id(module)] = LEAF_WEIGHT
         elif isinstance(module, nn.RNNBase):

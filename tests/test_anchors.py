@@ -500,6 +500,26 @@ def test_a_norm_whose_forward_is_called_directly() -> None:
     assert brief(found) == ("upstream", ("a.weight", 4, 0, 1))
 
 
+class NormedConv(nn.Conv2d):
+    """A convolution with its norm inside."""
+
+    def __init__(self, i: int, o: int, **options: Any) -> None:
+        super().__init__(i, o, 1, **options)
+        self.norm = nn.BatchNorm2d(o)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(super().forward(x))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_norm_inside_a_convolution(groups: int) -> None:
+    model = nn.Sequential(NormedConv(4, 8, groups=groups), NormedConv(8, 6, groups=groups))
+    found = search(model, 2, 4, 5, 5)
+    assert brief(found, "1.norm") == ("upstream", ("1.weight", 6, 0, 1))
+    assert found.anchors["1.norm"].parts[0].groups == groups
+    check_rows(model, torch.randn(2, 4, 5, 5), found)
+
+
 def test_lazy_modules_are_named() -> None:
     model = nn.Sequential(nn.LazyLinear(4), nn.LayerNorm(4))
     with pytest.raises(UninitializedModule, match=r"^0 is lazy and has not seen data"):
