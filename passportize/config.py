@@ -87,7 +87,7 @@ class PassportConfig:
     @classmethod
     def keyed(cls, **changes: Any) -> PassportConfig:
         """The default: nothing in the private branch is free, so its accuracy is evidence too."""
-        return _preset(cls(formulation="keyed", margin=4.0, sign_weight=0.1), changes)
+        return _preset(cls(formulation="keyed", margin=2.0, sign_weight=0.1), changes)
 
     @classmethod
     def paper(cls, **changes: Any) -> PassportConfig:
@@ -108,7 +108,7 @@ class PassportConfig:
     @classmethod
     def signature(cls, **changes: Any) -> PassportConfig:
         """Bits only: almost free, and also for models that are trained already."""
-        preset = cls(formulation="signature", margin=4.0, sign_weight=0.2, sign_every=4)
+        preset = cls(formulation="signature", margin=2.0, sign_weight=0.2, sign_every=4)
         return _preset(preset, changes)
 
     @property

@@ -14,6 +14,7 @@ from passportize.response import (
     Responses,
     normalised_responses,
     raw_responses,
+    raw_sign_penalty,
     sign_penalty,
 )
 from passportize.secret_vectors import SecretVectors
@@ -78,7 +79,7 @@ class Branch(nn.Module):
         self.weights = weights
         self.secret = secret or SecretVectors()
         self.bottleneck: nn.Sequential | None = None
-        self.rates: list[tuple[int, float]] = []
+        self.parts: list[tuple[int, int]] = []
         for name in STATISTICS:
             value = getattr(host, name, None)
             self.register_buffer(name, value.detach().clone() if value is not None else None)
@@ -87,11 +88,8 @@ class Branch(nn.Module):
             like = rows[0]
             if config.formulation == "paper":
                 self.bottleneck = _bottleneck(site.channels, config.bottleneck, like, generator)
-            self.rates = [
-                (
-                    part.shape[0],
-                    1.0 if config.formulation == "paper" else math.sqrt(side.values.shape[0]),
-                )
+            self.parts = [
+                (part.shape[0], side.values.shape[0])
                 for part, side in zip(rows, self.secret.sides, strict=True)
             ]
             self.secret = self.secret.to(like.device)
@@ -141,7 +139,7 @@ class Branch(nn.Module):
         if not self.bound:
             return scale, shift, None
         responses = self.responses()
-        penalty = self._penalty(responses.gamma)
+        penalty = self._penalty(responses)
         if not self.transforms:
             return scale, shift, penalty
         with torch.autocast(device_type=responses.gamma.device.type, enabled=False):
@@ -157,13 +155,16 @@ class Branch(nn.Module):
         kept = private_shift.to(dtype) if shift is not None or scale is None else None
         return private_scale.to(dtype), kept, penalty
 
-    def _penalty(self, gamma: Tensor) -> Tensor:
+    def _penalty(self, responses: Responses) -> Tensor:
         config = self.config
-        penalty = config.sign_weight * sign_penalty(
-            gamma, self.secret.bits.to(gamma.dtype), config.margin, self.rates
-        )
+        bits = self.secret.bits.to(responses.gamma.dtype)
+        if config.formulation == "paper":
+            penalty = raw_sign_penalty(responses, bits, config.margin)
+        else:
+            penalty = sign_penalty(responses, bits, config.margin, self.parts)
+        penalty = config.sign_weight * penalty
         if config.response_weight:
-            penalty = penalty + config.response_weight * gamma.square().sum()
+            penalty = penalty + config.response_weight * responses.gamma.square().sum()
         return penalty
 
     def _keyed(

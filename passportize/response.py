@@ -11,14 +11,15 @@ the network's function as it is.
 
 Normalised response (``keyed`` and ``signature``), with vectors in {-1, +1}^D:
 
-    a_c = w_c . s / |w_c|,   b_c = w_c . t / |w_c|,   u_c = a_c b_c        gamma side
-    v_c = w_c . r / |w_c|                                                  beta side
+    a_c = w_c . s / |w_c|                        gauge
+    u_c = sgn(a_c) (w_c . t) / |w_c|             gamma side
+    v_c = w_c . r / |w_c|                        beta side
 
-``a``, ``b`` and ``v`` are about N(0, 1) for weights that do not know the vectors, so ``u`` has mean
-0 and variance 1. ``t`` is ``s`` times a mask with as many +1 as -1, so ``s . t = 0`` and no sign of
-``u`` is favoured, however short the row. ``u`` is even in ``w_c``: no sign flip, of whatever
-symmetry of the network, and no rescaling moves it, and nothing has to be known about the norm, the
-activations or what was folded into the weight.
+Each is about N(0, 1) for weights that do not know the vectors, so one margin suits every layer.
+``t`` is ``s`` times a mask with as many +1 as -1, so ``s . t = 0`` and no sign of ``u`` is
+favoured, however short the row. ``u`` is even in ``w_c``: no sign flip, of whatever symmetry of
+the network, and no rescaling moves it, and nothing has to be known about the norm, the activations
+or what was folded into the weight.
 
 Where rows are long, ``w_c`` stands for a window of :data:`WINDOW` consecutive entries at an offset
 that the key decides. The change per channel that a margin takes and the noise that it withstands
@@ -28,6 +29,7 @@ with the length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,6 +43,7 @@ __all__ = [
     "companion",
     "normalised_responses",
     "raw_responses",
+    "raw_sign_penalty",
     "sign_penalty",
 ]
 
@@ -68,12 +71,14 @@ class Responses(NamedTuple):
     Attributes:
         gamma: ``u``; its sign is the signature bit.
         beta: ``v``.
+        gauge: ``a``; zeros for the raw response, which has none.
         length: Length of the row (of its window) with the sign of ``a``: the unit in which a
             channel's input statistics are measured, since it changes sign and size with the row.
     """
 
     gamma: Tensor
     beta: Tensor
+    gauge: Tensor
     length: Tensor
 
 
@@ -101,7 +106,7 @@ def raw_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Responses
         [_products(_exact(part), vectors.values) for part, vectors in zip(rows, sides, strict=True)]
     )
     lengths = torch.cat([torch.linalg.vector_norm(_exact(part), dim=1) for part in rows])
-    return Responses(products[:, 0], products[:, 1], lengths)
+    return Responses(products[:, 0], products[:, 1], torch.zeros_like(lengths), lengths)
 
 
 def normalised_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Responses:
@@ -118,36 +123,50 @@ def normalised_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Re
         length = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min(1e-12)
         products.append(_products(exact, vectors.values) / length)
         lengths.append(length)
-    first, second, beta = torch.cat(products).unbind(1)
-    length = torch.cat(lengths).squeeze(1)
-    signed = torch.where(first.detach() < 0, -length, length)
-    return Responses(first * second, beta, signed)
+    gauge, gamma, beta = torch.cat(products).unbind(1)
+    sign = torch.where(gauge.detach() < 0, -1.0, 1.0)
+    return Responses(gamma * sign, beta, gauge, torch.cat(lengths).squeeze(1) * sign)
+
+
+def raw_sign_penalty(responses: Responses, bits: Tensor, margin: float) -> Tensor:
+    """The published hinge: ``sum_c max(0, margin - b_c u_c)`` (DeepIPR, NeurIPS 2019, sign loss).
+
+    Args:
+        responses: Raw responses.
+        bits: Signature bits as -1 and +1, ``[channels]``.
+        margin: Distance to keep from zero.
+    """
+    return torch.relu(margin - bits * responses.gamma).sum()
 
 
 def sign_penalty(
-    response: Tensor, bits: Tensor, margin: float, parts: Sequence[tuple[int, float]]
+    responses: Responses, bits: Tensor, margin: float, parts: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Hinge on the gamma responses: ``sum_c max(0, margin_c - b_c u_c) / rate_c``.
+    """Two hinges per channel, on the gauge and on the bit.
 
-    The published loss (DeepIPR, "Passport-aware Normalization") is the same without the division.
-    With ``rate_c = sqrt(D_c)``: the gradient of ``u_c`` by ``w_c`` is about ``sqrt(D_c) / |w_c|``
-    long, so the division makes one step the same relative change for a 3x3x512 convolution and
-    for a 1x1x16 one, and keeps training stable at learning rates where plain training is.
+    ``sum_c |w_c|^2 / sqrt(D_c) (max(0, m_c - |a_c|) + max(0, m_c - b_c u_c))``
 
-    ``margin_c`` is at most ``rate_c ** 2 / 8``, since ``u_c`` cannot exceed ``D_c / 2``.
+    The gradients of ``a`` and ``u`` by ``w_c`` are ``sqrt(D_c) / |w_c|`` long, so with the factor
+    in front (a constant for the gradient) one step is the same relative change for a 3x3x512
+    convolution and for a 1x1x16 one, at the start and after weight decay: training is stable at
+    the learning rates where plain training is. ``m_c`` is at most ``sqrt(D_c) / 4``, so
+    that gauge and bit never take more than an eighth of a row's square.
 
     Args:
-        response: Gamma responses, ``[channels]``.
+        responses: Normalised responses.
         bits: Signature bits as -1 and +1, ``[channels]``.
-        margin: Distance to keep from zero.
-        parts: Number of channels and rate of every part of the anchor.
+        margin: Distance to keep from zero, in standard deviations.
+        parts: Number of channels and of entries per row, for every part of the anchor.
     """
+    weights = responses.length.detach().square()
     sums = []
     start = 0
-    for channels, rate in parts:
+    for channels, entries in parts:
         kept = slice(start, start + channels)
-        reach = min(margin, rate * rate / 8) if rate > 1 else margin
-        sums.append(torch.relu(reach - bits[kept] * response[kept]).sum() / rate)
+        reach = min(margin, math.sqrt(entries) / 4)
+        missing = torch.relu(reach - responses.gauge[kept].abs())
+        missing = missing + torch.relu(reach - bits[kept] * responses.gamma[kept])
+        sums.append(torch.dot(weights[kept], missing) / math.sqrt(entries))
         start += channels
     return torch.stack(sums).sum() if len(sums) > 1 else sums[0]
 
