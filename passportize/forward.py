@@ -174,8 +174,6 @@ class RootHooks:
                 switch.current, switch.mixed = Pass.PRIVATE, True
                 private = root.forward(*args, **kwargs)
                 rows = -1
-            if private is None:
-                penalty = penalty + self._idle(root)
             switch.step += 1
             switch.trained, switch.saved = True, False
             return JointOutput(output, private, penalty, rows, switch.config.private_weight)
@@ -196,16 +194,6 @@ class RootHooks:
             "a later conversion (convert_sync_batchnorm, freeze_batch_norm_2d or the like); "
             "convert first and passportize then"
         )
-
-    @staticmethod
-    def _idle(root: nn.Module) -> Tensor | float:
-        """Nought times what only the private branch trains: DDP waits for every gradient."""
-        idle: Tensor | float = 0.0
-        for module in root.modules():
-            if isinstance(module, PassportLayer):
-                for parameter in module.passport.parameters():
-                    idle = idle + 0.0 * parameter.sum()
-        return idle
 
     def _private_now(self) -> bool:
         config = self.switch.config
