@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from scipy.special import gammaln, logsumexp
-
 from passportize.errors import InvalidArgument
 
 __all__ = ["log2_arrangements", "log2_binomial_tail", "probability_text"]
@@ -33,6 +30,10 @@ def log2_binomial_tail(matched: int, total: int) -> float:
         raise InvalidArgument(f"{matched} of {total} bits cannot match")
     if matched == 0:
         return 0.0
+    # Here, because importing scipy takes longer than the rest of passportize together.
+    import numpy as np
+    from scipy.special import gammaln, logsumexp
+
     k = np.arange(matched, total + 1, dtype=np.float64)
     # Relative to 2**-total, so that the largest tail is not lost in rounding.
     terms = gammaln(total + 1.0) - gammaln(k + 1.0) - gammaln(total - k + 1.0)
