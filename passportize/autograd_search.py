@@ -49,10 +49,13 @@ class AutogradSearch:
                 if not (owns_weight(module) and key == "weight"):
                     continue
                 groups = getattr(module, "groups", 1)
+                groups = groups if isinstance(groups, int) else 1
+                if not nn.parameter.is_lazy(parameter) and parameter.shape[0] % groups:
+                    continue  # another layout than that of a convolution (CondConv's experts)
                 part = AnchorPart(
                     names[id(parameter)],
                     0,
-                    groups=groups if isinstance(groups, int) else 1,
+                    groups=groups,
                     transposed=bool(getattr(module, "transposed", False)),
                 )
                 self._parts[id(parameter)] = part
