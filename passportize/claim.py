@@ -22,7 +22,7 @@ from passportize.site import Site
 from passportize.surgery import refuse_wrapped
 from passportize.weights_digest import feed_tensor, structure_of, weights_digest
 
-__all__ = ["VERSION", "Claim", "load_claim", "save_claim"]
+__all__ = ["VERSION", "Claim", "claim_of", "load_claim", "save_claim"]
 
 VERSION = 1
 _DOMAIN = "passportize/claim/v1"
