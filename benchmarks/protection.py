@@ -154,7 +154,9 @@ def removal(model: nn.Module, claim: Claim, data: ImageData, epochs: int) -> dic
 
     attempts: dict[str, Callable[[nn.Module], object]] = {
         "none": lambda copied: None,
-        "sign flips": lambda copied: flip_channel_signs(copied, torch.Generator().manual_seed(0)),
+        "sign flips": lambda copied: flip_channel_signs(
+            copied, torch.Generator().manual_seed(0), example_inputs=data.test_images[:2]
+        ),
         "8-bit rounding": round_to_8_bits,
         **{f"fine-tuning, lr {lr}": fine_tune(lr) for lr in (0.001, 0.01, 0.1)},
         **{f"pruning {share:.0%}": partial(prune, share=share) for share in (0.3, 0.5, 0.7, 0.9)},
