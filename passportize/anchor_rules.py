@@ -59,6 +59,9 @@ class AnchorRules:
         self._table = table
         self._order = {node: index for index, node in enumerate(graph.nodes)}
         self._known: dict[Track, _Found | None] = {}
+        # Tracks that lead nowhere, so that many norms without an anchor cost no more than one.
+        self._unmade: set[Track] = set()
+        self._unread: set[Track] = set()
         self.norms: dict[str, fx.Node] = {}
         for node in graph.nodes:
             if node.op == "call_module" and node.meta.get("kind") == "norm":
@@ -112,11 +115,13 @@ class AnchorRules:
                 continue
             further = (step_name(track.node), *path)
             for back in step_back(track):
-                if back not in seen:
+                if back not in seen and back not in self._unmade:
                     seen.add(back)
                     pushed += 1
                     entry = (-self._order[back.node], steps + 1, pushed, back, further)
                     heapq.heappush(heap, entry)
+        if found is None:
+            self._unmade |= seen
         self._known[start] = found
         return found
 
@@ -137,6 +142,8 @@ class AnchorRules:
         return True, _Found(tuple(parts), ("cat", *path))
 
     def _downstream(self, start: Track) -> _Found | None:
+        if start in self._unread:
+            return None
         seen = {start}
         best: tuple[int, _Found] | None = None
         heap: list[_Downward] = [(self._order[start.node], 0, start, ())]
@@ -151,12 +158,15 @@ class AnchorRules:
                     if part is not None:
                         best = (self._order[user], _Found((part,), path))
             for ahead in forward_tracks(track):
-                if ahead not in seen:
+                if ahead not in seen and ahead not in self._unread:
                     seen.add(ahead)
                     pushed += 1
                     further = (step_name(ahead.node), *path)
                     heapq.heappush(heap, (self._order[ahead.node], pushed, ahead, further))
-        return best[1] if best is not None else None
+        if best is None:
+            self._unread |= seen
+            return None
+        return best[1]
 
 
 def _owners(node: fx.Node) -> list[str]:

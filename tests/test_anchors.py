@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, weight_norm
 
+from passportize import anchor_rules
 from passportize.anchor_rows import anchor_fan_in, anchor_rows
 from passportize.anchors import AnchorSearch, find_anchors
 from passportize.errors import (
@@ -556,6 +557,35 @@ def test_the_search_does_not_depend_on_names_sizes_or_mode() -> None:
     assert search(model.train(), 2, 3, 8, 8).anchors == first
     assert search(model.eval(), 5, 3, 12, 9).anchors == first
     assert search(copy.deepcopy(model).to("meta")).anchors == first
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_the_work_grows_with_the_model_and_no_faster(
+    bound: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no norm of a long residual stream finds a weight."""
+
+    def forward(model: Any, x: Tensor) -> Tensor:
+        for layer, norm in zip(model.layers, model.norms, strict=True):
+            x = x + (layer(norm(x)) if bound else torch.tanh(norm(x)) * x.exp())
+        return x
+
+    counts = []
+    for depth in (20, 80):
+        steps: list[int] = []
+        original = anchor_rules.step_back
+        monkeypatch.setattr(
+            anchor_rules, "step_back", lambda t, s=steps, f=original: (s.append(1), f(t))[1]
+        )
+        model = Built(
+            forward,
+            layers=nn.ModuleList(nn.Linear(6, 6) for _ in range(depth)),
+            norms=nn.ModuleList(nn.LayerNorm(6) for _ in range(depth)),
+        )
+        assert len(search(model, 2, 6).anchors) == (depth if bound else 0)
+        monkeypatch.undo()
+        counts.append(len(steps))
+    assert counts[1] <= 5 * counts[0]
 
 
 # --- models that fx can't read --------------------------------------------------------------
