@@ -50,11 +50,16 @@ class ExampleInputs:
                 the model and runs it.
 
         Raises:
-            InvalidArgument: A dict has keys that can't be argument names.
+            InvalidArgument: A dict has keys that can't be argument names, or a shape was given.
         """
         if isinstance(value, ExampleInputs):
             return value
         if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+            if len(value) > 1 and all(type(item) is int for item in value):
+                raise InvalidArgument(
+                    f"example_inputs: {tuple(value)} looks like a shape, but a tuple is taken as "
+                    f"the arguments of the model. Pass torch.zeros({tuple(value)}) instead."
+                )
             return cls(args=tuple(value))
         if type(value) is dict:
             if not all(isinstance(key, str) for key in value):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from passportize.errors import InvalidArgument
 from passportize.example_inputs import ExampleInputs
 from passportize.tracing import trace_model
 
@@ -410,6 +411,15 @@ def _defaults() -> Iterator[None]:
     yield
     assert nn.Module.__call__.__name__ != "patched_call"
     assert nn.Module.__getattr__.__name__ == "__getattr__"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [((2, 3, 8), r"Pass torch\.zeros\(\(2, 3, 8\)\) instead"), ({1: torch.zeros(1)}, "a tuple")],
+)
+def test_what_is_no_input(value: object, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        trace_model(nn.Linear(3, 3), value)
 
 
 def test_example_inputs_are_copied() -> None:
