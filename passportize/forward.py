@@ -235,7 +235,7 @@ class RootHooks:
             if term is not None:
                 terms.append(term)
         collected_from = {id(layer) for layer, _ in self.switch.penalties}
-        for module in root.modules():
+        for module in root.modules() if self.switch.sign_due else ():
             # A weight may be used without its layer being called (attention's out_proj, say).
             if isinstance(module, WeightOwner) and id(module) not in collected_from:
                 term = module.private_factors()[2]

@@ -12,6 +12,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from passportize.errors import UninitializedModule
 from passportize.layer import PassportLayer
 from passportize.registry import adapter_for, describe_type
+from passportize.structural_adapter import structural_adapter
 
 __all__ = ["FoundNorm", "find_norms"]
 
@@ -58,7 +59,9 @@ def find_norms(model: nn.Module) -> list[FoundNorm]:
         elif type(module) in NOT_ADAPTED:
             found.append(FoundNorm(first, tuple(aliases), module, None, NOT_ADAPTED[type(module)]))
         elif _looks_like_norm(module):
-            found.append(FoundNorm(first, tuple(aliases), module, None, _reason(first, module)))
+            adapter = structural_adapter(module)
+            reason = "" if adapter is not None else _reason(first, module)
+            found.append(FoundNorm(first, tuple(aliases), module, adapter, reason))
     return found
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from passportize.config import PassportConfig
 from passportize.layout import Layout
 from passportize.matching import TensorMatch
-from passportize.registry import adapter_for
 from passportize.site import Anchor, Role, Site
+from passportize.structural_adapter import adapter_of
 
 __all__ = ["PrivateBranch", "place_sites"]
 
@@ -61,7 +61,7 @@ def place_sites(
             norm = model.get_submodule(name)
         except AttributeError:
             return f"the suspect has no layer in the place of {site.name}"
-        if adapter_for(norm) is None:
+        if adapter_of(norm) is None:
             return f"{name} is a {type(norm).__name__} in the suspect, not a known norm"
         anchor = site.anchor
         if site.role is Role.BOUND and anchor is not None:

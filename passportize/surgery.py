@@ -30,9 +30,9 @@ from passportize.packed import packed_module
 from passportize.passport import Passport
 from passportize.planning import Plan, plan
 from passportize.private_branch import Branch
-from passportize.registry import adapter_for
 from passportize.selection import Where
 from passportize.site import Role, Site
+from passportize.structural_adapter import adapter_of
 from passportize.switch import Switch
 from passportize.weight_owner import OWN_RULE, weight_owner_class
 
@@ -191,7 +191,7 @@ def swap(norm: nn.Module, branch: Branch) -> None:
     if anchor is not None and anchor.rule == OWN_RULE:
         adapter = weight_owner_class(type(norm))
     else:
-        adapter = adapter_for(norm)
+        adapter = adapter_of(norm)
     if adapter is None:
         raise SurgeryError(f"{branch.site.name}: {type(norm).__name__} has no adapter")
     if hasattr(norm, "passport"):

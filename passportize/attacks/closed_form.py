@@ -31,8 +31,8 @@ from passportize.passport import Passport
 from passportize.placement import PrivateBranch
 from passportize.planning import plan
 from passportize.private_statistics import OFFSET, RATIO, has_statistics
-from passportize.registry import adapter_for
 from passportize.site import Role, Site
+from passportize.structural_adapter import adapter_of
 from passportize.switch import Switch
 from passportize.weights_digest import structure_of, weights_digest
 
@@ -170,7 +170,7 @@ def _solve(
             f"{site.name}: a bottleneck of one hidden unit cannot be solved for two sides; use "
             "PassportConfig.paper(bottleneck=1)"
         )
-    adapter = adapter_for(norm)
+    adapter = adapter_of(norm)
     assert adapter is not None
     scale = getattr(norm, adapter.scale_name, None)
     shift = getattr(norm, adapter.shift_name, None)

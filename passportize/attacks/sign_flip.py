@@ -23,8 +23,8 @@ from passportize.forward import tensors_in
 from passportize.model_state import frozen_model, frozen_random_state
 from passportize.planning import plan
 from passportize.private_statistics import has_statistics
-from passportize.registry import adapter_for
 from passportize.site import AnchorPart, Role, Site
+from passportize.structural_adapter import adapter_of
 
 __all__ = ["DisguisedSite", "flip_channel_signs"]
 
@@ -160,7 +160,7 @@ def _random_inputs(model: nn.Module) -> ExampleInputs | None:
 def _direct(model: nn.Module, site: Site) -> AnchorPart | None:
     """The one weight that feeds a norm directly, if sign flips cancel between the two."""
     norm = model.get_submodule(site.name)
-    adapter = adapter_for(norm)
+    adapter = adapter_of(norm)
     anchor = site.anchor
     if adapter is None or anchor is None or not adapter.sign_follows_scale:
         return None
@@ -213,7 +213,7 @@ def _multiply(model: nn.Module, norm: nn.Module, part: AnchorPart, factors: Tens
         eps = float(getattr(norm, "eps", 0.0))
         mean.mul_(exact.to(mean.dtype))
         var.copy_(((var.double() + eps) * exact.square() - eps).clamp_min(0))
-    adapter = adapter_for(norm)
+    adapter = adapter_of(norm)
     assert adapter is not None
     scale = norm.get_parameter(adapter.scale_name)
     scale.mul_(exact.sign().to(scale.dtype).view(scale.shape))

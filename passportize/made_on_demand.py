@@ -1,0 +1,69 @@
+"""Two-branch classes that are made when a model needs them, and their place in files and copies."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable
+from typing import Any, ClassVar, cast
+
+from torch import nn
+
+from passportize.layer import PassportLayer
+
+__all__ = ["MadeOnDemand", "make_class"]
+
+
+class MadeOnDemand(PassportLayer):
+    """A base of classes that no module defines: pickle rebuilds them from what they were made of.
+
+    Attributes:
+        recipe: Arguments of :func:`make_class`.
+    """
+
+    recipe: ClassVar[tuple[Any, ...]] = ()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """By recipe, since the class cannot be found by name."""
+        reduced = super().__reduce_ex__(protocol)
+        return (_blank, type(self).recipe, *reduced[2:])
+
+
+@functools.cache
+def _make(family: Any, host_class: Any, names: tuple[tuple[str, str], ...]) -> Any:
+    return type(
+        f"Passport{host_class.__name__}",
+        (family, host_class),
+        {
+            "__module__": __name__,
+            "__doc__": f":class:`{host_class.__name__}` as it is while it is passportized.",
+            "host_class": host_class,
+            "recipe": (family, host_class, names),
+            **dict(names),
+        },
+    )
+
+
+def make_class(
+    family: type[MadeOnDemand],
+    host_class: type[nn.Module],
+    names: tuple[tuple[str, str], ...] = (),
+) -> type[MadeOnDemand]:
+    """The class ``(family, host_class)``; the same one for the same arguments.
+
+    Args:
+        family: What to put in front of the host's class.
+        host_class: The class of the live layer.
+        names: Class attributes to set, such as ``("scale_name", "gamma")``.
+    """
+    # mypy takes the __hash__ of a class for that of its instances.
+    made: type[MadeOnDemand] = _make(cast(Hashable, family), cast(Hashable, host_class), names)
+    return made
+
+
+def _blank(
+    family: type[MadeOnDemand],
+    host_class: type[nn.Module],
+    names: tuple[tuple[str, str], ...],
+) -> MadeOnDemand:
+    made = make_class(family, host_class, names)
+    return made.__new__(made)
