@@ -121,6 +121,10 @@ def plan(
     if not isinstance(model, nn.Module):
         raise InvalidArgument(f"plan: expected a torch.nn.Module, got {type(model).__name__}")
     config = config or PassportConfig.keyed()
+    if not isinstance(config, PassportConfig):
+        raise InvalidArgument(
+            f"config={config!r} must be a PassportConfig, such as PassportConfig.keyed()"
+        )
     found = find_norms(model)
     if not found:
         return _plan_of_weights(model, config, where, anchors, include_frozen)
