@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cost.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     results = {}
     for name in arguments.models:
         results[name] = measure(

@@ -181,10 +181,12 @@ def main() -> None:
     parser.add_argument("--signatures", type=int, default=1000)
     parser.add_argument("--strangers", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/protection.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     data = digits_data()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
         "question": "accuracy, proof, strangers and removal on the demo's recipe",
         "command": "python benchmarks/protection.py",
@@ -195,7 +197,12 @@ def main() -> None:
         "test_images": len(data.test_images),
         "rows": [],
     }
+    if arguments.resume and arguments.out.exists():
+        record["rows"] = json.loads(arguments.out.read_text())["rows"]
+    done = {(row["seed"], row["preset"]) for row in record["rows"]}
     for seed in arguments.seeds:
+        if {(seed, preset) for preset in ("plain", *PRESETS)} <= done:
+            continue
         plain = build_model(seed)
         history = train(plain, data, epochs=arguments.epochs, seed=seed)
         public = accuracy(plain, data.test_images, data.test_labels)
@@ -205,9 +212,12 @@ def main() -> None:
             "public": round(public, 2),
             "seconds_per_step": history.step_seconds,
         }
-        record["rows"].append(row)
+        if (seed, "plain") not in done:
+            record["rows"].append(row)
         print(row, flush=True)
         for preset in PRESETS:
+            if (seed, preset) in done:
+                continue
             model, claim, measured = protect(preset, seed, data, arguments.epochs)
             row = {"seed": seed, "preset": preset, **measured, **proof(model, claim)}
             first = seed == arguments.seeds[0]

@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/stability.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     data = digits_data()
     test = (data.test_images, data.test_labels)
     passport = pp.Passport.generate("Acme", date="2026-01-01", secret=bytes(32))
