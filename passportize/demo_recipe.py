@@ -121,7 +121,7 @@ def digits_data(size: int = 32) -> ImageData:
         MissingExtra: scikit-learn is not installed.
     """
     train, test = load_digits_images("train"), load_digits_images("test")
-    return ImageData.normalised("handwritten digits (scikit-learn)", train, test, size)
+    return ImageData.normalised("the handwritten digits of scikit-learn", train, test, size)
 
 
 def fashion_data(root: str | os.PathLike[str], size: int = 32) -> ImageData:
@@ -221,7 +221,7 @@ def train(
             schedule.step()
             losses.append(parts)
             if on_step is not None:
-                on_step(Step(epoch * per_epoch + position + 1, total, float(total_loss)))
+                on_step(Step(epoch * per_epoch + position + 1, total, float(total_loss.detach())))
         _record(history, losses)
     model.eval()
     history.seconds = time.perf_counter() - start

@@ -147,3 +147,10 @@ class CheckpointError(PassportizeError):
 
 class DatasetError(PassportizeError):
     """A data set is not where it was looked for, is damaged, or cannot be read."""
+
+
+# --- demo ------------------------------------------------------------------------------------
+
+
+class DemoFailed(PassportizeError):
+    """The demo ran to its end but did not show what it claims."""
