@@ -11,6 +11,7 @@ READY  := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/passportize demo
 
+test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15 tests
 
