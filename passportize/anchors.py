@@ -16,7 +16,8 @@ from passportize.example_inputs import ExampleInputs
 from passportize.site import Anchor, AnchorPart
 from passportize.tracing import Trace, can_run, trace_model
 from passportize.user_anchors import read_user_anchors
-from passportize.weight_steps import WeightTable, owns_weight
+from passportize.weight_modules import owns_weight
+from passportize.weight_steps import WeightTable
 from passportize.width_rules import WidthRules
 
 __all__ = ["AnchorSearch", "anchor_fan_in", "anchor_rows", "find_anchors"]

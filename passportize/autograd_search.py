@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from passportize.anchor_rows import anchor_width
 from passportize.site import Anchor, AnchorPart
-from passportize.weight_steps import owns_weight
+from passportize.weight_modules import owns_weight
 
 __all__ = ["AutogradSearch"]
 

@@ -18,7 +18,7 @@ from passportize.model_state import MODULE_CALLS, frozen_model, frozen_random_st
 from passportize.recording import eager_mode, hooks_may_help, silent_warnings
 from passportize.site import Anchor
 from passportize.tensor_trees import tensors_in
-from passportize.weight_steps import owns_weight
+from passportize.weight_modules import owns_weight
 
 __all__ = ["Walk", "walk_autograd"]
 

@@ -59,7 +59,7 @@ MIXING_STEPS = {
     "rnn_tanh", "rnn_relu", "one_hot", "unfold", "fold", "pixel_shuffle", "pixel_unshuffle",
     "channel_shuffle", "native_channel_shuffle", "cumsum", "arange", "zeros_like", "ones_like",
     "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty",
-    "new_full", "shape", "deform_conv2d", "repeat_interleave_channels",
+    "new_full", "deform_conv2d",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from passportize.example_inputs import ExampleInputs, default_inputs
 from passportize.leaf_tracer import trace_leaves
 from passportize.meta_recorder import LEAF_NORM, LEAF_OTHER, LEAF_WEIGHT
 from passportize.recording import Recording, hooks_may_help, record_graph
-from passportize.weight_steps import is_weight_module, owns_weight
+from passportize.weight_modules import is_weight_module, owns_weight
 
 __all__ = ["Trace", "can_run", "trace_model"]
 

@@ -5,35 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from passportize.anchor_rows import anchor_width
 from passportize.channel_tracks import step_back
 from passportize.site import AnchorPart
 from passportize.track import Track, argument, shape_of, step_name
+from passportize.weight_modules import weight_shape
 
-__all__ = ["WeightTable", "is_weight_module", "owns_weight"]
+__all__ = ["WeightTable"]
 
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 _TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
 _PRODUCTS = {"matmul", "rmatmul", "mm", "bmm"}
-
-
-def is_weight_module(module: nn.Module) -> bool:
-    """Whether a module is a linear layer or a convolution, of torch or derived from torch's."""
-    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
-
-
-def owns_weight(module: nn.Module) -> bool:
-    """Whether a module is a linear layer or convolution, torch's or anybody's with that layout."""
-    if is_weight_module(module):
-        return True
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.LayerNorm, nn.RMSNorm)):
-        return False
-    weight = module._parameters.get("weight")
-    if weight is None or next(module.children(), None) is not None:
-        return False
-    return nn.parameter.is_lazy(weight) or weight.dim() >= 2
 
 
 class WeightTable:
@@ -51,12 +35,7 @@ class WeightTable:
             for name, parameter in model.named_parameters()
             if not nn.parameter.is_lazy(parameter)
         }
-        self._found: dict[int, tuple[str, int] | None] = {}
         self.notes: list[str] = []
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """Shape of a parameter."""
-        return self._shapes.get(name)
 
     def has_weights(self, name: str) -> bool:
         """Whether a module owns a parameter of two or more dimensions."""
@@ -67,7 +46,7 @@ class WeightTable:
         """All the rows of the weight of a linear layer or convolution, by the module's name."""
         module = self._modules[name]
         weight = self._weight_name(name, module)
-        if weight is None or nn.parameter.is_lazy(module.weight):
+        if weight is None:
             return None
         groups, transposed = getattr(module, "groups", 1), bool(getattr(module, "transposed", 0))
         part = AnchorPart(weight, 0, axis, groups=groups, transposed=transposed)
@@ -96,10 +75,9 @@ class WeightTable:
                 return True, self._rows(weight, 0, track, "output")
             return False, None
         if name == "linear":
-            right = track.dim == rank - 1
-            return True, self._rows(
-                argument(node, 1, "weight"), 0, track, "output"
-            ) if right else None
+            if track.dim != rank - 1:
+                return True, None
+            return True, self._rows(argument(node, 1, "weight"), 0, track, "output")
         if name in _CONVOLUTIONS or name in _TRANSPOSED:
             space = _CONVOLUTIONS.get(name) or _TRANSPOSED[name]
             if track.dim != rank - space - 1:
@@ -166,8 +144,8 @@ class WeightTable:
         if own is not None:
             found = self._names.get(id(own))
             return found if found in self._shapes else None
-        weight = getattr(module, "weight", None) if name else None
-        shape = tuple(weight.shape) if isinstance(weight, Tensor) else None
+        # The weight itself is not asked for: computing it may change buffers (spectral norm).
+        shape = weight_shape(module)
         candidates = [
             parameter
             for key, parameter in module.named_parameters()

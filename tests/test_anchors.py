@@ -540,7 +540,9 @@ def test_lazy_modules_are_named() -> None:
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
 def test_computed_weights(wrap: Callable[[nn.Module], nn.Module], weight: str) -> None:
     model = Built(lambda m, x: m.norm(m.a(x)), a=wrap(nn.Linear(6, 8)), norm=nn.LayerNorm(8))
+    before = {key: value.clone() for key, value in model.train().state_dict().items()}
     found = search(model, 2, 6)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert brief(found) == ("upstream", (weight, 8, 0, 1))
     assert found.notes == [f"a.weight is computed from {weight}, which is bound in its place"]
 
