@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -203,8 +203,8 @@ def _guessed_tensors(model: nn.Module, size: Sequence[int] = ()) -> Iterator[Ten
             return
         if is_weight_module(module):
             for shape in _guessed_shapes(module, size):
-                weight = cast(Tensor, module.weight)
-                yield torch.empty(shape, dtype=weight.dtype, device="meta")
+                dtype = next(module.parameters()).dtype
+                yield torch.empty(shape, dtype=dtype, device="meta")
             return
 
 
