@@ -179,11 +179,16 @@ def branch(model: nn.Module, which: str) -> Iterator[nn.Module]:
 def _mode(model: nn.Module, mode: Pass) -> Iterator[None]:
     switch = switch_of(model)
     before = switch.mode
+    fused = torch.backends.mha.get_fastpath_enabled()
     switch.mode = mode
+    if mode is not Pass.PUBLIC:
+        # nn.TransformerEncoderLayer's fused kernel would pass over its norms.
+        torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         switch.mode = before
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def passport_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -95,6 +95,14 @@ def test_token_models(norm: type[nn.Module]) -> None:
     assert len(assert_round_trip(model, PASSPORT, torch.randn(4, 5, 12))) == 2
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_transformer_encoder_with_its_fused_kernel(norm_first: bool) -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=norm_first)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    assert len(assert_round_trip(model, PASSPORT, torch.randn(3, 5, 16))) == 4
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 TIMM_MODELS: dict[str, tuple[str, dict[str, object], int]] = {
     "resnet": ("resnet10t", {}, 32),
     "vit": ("vit_tiny_patch16_224", {"depth": 2, "img_size": 32}, 32),
