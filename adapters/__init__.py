@@ -18,6 +18,7 @@ from passportize.adapters.batch_norm import (
     PassportBatchNorm2d,
     PassportBatchNorm3d,
 )
+from passportize.adapters.functional_norm import PassportFunctionalNorm
 from passportize.adapters.group_norm import PassportGroupNorm
 from passportize.adapters.instance_norm import (
     PassportInstanceNorm1d,
@@ -26,6 +27,7 @@ from passportize.adapters.instance_norm import (
 )
 from passportize.adapters.layer_norm import PassportLayerNorm, PassportRMSNorm
 from passportize.adapters.sync_batch_norm import PassportSyncBatchNorm
+from passportize.functional_norms import FunctionalNorm
 from passportize.layer import PassportLayer
 from passportize.registry import has_adapter, register_adapter
 
@@ -40,6 +42,7 @@ TORCH: dict[type[nn.Module], type[PassportLayer]] = {
     nn.InstanceNorm1d: PassportInstanceNorm1d,
     nn.InstanceNorm2d: PassportInstanceNorm2d,
     nn.InstanceNorm3d: PassportInstanceNorm3d,
+    FunctionalNorm: PassportFunctionalNorm,
 }
 
 # Norms that stay as they are, and why.

@@ -1,25 +1,27 @@
-"""Two-branch classes that are made when a model needs them, and their place in files and copies."""
+"""Classes that are made when a model needs them, and their place in files and copies."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Hashable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from torch import nn
 
-from passportize.layer import PassportLayer
-
 __all__ = ["MadeOnDemand", "make_class"]
 
+Family = TypeVar("Family", bound="MadeOnDemand")
 
-class MadeOnDemand(PassportLayer):
+
+class MadeOnDemand(nn.Module):
     """A base of classes that no module defines: pickle rebuilds them from what they were made of.
 
     Attributes:
+        host_class: The class that the module had.
         recipe: Arguments of :func:`make_class`.
     """
 
+    host_class: ClassVar[type[nn.Module]]
     recipe: ClassVar[tuple[Any, ...]] = ()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -44,10 +46,10 @@ def _make(family: Any, host_class: Any, names: tuple[tuple[str, str], ...]) -> A
 
 
 def make_class(
-    family: type[MadeOnDemand],
+    family: type[Family],
     host_class: type[nn.Module],
     names: tuple[tuple[str, str], ...] = (),
-) -> type[MadeOnDemand]:
+) -> type[Family]:
     """The class ``(family, host_class)``; the same one for the same arguments.
 
     Args:
@@ -56,7 +58,7 @@ def make_class(
         names: Class attributes to set, such as ``("scale_name", "gamma")``.
     """
     # mypy takes the __hash__ of a class for that of its instances.
-    made: type[MadeOnDemand] = _make(cast(Hashable, family), cast(Hashable, host_class), names)
+    made: type[Family] = _make(cast(Hashable, family), cast(Hashable, host_class), names)
     return made
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from passportize.anchors import AnchorSearch, anchor_fan_in, find_anchors
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument, NoNormalization
+from passportize.functional_norms import expose, hide
 from passportize.norms import FoundNorm, find_norms
 from passportize.registry import describe_type
 from passportize.selection import Where, select
@@ -125,6 +126,22 @@ def plan(
         raise InvalidArgument(
             f"config={config!r} must be a PassportConfig, such as PassportConfig.keyed()"
         )
+    exposed = expose(model, {norm.name for norm in find_norms(model)}, example_inputs)
+    try:
+        return _plan(model, config, where, example_inputs, anchors, include_frozen)
+    finally:
+        if exposed:
+            hide(model)
+
+
+def _plan(
+    model: nn.Module,
+    config: PassportConfig,
+    where: Where | None,
+    example_inputs: Any,
+    anchors: Mapping[str, str] | None,
+    include_frozen: bool,
+) -> Plan:
     found = find_norms(model)
     if not found:
         return _plan_of_weights(model, config, where, anchors, include_frozen)

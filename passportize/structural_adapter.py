@@ -25,7 +25,7 @@ SCALES = ("weight", "gamma", "scale", "g", "alpha", "a_2")
 SHIFTS = ("bias", "beta", "shift", "b", "b_2")
 
 
-class StructuralNorm(MadeOnDemand):
+class StructuralNorm(MadeOnDemand, PassportLayer):
     """A norm known only by its tensors."""
 
     @classmethod

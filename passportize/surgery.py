@@ -23,9 +23,11 @@ from passportize.errors import (
     WrongPassport,
 )
 from passportize.forward import RootHooks, is_passportized, passport_layers, switch_of
+from passportize.functional_norms import hide, stand_ins
 from passportize.layer import PassportLayer
 from passportize.layout import Layout
 from passportize.model_key import ModelKey
+from passportize.norms import find_norms
 from passportize.packed import packed_module
 from passportize.passport import Passport
 from passportize.planning import Plan, plan
@@ -114,20 +116,21 @@ def passportize(
             f"{next(iter(passport_layers(model)))}); call unpassportize(model) first"
         )
     config = config or PassportConfig.keyed()
-    planned = plan(
-        model,
-        config=config,
-        where=where,
-        example_inputs=example_inputs,
-        anchors=anchors,
-        include_frozen=include_frozen,
-    )
-    config = _with_fitting_passes(model, config)
-    sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
-    if not planned.bits:
-        raise DegenerateSite(_nothing_bound(planned))
-    configs = site_configs(sites, config, overrides)
-    attach(model, sites, passport, config, configs)
+    with stand_ins(model, {norm.name for norm in find_norms(model)}, example_inputs):
+        planned = plan(
+            model,
+            config=config,
+            where=where,
+            example_inputs=example_inputs,
+            anchors=anchors,
+            include_frozen=include_frozen,
+        )
+        config = _with_fitting_passes(model, config)
+        sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
+        if not planned.bits:
+            raise DegenerateSite(_nothing_bound(planned))
+        configs = site_configs(sites, config, overrides)
+        attach(model, sites, passport, config, configs)
     for site in planned.sites:
         if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
             _logger.info("%s (%s): %s: %s", site.name, site.norm_type, site.role.value, site.reason)
@@ -219,6 +222,7 @@ def detach(model: nn.Module) -> None:
     """Take all private branches out, without a warning."""
     for layer in passport_layers(model).values():
         swap_back(layer)
+    hide(model)
     RootHooks.remove(model)
 
 

@@ -19,7 +19,7 @@ OWN_RULE = "own"
 """Rule of an :class:`~passportize.site.Anchor` that is the layer's own weight."""
 
 
-class WeightOwner(MadeOnDemand):
+class WeightOwner(MadeOnDemand, PassportLayer):
     """A conv or linear layer whose rows answer to the passport."""
 
     scale_name = ""
@@ -45,6 +45,6 @@ class WeightOwner(MadeOnDemand):
         return cast(Tensor, super(PassportLayer, self).forward(*args, **kwargs))
 
 
-def weight_owner_class(host_class: type[nn.Module]) -> type[MadeOnDemand]:
+def weight_owner_class(host_class: type[nn.Module]) -> type[WeightOwner]:
     """The class that a conv or linear layer of some class has while it is passportized."""
     return make_class(WeightOwner, host_class)
