@@ -42,12 +42,12 @@ class PCT(nn.Module):
         self.sa1 = OffsetAttention(32)
         self.sa2 = OffsetAttention(32)
         self.conv_fuse = nn.Sequential(
-            nn.Conv1d(96, 64, 1, bias=False), nn.BatchNorm1d(64), nn.LeakyReLU(0.2)
+            nn.Conv1d(96, 96, 1, bias=False), nn.BatchNorm1d(96), nn.LeakyReLU(0.2)
         )
-        self.linear1 = nn.Linear(64, 64, bias=False)
-        self.bn6 = nn.BatchNorm1d(64)
+        self.linear1 = nn.Linear(96, 96, bias=False)
+        self.bn6 = nn.BatchNorm1d(96)
         self.dp1 = nn.Dropout(0.5)
-        self.linear2 = nn.Linear(64, classes)
+        self.linear2 = nn.Linear(96, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         batch_size, _, _ = list(x.size())

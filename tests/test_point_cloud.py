@@ -90,7 +90,7 @@ def test_a_short_training_embeds_the_signature_and_trains_both_branches(case):
     pp.passportize(model, PASSPORT, config=config, example_inputs=case.inputs(0, 4))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
-    for step in range(40):
+    for step in range(60):
         loss = pp.joint_loss(model, case.inputs(step, 16), case.labels(step, 16), scores(case))
         optimizer.zero_grad()
         loss.total.backward()
