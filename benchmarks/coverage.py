@@ -168,7 +168,7 @@ def main() -> None:
 
         write_report(read_rows("meta"), read_rows("real"), RESULTS / "coverage_timm.md")
         return
-    os.nice(5)
+    os.nice(2)
     import timm
 
     known = read_rows(arguments.mode)
