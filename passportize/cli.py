@@ -3,62 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import typer
-
-__all__ = ["application", "main"]
-
-
-def application() -> typer.Typer:
-    """The command line as a value.
-
-    Raises:
-        ImportError: typer or rich is not installed.
-    """
-    import typer
-
-    from passportize.commands import keys, launching, models, proof, showcase
-
-    app = typer.Typer(
-        name="passportize",
-        help="Ownership passports for PyTorch models: protect, train, strip, prove.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
-    app.command()(keys.keygen)
-    app.command()(models.plan)
-    app.command()(showcase.demo)
-    app.command()(models.strip)
-    app.command()(proof.verify)
-    app.command()(keys.inspect)
-    app.command()(keys.commitment)
-    app.command(
-        "timm-train",
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )(launching.timm_train)
-
-    @app.callback(invoke_without_command=True)
-    def root(
-        context: typer.Context,
-        version: bool = typer.Option(False, "--version", help="Print the version."),
-    ) -> None:
-        if version:
-            from passportize import __version__
-
-            typer.echo(__version__)
-            raise typer.Exit
-
-    return app
+__all__ = ["main"]
 
 
 def main() -> None:
-    """Entry point of the ``passportize`` command."""
+    """Entry point of the ``passportize`` command; says what to install where that is missing."""
     try:
-        app = application()
+        from passportize.commands.application import application
     except ImportError as error:
         if error.name not in ("typer", "rich"):
             raise
@@ -67,7 +19,7 @@ def main() -> None:
             "pip install 'passportize[cli]'\n"
         )
         sys.exit(2)
-    app()
+    application()()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from passportize.commands.terminal import (
     leave,
     working,
 )
-from passportize.errors import InvalidArgument
+from passportize.errors import InvalidArgument, PassportFileError
 from passportize.passport import Passport
 
 __all__ = ["commitment", "inspect", "keygen"]
@@ -39,6 +39,10 @@ def keygen(
     as_json: AsJson = False,
 ) -> None:
     """Make a passport: one secret and the owner it belongs to."""
+    if out.exists():
+        raise PassportFileError(
+            f"{out} exists already, and a lost passport cannot be made again; choose another --out"
+        )
     passport = Passport.generate(owner, contact=contact, date=date)
     passphrase = new_passphrase(passphrase_file, no_passphrase)
     with working("sealing the passport", as_json):

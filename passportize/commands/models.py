@@ -107,6 +107,8 @@ def _check_strictly(made: Any, plain: dict[str, Any], name: str) -> None:
 
 
 def _write(out: Path, plain: dict[str, Any], force: bool) -> None:
+    if out.exists() and not force:
+        raise CheckpointError(f"{out} exists already; choose another name, or give --force")
     if out.suffix == ".safetensors":
         save_weights(out, plain, overwrite=force)
     elif out.suffix in TORCH_FILES:
