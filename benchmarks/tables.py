@@ -1,0 +1,204 @@
+"""Write docs/results.md from the committed results, so that no number is typed by hand.
+
+python benchmarks/tables.py            # writes docs/results.md
+python benchmarks/tables.py --check    # says whether it is up to date
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "results.md"
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    lines = [list(header), *([str(cell) for cell in row] for row in rows)]
+    text = ["| " + " | ".join(line) + " |" for line in lines]
+    text.insert(1, "|" + "---|" * len(lines[0]))
+    return "\n".join(text)
+
+
+def source(record: dict[str, Any], extra: str = "") -> str:
+    """How the numbers came about."""
+    return f"`{record['command']}` on {record['machine']}, torch {record['torch']}{extra}."
+
+
+def cost(record: dict[str, Any]) -> str:
+    """Step cost of each preset."""
+    models = list(record["ratios"])
+    labels = list(record["ratios"][models[0]])
+    rows = []
+    for label in labels:
+        cells = []
+        for model in models:
+            value = record["ratios"][model][label]
+            cells.append(
+                f"{value['median']:.2f} ({value['quartile_1']:.2f} - {value['quartile_3']:.2f})"
+            )
+        rows.append([label, *cells, record["limits"].get(label, "")])
+    sizes = ", ".join(f"{model} at {record['image_sizes'][model]} pixels" for model in models)
+    return "\n\n".join(
+        [
+            "## Cost of a training step",
+            "Multiples of the plain step (median and quartiles); 'plain again' is a second one.",
+            table(["", *models, "aim"], rows),
+            source(record, f"; batch {record['batch']}, {sizes}, {record['rounds']} rounds"),
+        ]
+    )
+
+
+def protection(record: dict[str, Any]) -> str:
+    """Accuracy, proof, strangers, removal."""
+    rows = record["rows"]
+    presets = list(dict.fromkeys(row["preset"] for row in rows))
+
+    def values(preset: str, what: str) -> list[float]:
+        return [row[what] for row in rows if row["preset"] == preset and what in row]
+
+    def mean(preset: str, what: str) -> str:
+        found = values(preset, what)
+        each = ", ".join(f"{value:.2f}" for value in found)
+        return f"{statistics.mean(found):.2f} ({each})" if found else ""
+
+    def bits(preset: str) -> str:
+        found = [
+            (row["matched"], row["total"])
+            for row in rows
+            if row["preset"] == preset and "total" in row
+        ]
+        return ", ".join(f"{matched} / {total}" for matched, total in found)
+
+    accuracies = [
+        [preset, mean(preset, "public"), mean(preset, "private"), bits(preset)]
+        for preset in presets
+    ]
+    strangers = []
+    for row in rows:
+        if "strangers" in row:
+            found = row["strangers"]
+            private = found.get("private_accuracy")
+            strangers.append(
+                [
+                    row["preset"],
+                    row["seed"],
+                    found["signatures"],
+                    found["accepted"],
+                    found["highest_strength"],
+                    f"{private['mean']} / {private['highest']}" if private else "",
+                ]
+            )
+    removal = []
+    attacked = {row["preset"]: row["removal"] for row in rows if "removal" in row}
+    names = list(next(iter(attacked.values()), {}))
+    for name in names:
+        cells = []
+        for measured in attacked.values():
+            cell = measured[name]
+            cells.append(
+                f"{cell['public']:.2f} %, {cell['matched']} / {cell['total']}, "
+                f"{'accepted' if cell['accepted'] else 'refused'}"
+            )
+        removal.append([name, *cells])
+    images = f"{record['train_images']} images to train, {record['test_images']} to test"
+    first = f"; {record['epochs']} epochs, {images}"
+    return "\n\n".join(
+        [
+            "## Accuracy and proof",
+            "The demo's recipe: a small timm ResNet on scikit-learn's digits. "
+            "Accuracy in percent, mean and each seed.",
+            table(["", "public branch", "private branch", "bits matched"], accuracies),
+            "Strangers: passports that the models were not trained with.",
+            table(
+                [
+                    "preset",
+                    "seed",
+                    "signatures tried",
+                    "accepted",
+                    "highest strength (bits)",
+                    "private accuracy, mean / highest (%)",
+                ],
+                strangers,
+            ),
+            "Removal: public accuracy after the attempt, bits of the owner that are left, verdict.",
+            table(["attempt", *attacked], removal),
+            source(record, first),
+        ]
+    )
+
+
+def stability(record: dict[str, Any]) -> str:
+    """Learning rates."""
+    presets = list(dict.fromkeys(row["preset"] for row in record["rows"]))
+    settings = list(dict.fromkeys((row["optimizer"], row["lr"]) for row in record["rows"]))
+    rows = []
+    for optimizer, lr in settings:
+        cells = []
+        for preset in presets:
+            found = [
+                row
+                for row in record["rows"]
+                if (row["optimizer"], row["lr"], row["preset"]) == (optimizer, lr, preset)
+            ]
+            if not found:
+                cells.append("")
+                continue
+            row = found[0]
+            text = f"{row['public']:.1f}"
+            if "private" in row:
+                text += f" / {row['private']:.1f}"
+            if "bits" in row:
+                text += f", bits {100 * row['bits']:.1f}"
+            cells.append(text if row["finite"] else f"**not finite** ({text})")
+        rows.append([optimizer, lr, *cells])
+    return "\n\n".join(
+        [
+            "## Stability",
+            "Public / private accuracy and share of bits in, in percent, after a short training at "
+            "each learning rate.",
+            table(["optimizer", "highest learning rate", *presets], rows),
+            source(record, f"; {record['epochs']} epochs"),
+        ]
+    )
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "cost": cost,
+    "protection": protection,
+    "stability": stability,
+}
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [
+        "# Results",
+        "Written by `python benchmarks/tables.py` from `benchmarks/results/`; do not edit.",
+    ]
+    for name, section in SECTIONS.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            parts.append(section(json.loads(path.read_text())))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.check:
+        return 0 if PAGE.read_text() == page() else 1
+    PAGE.write_text(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
