@@ -133,7 +133,7 @@ class RootHooks:
         switch.active = True
         switch.private_rows = 0
         switch.mixed = False
-        switch.sign_due = switch.step % switch.config.sign_every == 0
+        switch.sign_due = switch.due(switch.config.sign_every)
         if switch.mode is Pass.JOINT and not root.training:
             switch.current = Pass.PUBLIC
         else:
@@ -174,7 +174,8 @@ class RootHooks:
                 switch.current, switch.mixed = Pass.PRIVATE, True
                 private = root.forward(*args, **kwargs)
                 rows = -1
-            switch.step += 1
+            if switch.counts:
+                switch.step += 1
             switch.trained, switch.saved = True, False
             return JointOutput(output, private, penalty, rows, switch.config.private_weight)
         finally:
@@ -197,7 +198,7 @@ class RootHooks:
 
     def _private_now(self) -> bool:
         config = self.switch.config
-        return config.has_private_pass and self.switch.step % config.private_every == 0
+        return config.has_private_pass and self.switch.due(config.private_every)
 
     @staticmethod
     def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

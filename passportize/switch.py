@@ -42,7 +42,7 @@ class Switch:
         public_rows, private_rows: Batch rows of each branch in a joint pass.
         mixed: Whether the last joint step was two passes, one for each branch.
         sign_due: Whether the joint pass under way takes the sign loss.
-        step: Joint training steps so far, for ``private_every``.
+        step: Joint training steps so far, where ``private_every`` or ``sign_every`` ask for them.
         trained: Whether a joint step was ever taken.
         saved: Whether a claim was saved after the last joint step.
         commitment: Commitment of the passport, safe to publish.
@@ -72,6 +72,15 @@ class Switch:
         state = dict(self.__dict__)
         state.update(active=False, penalties=[], mode=Pass.PUBLIC, current=Pass.PUBLIC)
         return state
+
+    @property
+    def counts(self) -> bool:
+        """Whether steps are counted. torch.compile takes a changing number for a new program."""
+        return self.config.private_every > 1 or self.config.sign_every > 1
+
+    def due(self, every: int) -> bool:
+        """Whether what happens at every so many steps happens in this one."""
+        return every == 1 or self.step % every == 0
 
     def effective(self) -> Pass:
         """The pass that a layer reached now belongs to.

@@ -28,7 +28,7 @@ class BranchRecord:
         sites: Bound sites and those with private statistics.
         configs: The formulation of each.
         commitment: Commitment of the passport.
-        step: Joint training steps so far.
+        step: Joint training steps so far, where they are counted.
     """
 
     def __init__(
@@ -151,5 +151,5 @@ def join_state(
         raise CheckpointError("the private branch in this checkpoint is damaged; use another one")
     joined.update(tensors)
     switch.step = record.step
-    switch.trained = record.step > 0
+    switch.trained = True
     return joined

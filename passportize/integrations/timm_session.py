@@ -167,7 +167,10 @@ class Session:
             kind
             for space in (torch.nn.modules.loss, timm_losses)
             for kind in vars(space).values()
-            if isinstance(kind, type) and issubclass(kind, nn.Module) and kind is not nn.Module
+            if isinstance(kind, type)
+            and issubclass(kind, nn.Module)
+            # Not what these modules import: nn.Linear is among it.
+            and kind.__module__.startswith(space.__name__)
         ]
         for kind in dict.fromkeys(classes):
             # JsdCrossEntropy has a __call__ of its own and no forward.
