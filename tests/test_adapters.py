@@ -17,6 +17,7 @@ from round_trip import ModelSnapshot, assert_round_trip, assert_same_bits, is_ho
 from torch import Tensor, nn
 
 import passportize as pp
+from passportize.adapters.layer_norm import PassportLayerNorm
 from passportize.config import PassportConfig
 from passportize.errors import SurgeryError
 from passportize.layer import PassportLayer
@@ -434,10 +435,13 @@ class PassportCustomNorm(PassportLayer, CustomNorm):
     shift_name = "b"
 
 
-def test_a_subclass_has_no_adapter() -> None:
+def test_a_subclass_is_never_swapped_as_its_parent() -> None:
     assert adapter_for(UnknownNorm(8)) is None
+    layer = passportized(UnknownNorm(8))
+    assert type(layer) is not PassportLayerNorm
+    assert type(layer).host_class is UnknownNorm
     with pytest.raises(SurgeryError, match="no adapter"):
-        passportized(UnknownNorm(8))
+        passportized(UnknownNorm(8, elementwise_affine=False))
 
 
 def test_registering_an_own_adapter() -> None:

@@ -44,6 +44,7 @@ NOT_A_NORM = {
     "timm.models.byobnet.ByobNet": "a model",
     "timm.models.dpn.BnAct": "holds",
     "timm.models.dpn.BnActConv2d": "holds",
+    "timm.models.dpn.CatBnAct": "holds",
     "timm.models.efficientformer.ConvMlpWithNorm": "holds",
     "timm.models.efficientformer_v2.ConvMlpWithNorm": "holds",
     "timm.models.efficientformer_v2.ConvNorm": "holds",
