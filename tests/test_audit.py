@@ -126,6 +126,7 @@ def test_the_exported_program_of_a_restored_model_is_that_of_a_plain_one(tmp_pat
     assert restored.training is False
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_onnx_of_a_restored_model_is_that_of_a_plain_one(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
