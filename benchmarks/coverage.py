@@ -62,6 +62,7 @@ class Row:
     build_peak_mib: int = 0
     surgery_peak_mib: int = 0
     peak_mib: int = 0
+    clock: str = "cpu"
     versions: str = ""
 
 

@@ -107,14 +107,14 @@ def _times(meta: Mapping[str, Record], real: Mapping[str, Record]) -> list[str]:
     lines = [
         "## Seconds and memory",
         "",
-        "Median (and 95th percentile) over models, one thread, on a machine shared with other "
-        "work. *surgery* is `passportize()`: plan and swap.",
+        "Median (and 95th percentile) over models, seconds of processor time, one thread (rows "
+        "whose `clock` is not `cpu` are left out). *surgery* is `passportize()`: plan and swap.",
         "",
-        "| | build | plan | surgery | restore | surgery / build |",
-        "|---|---|---|---|---|---|",
+        "| | models | build | plan | surgery | restore | surgery / build |",
+        "|---|---|---|---|---|---|---|",
     ]
     for label, rows in (("meta", meta), ("real", real)):
-        kept = [row for row in rows.values() if not row["error"]]
+        kept = [row for row in rows.values() if not row["error"] and row["clock"] == "cpu"]
         if len(kept) < 2:
             continue
         cells = [
@@ -122,7 +122,7 @@ def _times(meta: Mapping[str, Record], real: Mapping[str, Record]) -> list[str]:
             for step in ("build", "plan", "passportize", "restore")
         ]
         ratio = _spread([float(row["passportize_s"]) / float(row["build_s"]) for row in kept])
-        lines.append(f"| {label} | {' | '.join(cells)} | {ratio} |")
+        lines.append(f"| {label} | {len(kept)} | {' | '.join(cells)} | {ratio} |")
     kept = [row for row in real.values() if not row["error"]]
     if len(kept) >= 2:
         extra = [int(row["surgery_peak_mib"]) - int(row["build_peak_mib"]) for row in kept]
