@@ -1,0 +1,49 @@
+"""The demo as a committed result.
+
+Question: what does a newcomer see who types ``make demo``?
+
+    python benchmarks/demo.py                      # writes benchmarks/results/demo.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from passportize.atomic_file import write_atomically
+from passportize.demo import run_demo
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo.json"))
+    arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        shown = run_demo(folder, epochs=arguments.epochs, console=Console()).to_dict()
+    # Where a run put its files says nothing.
+    del shown["files"]
+    record = {
+        "question": "what does a newcomer see who types make demo?",
+        "command": "python benchmarks/demo.py",
+        "machine": f"{platform.machine()}, 1 thread",
+        "torch": torch.__version__,
+        "epochs": arguments.epochs,
+        "seconds": round(time.perf_counter() - start, 1),
+        **shown,
+    }
+    text = json.dumps(record, indent=1) + "\n"
+    write_atomically(arguments.out, text.encode(), overwrite=True)
+
+
+if __name__ == "__main__":
+    main()
