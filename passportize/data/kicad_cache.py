@@ -30,7 +30,7 @@ __all__ = ["CACHE_POINTS", "CloudCache", "build_kicad_cache", "cache_folder", "l
 
 CACHE_POINTS = 1024
 """Points kept per solid."""
-HOW_TO_GET = (
+_HOW_TO_GET = (
     "get the Debian package with 'apt-get download kicad-packages3d' (379 MB) and pass the .deb "
     "file, or pass a folder with its unpacked *.3dshapes folders"
 )
@@ -106,7 +106,7 @@ def build_kicad_cache(
     elif root.is_file():
         total, files = _PACKAGE_FILES, _package(root)
     else:
-        raise DatasetError(f"{root} does not exist; {HOW_TO_GET}")
+        raise DatasetError(f"{root} does not exist; {_HOW_TO_GET}")
     sampled: dict[str, _Sampled] = {}
     failures: list[tuple[str, str]] = []
     for done, (name, result) in enumerate(_sample_all(files, processes), start=1):
@@ -119,7 +119,7 @@ def build_kicad_cache(
     if not sampled:
         raise DatasetError(
             f"{root} holds no readable *.3dshapes/*.wrl file "
-            f"({len(failures)} could not be read); {HOW_TO_GET}"
+            f"({len(failures)} could not be read); {_HOW_TO_GET}"
         )
     names = tuple(sorted(sampled))
     cache = CloudCache(
@@ -141,7 +141,7 @@ def load_kicad_cache(path: Path) -> CloudCache:
         DatasetError: The file is missing, damaged or of another version.
     """
     if not path.is_file():
-        raise DatasetError(f"{path} does not exist; {HOW_TO_GET}")
+        raise DatasetError(f"{path} does not exist; {_HOW_TO_GET}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
