@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from passportize.errors import UninitializedModule
 from passportize.layer import PassportLayer
+from passportize.private_branch import STATISTICS
 from passportize.registry import adapter_for, describe_type
 from passportize.structural_adapter import structural_adapter
 
-__all__ = ["FoundNorm", "find_norms"]
+__all__ = ["FoundNorm", "find_norms", "measures_batch"]
 
 _NORM_PARENTS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _NORM_NAME = re.compile(r"norm|^(frozen)?(bn|ln|gn)\d*d?$|batchnorm|rms", re.IGNORECASE)
@@ -48,8 +49,11 @@ def find_norms(model: nn.Module) -> list[FoundNorm]:
         names.setdefault(id(module), []).append(name)
         modules[id(module)] = module
     found = []
+    inside: set[int] = set()
     for key, module in modules.items():
         first, *aliases = names[key]
+        if key in inside:
+            continue
         adapter = adapter_for(module)
         if adapter is not None:
             reason = adapter.refusal(module)
@@ -57,12 +61,21 @@ def find_norms(model: nn.Module) -> list[FoundNorm]:
                 FoundNorm(first, tuple(aliases), module, None if reason else adapter, reason)
             )
         elif type(module) in NOT_ADAPTED:
+            # Norms that it keeps inside are its own affair.
+            inside.update(id(child) for child in module.modules())
             found.append(FoundNorm(first, tuple(aliases), module, None, NOT_ADAPTED[type(module)]))
         elif _looks_like_norm(module):
             adapter = structural_adapter(module)
             reason = "" if adapter is not None else _reason(first, module)
             found.append(FoundNorm(first, tuple(aliases), module, adapter, reason))
     return found
+
+
+def measures_batch(norm: nn.Module) -> bool:
+    """Whether a norm without an adapter takes its statistics over the samples of a batch."""
+    return isinstance(norm, _BatchNorm) or any(
+        isinstance(getattr(norm, name, None), Tensor) for name in STATISTICS
+    )
 
 
 def _looks_like_norm(module: nn.Module) -> bool:

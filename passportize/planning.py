@@ -13,7 +13,7 @@ from passportize.anchors import AnchorSearch, anchor_fan_in, find_anchors
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument, NoNormalization
 from passportize.functional_norms import expose, hide
-from passportize.norms import FoundNorm, find_norms
+from passportize.norms import FoundNorm, find_norms, measures_batch
 from passportize.registry import describe_type
 from passportize.selection import Where, select
 from passportize.site import Anchor, Role, Site
@@ -158,6 +158,13 @@ def _plan(
     sites = []
     for norm, wanted in zip(found, chosen, strict=True):
         sites.append(_site(model, norm, wanted, search, config, include_frozen))
+    mixed = [norm.name for norm in found if norm.adapter is None and measures_batch(norm.module)]
+    if mixed and config.has_private_pass:
+        search.notes.append(
+            f"{', '.join(mixed[:3])}{' and others' if len(mixed) > 3 else ''}: measured over the "
+            "batch and left as they are, so in training they see the samples of both branches; "
+            "register an adapter, or use PassportConfig.signature()"
+        )
     for note in search.notes:
         _logger.info("%s: %s", type(model).__name__, note)
     return Plan(type(model).__name__, tuple(sites), search.method, tuple(search.notes))

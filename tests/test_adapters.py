@@ -412,6 +412,14 @@ def test_frozen_norms_are_bound_on_demand_only() -> None:
     assert len(assert_round_trip(build(), passport, x, include_frozen=True)) == 2
 
 
+def test_split_batch_norms_are_left_alone_and_named() -> None:
+    model = timm.layers.convert_splitbn_model(timm.create_model("test_resnet"), num_splits=2)
+    planned = pp.plan(model)
+    assert {site.role for site in planned.sites} == {Role.SKIPPED}
+    assert all(site.norm_type.endswith("SplitBatchNorm2d") for site in planned.sites)
+    assert any("samples of both branches" in note for note in planned.notes)
+
+
 class UnknownNorm(nn.LayerNorm):
     """A subclass that nobody registered: never swapped as its parent."""
 

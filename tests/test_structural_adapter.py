@@ -183,6 +183,30 @@ def test_copies_and_files(monkeypatch: pytest.MonkeyPatch) -> None:
         assert type(other[1]) is LayerNormFirst
 
 
+class FrozenBatchNorm2d(nn.Module):
+    """As detection libraries have it: everything is a buffer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+
+
+def test_frozen_norms_of_other_libraries() -> None:
+    model, x = model_with(FrozenBatchNorm2d)
+    planned = pp.plan(model, example_inputs=x)
+    assert [site.role for site in planned.sites] == [Role.SKIPPED] * 2
+    assert "include_frozen=True" in planned.sites[0].reason
+    assert len(assert_round_trip(model, PASSPORT, x, include_frozen=True)) == 2
+
+
 class TwoFactorsNorm(nn.Module):
     """Owns more than a scale and a shift: nobody can say which one to replace."""
 
