@@ -18,10 +18,8 @@ from pointnet_model import PointNet
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.claim import save_claim
 from passportize.data import SHAPE_CLASSES, KiCadShapes, generate_shapes
 from passportize.triggers import check_triggers, cloud_triggers
-from passportize.verification import verify
 
 BATCH = 32
 Part = tuple[Tensor, Tensor]
@@ -127,7 +125,7 @@ def main() -> None:
 
     print("2. The owner saves a claim, takes the passport out and releases the plain model.")
     claim = arguments.out / "example.claim.safetensors"
-    print(f"  digest to publish first: {save_claim(model, claim, overwrite=True).digest()}")
+    print(f"  digest to publish first: {pp.save_claim(model, claim, overwrite=True).digest()}")
     model = pp.unpassportize(model)
     torch.save(model.state_dict(), arguments.out / "released.pt")
     picture(model, test, classes, arguments.out / "released.png")
@@ -140,7 +138,7 @@ def main() -> None:
 
     print("4. The owner looks at the suspect's weights, and then only at its answers.")
     pairs = list(zip(test[0].split(128), test[1].split(128), strict=True))
-    print(verify(suspect, passport, claim, pairs))
+    print(pp.verify(suspect, passport, claim, pairs))
     print(check_triggers(suspect, triggers))
     print(f"Pictures, claim and weights are in {arguments.out}.")
 
