@@ -121,9 +121,10 @@ nets, {first.classes} classes, {first.train_items} solids for training, {first.p
 {first.epochs} epochs, batch {BATCH}, each cloud turned around z at random in training and test.
 "keyed" and "paper" send every cloud through both branches (`private_fraction=1.0`), "keyed,
 quarter" a quarter of each batch through the private one, which is the default. Accuracies in
-percent of about {first.test_items} test solids, mean ± standard deviation over seeds. "minus plain" is paired: same seed, same start,
-same batches. One standard error from the size of the test part alone is about {error:.1f} points.
-"strength" is the weakest seed, in bits (-log2 of the exact p-value), read from the stripped model.
+percent of about {first.test_items} test solids, mean ± standard deviation over seeds. "minus
+plain" is paired: same seed, same start, same batches. One standard error from the size of the test
+part alone is about {error:.1f} points. "strength" is the weakest seed, in bits (-log2 of the exact
+p-value), read from the stripped model.
 
 {report(rows)}
 
