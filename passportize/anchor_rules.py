@@ -48,7 +48,8 @@ class AnchorRules:
     channels come from leads to one by the same rule.
 
     *Downstream.* If upstream finds nothing, the same forwards from the output of the norm, through
-    steps that move the channels as one run: the linear map executed first that reads them.
+    steps that move the channels as one run or lay heads that share the norm side by side: the
+    linear map executed first that reads them.
 
     Args:
         graph: From :func:`passportize.meta_recorder.record_graph`.

@@ -27,13 +27,13 @@ from passportize.track import (
     tensor_list,
 )
 
-__all__ = ["CAT_STEPS", "MIXING_STEPS", "concat_pieces", "step_back"]
+__all__ = ["CAT_STEPS", "MIXING_STEPS", "RESHAPE_STEPS", "concat_pieces", "step_back"]
 
 _PERMUTE = {
     "permute", "transpose", "swapaxes", "swapdims", "t", "T", "mT", "H", "mH", "adjoint",
     "movedim", "moveaxis",
 }  # fmt: skip
-_RESHAPE = {
+RESHAPE_STEPS = {
     "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as",
     "ravel", "_unsafe_view",
 }  # fmt: skip
@@ -83,7 +83,7 @@ def step_back(track: Track) -> list[Track]:
         return []
     if name in _PERMUTE:
         return permuted(track)
-    if name in _RESHAPE:
+    if name in RESHAPE_STEPS:
         return reshaped(track, first_operand(node))
     if name == "getitem":
         return indexed(track)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import fx
 
-from passportize.channel_tracks import CAT_STEPS, step_back
-from passportize.track import Track, argument, known_shape, shape_of, step_name, tensor_list
+from passportize.channel_tracks import CAT_STEPS, RESHAPE_STEPS, step_back
+from passportize.track import (
+    Track,
+    argument,
+    first_operand,
+    known_shape,
+    shape_of,
+    step_name,
+    tensor_list,
+)
 
 __all__ = ["forward_tracks"]
 
@@ -15,7 +24,8 @@ __all__ = ["forward_tracks"]
 def forward_tracks(track: Track) -> Iterator[Track]:
     """Where the channels of a tensor lie in the tensors made from it, one step on.
 
-    Only one-to-one moves are followed: all the channels as one run (``repeats == 1``).
+    Followed are moves of all the channels as one run, and heads that are laid side by side: there
+    the channels are repeated.
     """
     for user in track.node.users:
         outputs = [user] if shape_of(user) is not None else list(user.users)
@@ -24,6 +34,19 @@ def forward_tracks(track: Track) -> Iterator[Track]:
             if shape is None:
                 continue
             yield from _ahead(track, made, shape)
+
+
+def _merged(track: Track, made: fx.Node, shape: tuple[int, ...]) -> Iterator[Track]:
+    """Into a dimension of which the channels are the inner part: once for each of the outer."""
+    source = known_shape(track.node)
+    width, inner = source[track.dim], math.prod(source[track.dim + 1 :])
+    if track.start != 0 or track.stop != width:
+        return
+    for dim, size in enumerate(shape):
+        if math.prod(shape[dim + 1 :]) == inner and size > width and size % width == 0:
+            repeats = track.repeats * (size // width)
+            yield track._replace(node=made, dim=dim, repeats=repeats, picked=())
+            return
 
 
 def _ahead(track: Track, made: fx.Node, shape: tuple[int, ...]) -> Iterator[Track]:
@@ -46,3 +69,5 @@ def _ahead(track: Track, made: fx.Node, shape: tuple[int, ...]) -> Iterator[Trac
             if back.start <= track.start and track.stop <= back.start + size:
                 yield track._replace(node=made, dim=dim, start=track.start - back.start, picked=())
                 return
+    if name in RESHAPE_STEPS and first_operand(made) is track.node:
+        yield from _merged(track, made, shape)

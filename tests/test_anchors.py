@@ -305,6 +305,16 @@ CASES: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], tuple[Any, ...]
         ("downstream", ("a.weight", 6, 2, 1)),
     ),
     (
+        "downstream through heads laid side by side",
+        lambda: Built(
+            lambda m, x: m.a(m.norm(x @ x.mT @ x).transpose(1, 2).reshape(2, 5, 12)),
+            norm=nn.LayerNorm(4),
+            a=nn.Linear(12, 6),
+        ),
+        (2, 3, 5, 4),
+        ("downstream", ("a.weight", 4, 0, 3)),
+    ),
+    (
         "functional linear on half a weight",
         lambda: Built(
             lambda m, x: m.norm(F.linear(x, m.weight[8:])),
