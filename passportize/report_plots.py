@@ -103,7 +103,7 @@ def response_picture(reading: Reading) -> str:
         axes.axvline(0, color=INK, linewidth=1)
         axes.set_xlabel("response of a channel (its sign is the bit that is read)")
         axes.set_ylabel("channels")
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         return _svg(figure)
 
 

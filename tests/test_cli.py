@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import passportize as pp
 from passportize.checkpoint import load_weights, save_weights
 from passportize.commands.application import application
-from passportize.commands.inputs import PASSPHRASE
+from passportize.commands.inputs import PASSPHRASE, load_data
+from passportize.errors import InvalidArgument
 
 MODEL = """
 import torch
@@ -162,8 +163,10 @@ def test_plan_of_a_timm_model_with_arguments(call):
         (("inspect", "missing"), "InvalidArgument"),
         (("inspect", "small_model.py"), "PassportFileError"),
         (("strip", "missing.pth", "out.pth"), "CheckpointError"),
-        (("strip", "last.pth.tar", "out.txt"), "CheckpointError"),
-        (("strip", "last.pth.tar", "out.pth", "--key", "other"), "CheckpointError"),
+        (("strip", "last.pth.tar", "out.pth", "--ema"), "CheckpointError"),
+        (("strip", "last.pth.tar", "missing/out.pth"), "CheckpointError"),
+        (("export", "last.pth.tar", "out.x", "--to", "x"), "InvalidArgument"),
+        (("export", "last.pth.tar", "acme.claim"), "CheckpointError"),
         (("strip", "last.pth.tar", "out.pth", "--model", "resnet10t"), "CheckpointError"),
         (VERIFY, "InvalidArgument"),
         ((*WITH_CLAIM, "--data", "digits"), "InvalidArgument"),
@@ -224,13 +227,24 @@ def test_strip_gives_what_the_plain_model_loads(call, tmp_path, protected, name)
     out = tmp_path / name
     code, text, _ = call("strip", "last.pth.tar", str(out), *WITH_MODEL, "--json")
     record = json.loads(text)
-    assert code == 0 and record["left_out"] and record["tensors"] == 20
+    assert code == 0 and record["left_out"] == 9
     released = load_weights(protected / "released.safetensors")
     stripped = load_weights(out)
     assert set(stripped) == set(released)
     assert all(torch.equal(stripped[key], released[key]) for key in released)
     assert call("strip", "last.pth.tar", str(out))[0] == 2
     assert call("strip", "last.pth.tar", str(out), "--force")[0] == 0
+
+
+def test_export(call, tmp_path, protected):
+    out = tmp_path / "plain.safetensors"
+    code, text, _ = call("export", "last.pth.tar", str(out), "--json")
+    assert code == 0 and json.loads(text) == {"file": str(out), "format": "safetensors"}
+    assert set(load_weights(out)) == set(load_weights(protected / "released.safetensors"))
+    program = tmp_path / "plain.pt2"
+    shape = ("--to", "torch-export", "--input-size", "1,8,8")
+    code, _, errors = call("export", "last.pth.tar", str(program), *shape, *WITH_MODEL)
+    assert code == 0 and program.stat().st_size > 0, errors
 
 
 def test_warnings_are_one_line(call, tmp_path, protected):
@@ -271,3 +285,62 @@ def test_importing_the_library_loads_no_extra():
     )
     root = Path(__file__).parent.parent
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+def data_module(folder: Path) -> str:
+    (folder / "own_data.py").write_text(
+        "import torch\n"
+        "def pairs():\n"
+        "    return [(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 2]))]\n"
+        "def broken():\n"
+        "    raise OSError('no such disk')\n"
+    )
+    return "own_data:pairs"
+
+
+def idx_files(folder: Path) -> str:
+    for split, count in (("train", 20), ("t10k", 10)):
+        header = b"\x00\x00\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
+        pixels = bytes(i % 251 for i in range(count * 28 * 28))
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(header + pixels)
+        labels = b"\x00\x00\x08\x01" + count.to_bytes(4, "big") + bytes(i % 4 for i in range(count))
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(labels)
+    return f"fashion-mnist:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("source", "samples"),
+    [(data_module, 3), (idx_files, 10), (lambda folder: "digits", 359)],
+    ids=["function", "fashion-mnist", "digits"],
+)
+def test_sources_of_data(call, tmp_path, monkeypatch, source, samples):
+    name = source(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    batches = list(load_data(name, None, 64))
+    assert sum(len(labels) for _, labels in batches) == samples
+
+
+# timm leaves the files of its dataset open until they are collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_folder_of_pictures(tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    timm = pytest.importorskip("timm")
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            pillow.new("RGB", (40, 30), (number, 9, 9)).save(tmp_path / name / f"{number}.png")
+    batches = list(load_data(str(tmp_path), timm.create_model("resnet10t"), 3))
+    assert [tuple(images.shape) for images, _ in batches] == [(3, 3, 176, 176), (1, 3, 176, 176)]
+    assert torch.cat([labels for _, labels in batches]).tolist() == [0, 0, 1, 1]
+    with pytest.raises(InvalidArgument, match="--model"):
+        load_data(str(tmp_path), None, 3)
+
+
+def test_data_that_cannot_be_had(tmp_path, monkeypatch):
+    data_module(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InvalidArgument, match="no such disk"):
+        load_data("own_data:broken", None, 8)
+    with pytest.raises(InvalidArgument, match="batch-size"):
+        load_data("digits", None, 0)

@@ -22,6 +22,7 @@ def application() -> typer.Typer:
     app.command()(models.plan)
     app.command()(showcase.demo)
     app.command()(models.strip)
+    app.command()(models.export)
     app.command()(proof.verify)
     app.command()(keys.inspect)
     app.command()(keys.commitment)

@@ -1,22 +1,19 @@
-"""plan and strip: what would be protected, and the plain model of a checkpoint."""
+"""plan, strip and export: what would be protected, and the plain model of a checkpoint."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from torch import nn
 
-from passportize.atomic_file import write_atomically
-from passportize.checkpoint import host_state_dict, load_weights, save_weights
+from passportize.checkpoint import host_state_dict, load_weights
 from passportize.commands.inputs import Arguments, example_of, load_model, preset
 from passportize.commands.terminal import REFUSED, AsJson, command, emit, leave, working
 from passportize.errors import CheckpointError
 
-__all__ = ["plan", "strip"]
-
-TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+__all__ = ["export", "plan", "strip"]
 
 
 @command
@@ -59,15 +56,16 @@ def plan(
 @command
 def strip(
     checkpoint: Annotated[Path, typer.Argument(help="Weights of a passportized model.")],
-    out: Annotated[Path, typer.Argument(help="New file: .safetensors, or .pt and the like.")],
-    key: Annotated[
-        str | None,
-        typer.Option(help="Where in a training checkpoint the weights are, state_dict_ema say."),
-    ] = None,
+    out: Annotated[
+        Path, typer.Argument(help="New file; safetensors if the name ends so, else torch's format.")
+    ],
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights.")] = False,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Check that this model loads the result strictly: a timm name, or module:function."
+            help="Check that this model loads the result strictly: a timm name, or "
+            "module:function.",
+            show_default=False,
         ),
     ] = None,
     arg: Arguments = None,
@@ -75,28 +73,68 @@ def strip(
     as_json: AsJson = False,
 ) -> None:
     """Write the plain model's weights of a checkpoint, without any trace of a private branch."""
+    from passportize.strip import averaged_key, strip_checkpoint
+
+    _refuse_existing(out, force)
     with working(f"reading {checkpoint}", as_json):
-        weights = load_weights(checkpoint, key)
-        plain = host_state_dict(weights)
         if model is not None:
-            _check_strictly(load_model(model, arg), plain, model)
-        _write(out, plain, force)
-    left_out = sorted(set(weights) - set(plain))
-    record = {
-        "file": str(out),
-        "tensors": len(plain),
-        "left_out": left_out,
-        "checked_with": model,
-    }
-    text = f"{out}: {len(plain)} tensors, {len(left_out)} of the private branches left out"
+            weights = load_weights(checkpoint, averaged_key(checkpoint) if ema else None)
+            _check_strictly(load_model(model, arg), host_state_dict(weights), model)
+        left_out = strip_checkpoint(checkpoint, out, ema=ema, overwrite=force)
+    record = {"file": str(out), "left_out": left_out, "checked_with": model}
+    text = f"{out}: {left_out} tensors of private branches left out"
     if not left_out:
-        text += " (there were none)"
+        text = f"{out}: there was no private branch to leave out"
     if model is not None:
         text += f"; {model} loads it strictly"
     emit(record, text, as_json)
 
 
-def _check_strictly(made: Any, plain: dict[str, Any], name: str) -> None:
+@command
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, with private branches or not.")],
+    out: Annotated[Path, typer.Argument(help="New file; the folder for hf.")],
+    to: Annotated[str, typer.Option(help="safetensors, onnx, torch-export or hf.")] = "safetensors",
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The plain model, a timm name or module:function, if the checkpoint does not "
+            "name it.",
+            show_default=False,
+        ),
+    ] = None,
+    arg: Arguments = None,
+    input_size: Annotated[
+        str | None,
+        typer.Option(metavar="C,H,W", help="Size of one input, for models timm does not know."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a plain model for deployment; one with traces of a private branch is refused."""
+    from passportize.export import export as write
+
+    _refuse_existing(out, force)
+    with working(f"exporting {checkpoint}", as_json):
+        made = load_model(model, arg) if model is not None else None
+        write(
+            checkpoint,
+            out,
+            to=to,
+            model=made,
+            example_inputs=example_of(input_size),
+            ema=ema,
+        )
+    emit({"file": str(out), "format": to}, f"{out}: plain model as {to}", as_json)
+
+
+def _refuse_existing(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise CheckpointError(f"{out} exists already; choose another name, or give --force")
+
+
+def _check_strictly(made: nn.Module, plain: dict[str, Any], name: str) -> None:
     try:
         made.load_state_dict(plain, strict=True)
     except RuntimeError as error:
@@ -104,20 +142,3 @@ def _check_strictly(made: Any, plain: dict[str, Any], name: str) -> None:
         raise CheckpointError(
             f"{name} does not load the stripped weights: {detail}; check --model and --arg"
         ) from None
-
-
-def _write(out: Path, plain: dict[str, Any], force: bool) -> None:
-    if out.exists() and not force:
-        raise CheckpointError(f"{out} exists already; choose another name, or give --force")
-    if out.suffix == ".safetensors":
-        save_weights(out, plain, overwrite=force)
-    elif out.suffix in TORCH_FILES:
-        import torch
-
-        buffer = io.BytesIO()
-        torch.save(plain, buffer)
-        write_atomically(out, buffer.getvalue(), overwrite=force, error=CheckpointError)
-    else:
-        raise CheckpointError(
-            f"{out}: the name must end in .safetensors, or in one of {', '.join(TORCH_FILES)}"
-        )
