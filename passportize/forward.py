@@ -1,6 +1,7 @@
 """The joint forward pass: two hooks on the root of a passportized model.
 
-Before the root's forward the private part of the batch is appended (``cat([x, x[:k]])``); every
+Before the root's forward, or where the first bound part of the model begins, the private part of
+the batch is appended (``cat([x, x[:k]])``); every
 two-branch layer norms its rows with their own branch; after it the output is cut in two. DDP, AMP,
 EMA, torch.compile and activation checkpointing see one ordinary forward pass.
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import BranchLost, BranchMisuse, NotPassportized
+from passportize.late_doubling import append_rows
 from passportize.layer import PassportLayer
 from passportize.switch import Pass, Switch
 from passportize.weight_owner import WeightOwner
@@ -98,31 +100,34 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
 
 
 class RootHooks:
-    """The two hooks; their bound methods are deep-copied and pickled together with the switch."""
+    """The hooks; their bound methods are deep-copied and pickled together with the switch."""
 
     def __init__(self, switch: Switch) -> None:
         self.switch = switch
 
     def install(self, root: nn.Module) -> None:
-        """Register both hooks on the root."""
+        """Register both hooks on the root, and one where the batch is doubled late."""
         root.register_forward_pre_hook(self.begin, with_kwargs=True)
         root.register_forward_hook(self.finish, with_kwargs=True, always_call=True)
+        if self.switch.entry:
+            root.get_submodule(self.switch.entry).register_forward_pre_hook(self.enter)
 
     @staticmethod
     def remove(root: nn.Module) -> None:
-        """Take both hooks away; nothing is left of them."""
-        for hooks, flags in (
-            (root._forward_pre_hooks, (root._forward_pre_hooks_with_kwargs,)),
-            (
-                root._forward_hooks,
-                (root._forward_hooks_with_kwargs, root._forward_hooks_always_called),
-            ),
-        ):
-            for key, hook in list(hooks.items()):
-                if isinstance(getattr(hook, "__self__", None), RootHooks):
-                    del hooks[key]
-                    for flag in flags:
-                        flag.pop(key, None)
+        """Take all hooks away; nothing is left of them."""
+        for module in root.modules():
+            for hooks, flags in (
+                (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
+                (
+                    module._forward_hooks,
+                    (module._forward_hooks_with_kwargs, module._forward_hooks_always_called),
+                ),
+            ):
+                for key, hook in list(hooks.items()):
+                    if isinstance(getattr(hook, "__self__", None), RootHooks):
+                        del hooks[key]
+                        for flag in flags:
+                            flag.pop(key, None)
 
     def begin(
         self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -149,13 +154,28 @@ class RootHooks:
         rows = self._rows(args, kwargs)
         share = min(rows, max(2, round(rows * switch.config.private_fraction)))
         switch.public_rows, switch.private_rows = rows, share
+        if switch.entry:
+            return None
 
         def append(tensor: Tensor) -> Tensor:
             if tensor.dim() == 0 or tensor.shape[0] != rows:
                 return tensor
-            return torch.cat([tensor, tensor[:share]])
+            return append_rows(tensor, share)
 
         return map_tensors(append, args), map_tensors(append, kwargs)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """In joint training append the private part of the batch here instead of at the root."""
+        switch = self.switch
+        if switch.private_rows == 0 or switch.effective() is not Pass.JOINT:
+            return None
+        first = args[0] if args else None
+        if not isinstance(first, Tensor) or first.shape[0] != switch.public_rows:
+            raise BranchMisuse(
+                f"{switch.entry}: the batch of {switch.public_rows} samples is doubled at its "
+                "input, which has another size now; passportize the model again"
+            )
+        return (append_rows(first, switch.private_rows), *args[1:])
 
     def finish(
         self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

@@ -24,6 +24,7 @@ from passportize.errors import (
 )
 from passportize.forward import RootHooks, is_passportized, passport_layers, switch_of
 from passportize.functional_norms import hide, stand_ins
+from passportize.late_doubling import find_late_entry
 from passportize.layer import PassportLayer
 from passportize.layout import Layout
 from passportize.model_key import ModelKey
@@ -129,8 +130,15 @@ def passportize(
         sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
         if not planned.bits:
             raise DegenerateSite(_nothing_bound(planned))
+        late = None
+        if where is not None and config.has_private_pass and config.passes == "doubled":
+            late = find_late_entry(model, sites, example_inputs)
+        if late is not None:
+            sites = [site for site in sites if site.name not in late.trunk]
+            _logger.info("the batch is doubled at %s; what is before it runs once", late.name)
         configs = site_configs(sites, config, overrides)
-        attach(model, sites, passport, config, configs)
+        entry = late.name if late is not None else ""
+        attach(model, sites, passport, config, configs, entry=entry)
     for site in planned.sites:
         if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
             _logger.info("%s (%s): %s: %s", site.name, site.norm_type, site.role.value, site.reason)
@@ -144,6 +152,7 @@ def attach(
     config: PassportConfig,
     configs: Sequence[PassportConfig] | None = None,
     layout: Layout | None = None,
+    entry: str = "",
 ) -> Switch:
     """Put private branches at known sites; on any error the model is as before.
 
@@ -155,8 +164,11 @@ def attach(
         configs: The formulation of each site, the model-wide one by default.
         layout: The layout that the bits were embedded with, where the model's names differ from
             it; made from ``sites`` by default.
+        entry: Name of the module at whose input the batch is doubled in training; the root if
+            empty.
     """
     switch = Switch(config)
+    switch.entry = entry
     each = list(configs) if configs is not None else [config] * len(sites)
     switch.layout = layout or Layout.of(sites, each, anchor_shapes(model, sites))
     switch.commitment = passport.commitment()

@@ -48,6 +48,7 @@ class Switch:
         commitment: Commitment of the passport, safe to publish.
         layout: Where the signature bits lie; None until branches are attached.
         sites: Names of the two-branch layers that surgery made.
+        entry: Name of the module at whose input the private rows are appended; the root if empty.
     """
 
     def __init__(self, config: PassportConfig) -> None:
@@ -55,6 +56,7 @@ class Switch:
         self.commitment = ""
         self.layout: Layout | None = None
         self.sites: tuple[str, ...] = ()
+        self.entry = ""
         self.mode = Pass.PUBLIC
         self.current = Pass.PUBLIC
         self.active = False

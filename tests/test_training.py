@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import passportize as pp
+from passportize.audit import is_clean
 from passportize.errors import (
     BranchLost,
     BranchMisuse,
@@ -60,15 +61,18 @@ def small(
     config: pp.PassportConfig | None = None,
     reentrant: bool | None = None,
     dtype: torch.dtype = torch.float64,
+    where: str | None = None,
+    kind: type[Small] | None = None,
 ) -> Small:
     torch.manual_seed(1)
-    model = Small(reentrant).to(dtype)
+    model = (kind or Small)(reentrant).to(dtype)
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
+    inputs = torch.linspace(-1, 1, 2 * 3 * 64, dtype=dtype).reshape(2, 3, 8, 8)
     return pp.passportize(
-        model, PASSPORT, config=config, example_inputs=torch.zeros(2, 3, 8, 8, dtype=dtype)
+        model, PASSPORT, config=config, where=where, example_inputs=inputs
     ).train()
 
 
@@ -367,3 +371,68 @@ def test_misuse_is_named() -> None:
         pp.joint_loss(model, x, y, None)
     with pytest.raises(NotPassportized):
         train_jointly(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_late_doubling_runs_the_trunk_once(reentrant: bool | None) -> None:
+    config = pp.PassportConfig.keyed(private_fraction=0.5)
+    late, reference = (small(config, kind, where="body*") for kind in (reentrant, None))
+    assert switch_of(late).entry == "body"
+    assert set(passport_layers(late)) == {"body.1", "body.4"}
+    x, y = batch()
+    seen = []
+    late.stem.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    loss = pp.joint_loss(late, x, y, F.cross_entropy)
+    loss.total.backward()
+    assert seen == [8]
+
+    def rest(h: Tensor) -> Tensor:
+        return reference.head(reference.norm(reference.project(reference.body(h).mean((2, 3)))))
+
+    trunk = reference.stem(x)
+    expected = F.cross_entropy(rest(trunk), y)
+    with pp.branch(reference, "private"):
+        expected = expected + F.cross_entropy(rest(trunk[:4]), y[:4])
+    for layer in passport_layers(reference).values():
+        expected = expected + layer.private_factors()[2]
+    expected.backward()
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
+    for key, gradient in gradients(late).items():
+        theirs = gradients(reference)[key]
+        torch.testing.assert_close(gradient, theirs, rtol=1e-9, atol=1e-11, msg=key)
+    if reentrant is None:
+        for key, value in statistics(late).items():
+            torch.testing.assert_close(value, statistics(reference)[key], rtol=1e-12, atol=1e-13)
+    switch_of(late).saved = True
+    pp.unpassportize(late)
+    assert is_clean(late)
+
+
+class Skipping(Small):
+    """What comes before the body is used behind it, so samples cannot be appended in between."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        inner = self.body(x)
+        return self.head(self.norm(self.project(inner.mean((2, 3))))) + x.mean((1, 2, 3))[:, None]
+
+
+class WithHead(Small):
+    """In training there is a second output, from before the body."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        return (out, self.stem(x).mean((2, 3))) if self.training else out
+
+
+class Repeating(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return super().forward(x[:, :3]) + self.body(x).mean()
+
+
+@pytest.mark.parametrize("kind", [Skipping, WithHead, Repeating])
+def test_without_a_single_late_entry_the_root_doubles(kind: type[Small]) -> None:
+    model = small(None, where="body*", kind=kind)
+    assert switch_of(model).entry == ""
+    assert "stem.1" in passport_layers(model)
