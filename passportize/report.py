@@ -90,7 +90,7 @@ def render_report(
         raise MissingExtra(
             "reports need jinja2, which is not installed: pip install 'passportize[plots]'"
         ) from error
-    source = resources.files("passportize").joinpath("templates/report.html").read_text("utf-8")
+    source = resources.files("passportize").joinpath("report.html").read_text("utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         source
     )
