@@ -344,3 +344,22 @@ def test_data_that_cannot_be_had(tmp_path, monkeypatch):
         load_data("own_data:broken", None, 8)
     with pytest.raises(InvalidArgument, match="batch-size"):
         load_data("digits", None, 0)
+
+
+def test_passphrases_are_asked_for_where_there_is_a_person(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("passportize.commands.inputs.is_interactive", lambda: True)
+    asked: list[str] = []
+
+    def answer(question: str, **options: object) -> str:
+        assert options["hide_input"] and options["err"]
+        asked.append(question)
+        return "open sesame"
+
+    monkeypatch.setattr("passportize.commands.inputs.typer.prompt", answer)
+    out = tmp_path / "asked.passport"
+    code, text, _ = call("keygen", "Acme", "-o", str(out), "--json")
+    assert code == 0 and json.loads(text)["sealed"] is True
+    assert call("commitment", str(out))[0] == 0
+    assert len(asked) == 2 and "open sesame" not in text
+    both = ("--no-passphrase", "--passphrase-file", str(out))
+    assert call("keygen", "Acme", "-o", str(tmp_path / "x"), *both)[0] == 2
