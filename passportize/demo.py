@@ -78,7 +78,7 @@ def run_demo(
     out: str | os.PathLike[str] = "passportize-demo",
     *,
     data: ImageData | None = None,
-    epochs: int = 20,
+    epochs: int = 30,
     seed: int = 0,
     strangers: int = 20,
     signatures: int = 1000,

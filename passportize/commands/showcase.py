@@ -11,7 +11,7 @@ from passportize.commands.terminal import AsJson, command, emit, results
 
 __all__ = ["demo"]
 
-FASHION_EPOCHS = 2
+EPOCHS, FASHION_EPOCHS = 30, 2
 
 
 @command
@@ -28,7 +28,7 @@ def demo(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(help="Epochs: 20 for the digits, 2 for Fashion-MNIST.", show_default=False),
+        typer.Option(help="Epochs: 30 for the digits, 2 for Fashion-MNIST.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and order; the key is always fresh.")] = 0,
     strangers: Annotated[int, typer.Option(help="Strangers whose accuracy is measured.")] = 20,
@@ -43,7 +43,7 @@ def demo(
     result = run_demo(
         out,
         data=images,
-        epochs=epochs or (FASHION_EPOCHS if data is not None else 20),
+        epochs=epochs or (FASHION_EPOCHS if data is not None else EPOCHS),
         seed=seed,
         strangers=strangers,
         signatures=signatures,
