@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NoReturn
 
 import torch
@@ -17,7 +18,10 @@ from passportize.response import WINDOW, Vectors, companion
 from passportize.secret_vectors import SecretVectors
 from passportize.site import Site
 
-__all__ = ["ModelKey"]
+__all__ = ["RANDOM_PASSPORT_POSITIONS", "ModelKey"]
+
+RANDOM_PASSPORT_POSITIONS = 256
+"""Positions of a random passport: a map of 16 by 16, as inside the published networks."""
 
 
 class ModelKey:
@@ -79,11 +83,17 @@ class ModelKey:
         return tuple(sides)
 
     def _uniform(self, site: Site, part: int, length: int) -> Tensor:
+        """Random passports as they enter the layer: as mean patches.
+
+        The published passports are uniform in (-1, 1) over the whole layer input, and the mean
+        over ``P`` positions divides their deviation by ``sqrt(P)``. ``P`` is taken as
+        :data:`RANDOM_PASSPORT_POSITIONS` everywhere, so that no input size has to be known.
+        """
         vectors = [
             self._keyed.uniform("uniform", site.name, side, part, shape=(length,))
             for side in ("gamma", "beta")
         ]
-        return torch.stack(vectors, dim=-1)
+        return torch.stack(vectors, dim=-1) / math.sqrt(RANDOM_PASSPORT_POSITIONS)
 
     def secrets(self) -> list[SecretVectors]:
         """Passport vectors and bits of every site of the layout, in order."""
