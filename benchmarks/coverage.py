@@ -1,8 +1,9 @@
-"""Every model name of timm: is it passportized and restored exactly?
+"""Every model name of timm, or of torchvision: is it passportized and restored exactly?
 
     python benchmarks/coverage.py meta            # plan, swap, restore on the meta device
     python benchmarks/coverage.py real --jobs 2   # the same with outputs and gradients, on the CPU
     python benchmarks/coverage.py report
+    python benchmarks/coverage.py real --library torchvision
 
 Each model runs in a process of its own; rows are appended to ``results/coverage_timm.csv`` as they
 come, so a run that is killed goes on where it stopped. ``real`` takes the smallest models first, at
@@ -66,21 +67,21 @@ class Row:
     versions: str = ""
 
 
-def table(mode: str) -> Path:
+def table(library: str, mode: str) -> Path:
     """The file of one mode; each has one row per model."""
-    return RESULTS / ("coverage_timm.csv" if mode == "real" else "coverage_timm_meta.csv")
+    return RESULTS / f"coverage_{library}{'' if mode == 'real' else '_meta'}.csv"
 
 
-def read_rows(mode: str) -> dict[str, dict[str, str]]:
-    path = table(mode)
+def read_rows(library: str, mode: str) -> dict[str, dict[str, str]]:
+    path = table(library, mode)
     if not path.exists():
         return {}
     with path.open(newline="") as file:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-def append_row(row: Row) -> None:
-    path = table(row.mode)
+def append_row(library: str, row: Row) -> None:
+    path = table(library, row.mode)
     path.parent.mkdir(exist_ok=True)
     fresh = not path.exists()
     with path.open("a", newline="") as file:
@@ -95,7 +96,9 @@ def append_row(row: Row) -> None:
         )
 
 
-def _work(name: str, mode: str, memory_gib: float, largest: float, out: Connection) -> None:
+def _work(
+    library: str, name: str, mode: str, memory_gib: float, largest: float, out: Connection
+) -> None:
     """In a child process: measure one model and send its row."""
     from coverage_checks import measure
 
@@ -104,7 +107,7 @@ def _work(name: str, mode: str, memory_gib: float, largest: float, out: Connecti
     row = Row(name, mode)
     started = time.perf_counter()
     try:
-        measure(row, largest)
+        measure(library, row, largest)
     except BaseException as error:
         text = " ".join(str(error).split())[:300]
         row.error = f"{type(error).__name__}: {text}"
@@ -114,7 +117,13 @@ def _work(name: str, mode: str, memory_gib: float, largest: float, out: Connecti
 
 
 def _measured(
-    names: list[str], mode: str, jobs: int, memory_gib: float, largest: float, timeout: float
+    library: str,
+    names: list[str],
+    mode: str,
+    jobs: int,
+    memory_gib: float,
+    largest: float,
+    timeout: float,
 ) -> Iterator[Row]:
     """Rows as they come, from up to ``jobs`` processes at a time."""
     import coverage_checks  # noqa: F401  imported once here, inherited by every child
@@ -127,7 +136,7 @@ def _measured(
             name = waiting.pop()
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(
-                target=_work, args=(name, mode, memory_gib, largest, sender), daemon=True
+                target=_work, args=(library, name, mode, memory_gib, largest, sender), daemon=True
             )
             process.start()
             sender.close()
@@ -163,30 +172,38 @@ def main() -> None:
         "--largest", type=float, default=150e6, help="cut the depth of models with more parameters"
     )
     parser.add_argument("--retry", action="store_true", help="measure rows with an error again")
+    parser.add_argument("--library", default="timm", choices=("timm", "torchvision"))
     arguments = parser.parse_args()
+    library = arguments.library
     if arguments.mode == "report":
         from coverage_report import write_report
 
-        write_report(read_rows("meta"), read_rows("real"), RESULTS / "coverage_timm.md")
+        write_report(
+            library,
+            read_rows(library, "meta"),
+            read_rows(library, "real"),
+            RESULTS / f"coverage_{library}.md",
+        )
         return
     os.nice(2)
-    import timm
+    from coverage_checks import model_names
 
-    known = read_rows(arguments.mode)
+    known = read_rows(library, arguments.mode)
     if arguments.retry:
         failed = {name for name, row in known.items() if row["error"]}
-        _drop(arguments.mode, failed)
+        _drop(library, arguments.mode, failed)
         known = {name: row for name, row in known.items() if name not in failed}
     names = [
         name
-        for name in timm.list_models()
+        for name in model_names(library)
         if name not in known and fnmatch.fnmatch(name, arguments.names)
     ]
     if arguments.mode == "real":
-        sizes = {name: int(row["parameters"]) for name, row in read_rows("meta").items()}
+        sizes = {name: int(row["parameters"]) for name, row in read_rows(library, "meta").items()}
         names.sort(key=lambda name: sizes.get(name, 0) or 10**12)
     deadline = time.monotonic() + arguments.seconds
     rows = _measured(
+        library,
         names,
         arguments.mode,
         arguments.jobs,
@@ -195,15 +212,15 @@ def main() -> None:
         arguments.timeout,
     )
     for done, row in enumerate(rows, start=1):
-        append_row(row)
+        append_row(library, row)
         print(f"{done}/{len(names)} {row.name} {row.total_s:.1f} s {row.error}", flush=True)
         if time.monotonic() > deadline:
             break
 
 
-def _drop(mode: str, names: set[str]) -> None:
-    rows = [row for name, row in read_rows(mode).items() if name not in names]
-    path = table(mode)
+def _drop(library: str, mode: str, names: set[str]) -> None:
+    rows = [row for name, row in read_rows(library, mode).items() if name not in names]
+    path = table(library, mode)
     if path.exists():
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(

@@ -6,16 +6,19 @@ import re
 import resource
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import passportize as pp
 from passportize.errors import NoNormalization
+from passportize.forward import tensors_in
 from passportize.site import Role
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -47,10 +50,34 @@ BATCH = 2
 torch.set_num_threads(1)
 
 
-def measure(row: Row, largest: float) -> None:
+def model_names(library: str) -> list[str]:
+    """Every name that a library registers; of torchvision those for images."""
+    if library == "timm":
+        return list(timm.list_models())
+    modules = (torchvision.models, torchvision.models.segmentation)
+    return [name for module in modules for name in torchvision.models.list_models(module=module)]
+
+
+def _build(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:
+    if library == "timm":
+        return cast(nn.Module, timm.create_model(name, **arguments))
+    if name in torchvision.models.list_models(module=torchvision.models.segmentation):
+        arguments = {"weights_backbone": None, **arguments}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # how some of them used to initialise
+        return cast(nn.Module, torchvision.models.get_model(name, weights=None, **arguments))
+
+
+def _default_size(model: nn.Module) -> tuple[int, ...]:
+    config = getattr(model, "default_cfg", None)
+    return tuple(config["input_size"]) if config is not None else (3, 224, 224)
+
+
+def measure(library: str, row: Row, largest: float) -> None:
     """Fill the row of one model.
 
     Args:
+        library: Where the name is from.
         row: Has the name and the mode.
         largest: Models with more parameters are built with less depth.
 
@@ -61,39 +88,43 @@ def measure(row: Row, largest: float) -> None:
         f"torch {torch.__version__}, timm {timm.__version__}, passportize {pp.__version__}"
     )
     if row.mode == "meta":
-        _measure_on_meta(row)
+        _measure_on_meta(library, row)
     else:
-        _measure_for_real(row, largest)
+        _measure_for_real(library, row, largest)
 
 
-def _measure_on_meta(row: Row) -> None:
+def _measure_on_meta(library: str, row: Row) -> None:
     started = time.process_time()
     with torch.device("meta"):
-        model = timm.create_model(row.name)
+        model = _build(library, row.name, {})
     row.build_s = time.process_time() - started
     row.built_with, row.input = "meta device", "default"
-    _plan(row, model)
+    inputs = None
+    if library != "timm":
+        inputs = torch.empty(BATCH, *_default_size(model), device="meta")
+    _plan(row, model, inputs)
     before = ModelSnapshot.of(model)
-    _passportize(row, model, before)
+    _passportize(row, model, before, inputs)
     _restore(row, model, before)
 
 
-def _measure_for_real(row: Row, largest: float) -> None:
-    arguments, size = _reduced(row, largest)
+def _measure_for_real(library: str, row: Row, largest: float) -> None:
+    arguments, size = _reduced(library, row, largest)
     torch.manual_seed(0)
     base = _peak_mib()
     started = time.process_time()
-    model = timm.create_model(row.name, **arguments)
+    model = _build(library, row.name, arguments)
     row.build_s = time.process_time() - started
     row.build_peak_mib = _peak_mib() - base
     _wake(model)
     x = torch.randn(BATCH, *size)
     row.input = "x".join(map(str, x.shape))
-    _plan(row, model)
+    inputs = x if library != "timm" else None
+    _plan(row, model, inputs)
     row.surgery_peak_mib = _peak_mib() - base
     before = ModelSnapshot.of(model)
     plain = {training: forward_outputs(model, x, training) for training in (False, True)}
-    _passportize(row, model, before)
+    _passportize(row, model, before, inputs)
     for training, (output, buffers) in plain.items():
         public, buffers_now = forward_outputs(model, x, training)
         exact = _agree(output, public) and _agree(buffers, buffers_now)
@@ -122,15 +153,15 @@ def _wake(model: nn.Module) -> None:
                 parameter.normal_(std=0.02)
 
 
-def _plan(row: Row, model: nn.Module) -> None:
+def _plan(row: Row, model: nn.Module, inputs: Tensor | None) -> None:
     row.parameters = row.parameters or sum(tensor.numel() for tensor in model.parameters())
     started = time.process_time()
     row.preset = "keyed"
     try:
-        planned = pp.plan(model)
+        planned = pp.plan(model, example_inputs=inputs)
     except NoNormalization:
         row.preset = "signature"
-        planned = pp.plan(model, config=pp.PassportConfig.signature())
+        planned = pp.plan(model, config=pp.PassportConfig.signature(), example_inputs=inputs)
     row.plan_s = time.process_time() - started
     row.norms = len(planned.sites)
     kinds = Counter(site.norm_type for site in planned.sites)
@@ -149,9 +180,10 @@ def _plan(row: Row, model: nn.Module) -> None:
     row.method = planned.method
 
 
-def _passportize(row: Row, model: nn.Module, before: ModelSnapshot) -> None:
+def _passportize(row: Row, model: nn.Module, before: ModelSnapshot, inputs: Tensor | None) -> None:
     started = time.process_time()
-    pp.passportize(model, PASSPORT, config=getattr(pp.PassportConfig, row.preset)())
+    config = getattr(pp.PassportConfig, row.preset)()
+    pp.passportize(model, PASSPORT, config=config, example_inputs=inputs)
     row.passportize_s = time.process_time() - started
     keys = [key for key in model.state_dict() if is_host_key(key)]
     row.keys_unchanged = _word(keys == list(before.state))
@@ -168,9 +200,9 @@ def _restore(row: Row, model: nn.Module, before: ModelSnapshot) -> None:
         row.restored = f"no: {error}"[:200]
 
 
-def _reduced(row: Row, largest: float) -> tuple[dict[str, Any], tuple[int, ...]]:
+def _reduced(library: str, row: Row, largest: float) -> tuple[dict[str, Any], tuple[int, ...]]:
     """The first cheaper way to build and call the model that works on the meta device."""
-    full = _try_on_meta(row.name, {}, None)
+    full = _try_on_meta(library, row.name, {}, None)
     assert full is not None, "the model does not run on the meta device"
     row.parameters, default = full
     cuts: tuple[dict[str, Any], ...] = ({},)
@@ -182,25 +214,27 @@ def _reduced(row: Row, largest: float) -> tuple[dict[str, Any], tuple[int, ...]]
             if size >= default[-1]:
                 continue
             for arguments in (cut, {**cut, "img_size": size}):
-                if _try_on_meta(row.name, arguments, smaller) is not None:
+                if _try_on_meta(library, row.name, arguments, smaller) is not None:
                     row.built_with = _described(arguments)
                     return arguments, smaller
-        if _try_on_meta(row.name, cut, default) is not None:
+        if _try_on_meta(library, row.name, cut, default) is not None:
             row.built_with = _described(cut)
             return cut, default
     raise AssertionError("no way to build the model runs on the meta device")
 
 
 def _try_on_meta(
-    name: str, arguments: dict[str, Any], size: tuple[int, ...] | None
+    library: str, name: str, arguments: dict[str, Any], size: tuple[int, ...] | None
 ) -> tuple[int, tuple[int, ...]] | None:
     """Parameters and default input size, or None where it cannot be built or called."""
     try:
         with torch.device("meta"), torch.no_grad():
-            model = timm.create_model(name, **arguments).eval()
-            default = tuple(model.default_cfg["input_size"])
+            model = _build(library, name, arguments).eval()
+            default = _default_size(model)
             if size is not None:
                 model(torch.empty(BATCH, *size))
+                if size != default:
+                    model.train()(torch.empty(BATCH, *size))
     except Exception:  # whatever a model raises on arguments or sizes that it does not take
         return None
     return sum(tensor.numel() for tensor in model.parameters()), default
@@ -219,11 +253,7 @@ def _agree(one: Any, other: Any) -> bool:
 
 
 def _finite(output: Any) -> bool:
-    return all(
-        bool(tensor.isfinite().all())
-        for tensor in ([output] if isinstance(output, Tensor) else output)
-        if isinstance(tensor, Tensor)
-    )
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(output))
 
 
 def _word(right: bool) -> str:

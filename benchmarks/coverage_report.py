@@ -20,20 +20,23 @@ REAL_CHECKS = {
 META_CHECKS = {name: REAL_CHECKS[name] for name in ("keys_unchanged", "restored")}
 
 
-def write_report(meta: Mapping[str, Record], real: Mapping[str, Record], path: Path) -> None:
+def write_report(
+    library: str, meta: Mapping[str, Record], real: Mapping[str, Record], path: Path
+) -> None:
     """Write the page.
 
     Args:
+        library: Where the names are from.
         meta: Rows of the pass on the meta device, by model name.
         real: Rows of the pass with outputs and gradients, by model name.
         path: Where to write.
     """
     names = sorted({*meta, *real})
     lines = [
-        "# Every model name of timm",
+        f"# Every model name of {library}",
         "",
         "Made by `python benchmarks/coverage.py meta`, `real`, `report`; the rows are in "
-        "`coverage_timm_meta.csv` and `coverage_timm.csv`. Versions: "
+        f"`coverage_{library}_meta.csv` and `coverage_{library}.csv`. Versions: "
         f"{_versions([*meta.values(), *real.values()])}.",
         "",
         "*meta*: built at full size without values; plan, swap, restore. *real*: built with "
