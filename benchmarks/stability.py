@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/stability.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -48,11 +49,16 @@ def main() -> None:
         "epochs": arguments.epochs,
         "rows": [],
     }
+    if arguments.resume and arguments.out.exists():
+        record["rows"] = json.loads(arguments.out.read_text())["rows"]
+    done = {(row["optimizer"], row["lr"], row["preset"]) for row in record["rows"]}
     worse = []
     for optimizer, rates in RATES.items():
         for lr in rates:
             plain_finite = True
             for preset, config in PRESETS.items():
+                if (optimizer, lr, preset) in done:
+                    continue
                 model = build_model(0)
                 if config is not None:
                     pp.passportize(model, passport, config=config)
