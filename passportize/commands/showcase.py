@@ -39,11 +39,13 @@ def demo(
     from passportize.demo import run_demo
     from passportize.demo_recipe import digits_data, fashion_data
 
+    if epochs is None:
+        epochs = EPOCHS if data is None else FASHION_EPOCHS
     images = fashion_data(data) if data is not None else digits_data()
     result = run_demo(
         out,
         data=images,
-        epochs=epochs or (FASHION_EPOCHS if data is not None else EPOCHS),
+        epochs=epochs,
         seed=seed,
         strangers=strangers,
         signatures=signatures,
