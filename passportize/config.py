@@ -31,7 +31,8 @@ class PassportConfig:
         sign_weight: Weight of the sign loss.
         response_weight: Weight of the sum of squared raw responses (``"paper"`` only).
         private_weight: Weight of the private branch's loss.
-        private_fraction: Share of the batch that also passes through the private branch.
+        private_fraction: Share of the batch that also passes through the private branch; at least
+            8 samples where the norms use statistics of the batch.
         private_every: The private branch is run at every so many training steps.
         sign_every: The sign loss is applied at every so many training steps.
         shift_scale: Standard deviation of the private shift in units of the public scale

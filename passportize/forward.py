@@ -20,9 +20,22 @@ from passportize.layer import PassportLayer
 from passportize.switch import Pass, Switch
 from passportize.weight_owner import WeightOwner
 
-__all__ = ["JointOutput", "RootHooks", "is_passportized", "passport_layers", "switch_of"]
+__all__ = [
+    "MINIMUM_ROWS",
+    "JointOutput",
+    "RootHooks",
+    "is_passportized",
+    "passport_layers",
+    "switch_of",
+]
 
 Tree = TypeVar("Tree")
+
+MINIMUM_ROWS = 8
+"""Samples of a batch that go through the private branch at least, where it has batch statistics.
+
+Those of two samples are so ill conditioned that a deep network's gradients explode.
+"""
 
 
 class JointOutput(NamedTuple):
@@ -152,7 +165,8 @@ class RootHooks:
         if switch.config.passes == "separate":
             return None
         rows = self._rows(args, kwargs)
-        share = min(rows, max(2, round(rows * switch.config.private_fraction)))
+        least = MINIMUM_ROWS if switch.batch_statistics else 1
+        share = min(rows, max(least, round(rows * switch.config.private_fraction)))
         switch.public_rows, switch.private_rows = rows, share
         if switch.entry:
             return None

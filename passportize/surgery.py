@@ -187,6 +187,7 @@ def install(
             swap(model.get_submodule(site.name), branch)
             swapped.append(model.get_submodule(site.name))
         switch.sites = tuple(site.name for site in sites)
+        switch.batch_statistics = any(branch.running_mean is not None for branch in branches)
         RootHooks(switch).install(model)
     except BaseException:
         RootHooks.remove(model)

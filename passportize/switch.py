@@ -48,6 +48,7 @@ class Switch:
         commitment: Commitment of the passport, safe to publish.
         layout: Where the signature bits lie; None until branches are attached.
         sites: Names of the two-branch layers that surgery made.
+        batch_statistics: Whether a private branch has statistics of its batch.
         entry: Name of the module at whose input the private rows are appended; the root if empty.
     """
 
@@ -56,6 +57,7 @@ class Switch:
         self.commitment = ""
         self.layout: Layout | None = None
         self.sites: tuple[str, ...] = ()
+        self.batch_statistics = False
         self.entry = ""
         self.mode = Pass.PUBLIC
         self.current = Pass.PUBLIC

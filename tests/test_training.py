@@ -76,7 +76,7 @@ def small(
     ).train()
 
 
-def batch(rows: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
+def batch(rows: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, 3, 8, 8, generator=generator, dtype=torch.float64)
     return x, torch.arange(rows) % CLASSES
@@ -108,7 +108,7 @@ CONFIGS = {
     "paper": pp.PassportConfig.paper(),
     "signature": pp.PassportConfig.signature(sign_every=1),
 }
-ROWS = {"keyed": 4, "paper": 8, "signature": 0}
+ROWS = {"keyed": 8, "paper": 16, "signature": 0}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -140,7 +140,7 @@ def test_separate_passes_have_the_same_gradients() -> None:
     x, y = batch()
     for model in (doubled, separate):
         loss = pp.joint_loss(model, x, y, F.cross_entropy)
-        assert loss.private_output.shape == (8, CLASSES)
+        assert loss.private_output.shape == (16, CLASSES)
         loss.total.backward()
     for key, gradient in gradients(doubled).items():
         torch.testing.assert_close(gradient, gradients(separate)[key], rtol=1e-9, atol=1e-11)
@@ -218,7 +218,7 @@ def test_every_branch_feeds_its_own_statistics_only() -> None:
     private = [key for key in after if ".passport." in key]
     assert private
     assert not any(torch.equal(before[key], after[key]) for key in private)
-    seen = F.conv2d(x[:4], model.stem[0].weight, model.stem[0].bias, padding=1)
+    seen = F.conv2d(x[:8], model.stem[0].weight, model.stem[0].bias, padding=1)
     mean = 0.9 * before["stem.1.passport.running_mean"] + 0.1 * seen.mean((0, 2, 3))
     torch.testing.assert_close(after["stem.1.passport.running_mean"], mean)
     model.eval()
@@ -230,13 +230,28 @@ def test_every_branch_feeds_its_own_statistics_only() -> None:
 
 def test_the_private_branch_runs_at_every_third_step_on_its_share() -> None:
     model = small(pp.PassportConfig.keyed(private_every=3, private_fraction=0.25))
-    x, y = batch(12)
+    x, y = batch(40)
     rows = []
     for _ in range(4):
         loss = pp.joint_loss(model, x, y, F.cross_entropy)
         rows.append(0 if loss.private_output is None else len(loss.private_output))
         assert (loss.private is None) == (rows[-1] == 0)
-    assert rows == [3, 0, 0, 3]
+    assert rows == [10, 0, 0, 10]
+
+
+@pytest.mark.parametrize(("rows", "share"), [(6, 6), (16, 8), (64, 16)])
+def test_batch_statistics_are_never_those_of_a_few_samples(rows: int, share: int) -> None:
+    model = small()
+    x, y = batch(rows)
+    assert len(pp.joint_loss(model, x, y, F.cross_entropy).private_output) == share
+    model = small(where="norm")
+    assert switch_of(model).batch_statistics
+    model = pp.unpassportize(model)
+    model.stem[1] = model.body[1] = nn.Identity()
+    inputs = torch.zeros(2, 3, 8, 8, dtype=torch.float64)
+    pp.passportize(model, PASSPORT, example_inputs=inputs)
+    loss = pp.joint_loss(model, x, y, F.cross_entropy)
+    assert len(loss.private_output) == round(rows / 4)
 
 
 def test_a_step_without_private_pass_gives_every_parameter_a_gradient() -> None:
@@ -268,23 +283,23 @@ def test_train_jointly_lasts_and_criterion_takes_either_output() -> None:
     assert meter.read() == {}
     model.eval()
     plain = model(x)
-    assert plain.shape == (8, CLASSES)
+    assert plain.shape == (16, CLASSES)
     assert torch.equal(criterion(plain, y), F.cross_entropy(plain, y))
-    assert train_jointly(model, False).train()(x).shape == (8, CLASSES)
+    assert train_jointly(model, False).train()(x).shape == (16, CLASSES)
 
 
 def test_criterion_cuts_soft_targets_and_knows_jensen_shannon() -> None:
     timm_loss = pytest.importorskip("timm.loss")
     model = train_jointly(small(pp.PassportConfig.keyed(private_fraction=0.5, sign_weight=0.0)))
-    x, y = batch(12)
+    x, y = batch(18)
     joint = model(x)
     soft = F.one_hot(y, CLASSES).double() * 0.8 + 0.1
     loss = JointCriterion(timm_loss.SoftTargetCrossEntropy())(joint, soft)
     expected = timm_loss.SoftTargetCrossEntropy()
-    assert torch.equal(loss, expected(joint.public, soft) + expected(joint.private, soft[:6]))
+    assert torch.equal(loss, expected(joint.public, soft) + expected(joint.private, soft[:9]))
     jensen = timm_loss.JsdCrossEntropy(num_splits=3, smoothing=0.0)
     loss = JointCriterion(jensen)(joint, y)
-    expected = jensen(joint.public, y) + F.cross_entropy(joint.private, y[:6])
+    expected = jensen(joint.public, y) + F.cross_entropy(joint.private, y[:9])
     torch.testing.assert_close(loss, expected)
 
 
@@ -359,7 +374,7 @@ def test_a_part_called_by_itself_is_public() -> None:
     model = train_jointly(small())
     x, _ = batch()
     model(x)
-    assert model.stem(x).shape[0] == 8
+    assert model.stem(x).shape[0] == 16
 
 
 def test_misuse_is_named() -> None:
@@ -384,7 +399,7 @@ def test_late_doubling_runs_the_trunk_once(reentrant: bool | None) -> None:
     late.stem.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     loss = pp.joint_loss(late, x, y, F.cross_entropy)
     loss.total.backward()
-    assert seen == [8]
+    assert seen == [16]
 
     def rest(h: Tensor) -> Tensor:
         return reference.head(reference.norm(reference.project(reference.body(h).mean((2, 3)))))
@@ -392,7 +407,7 @@ def test_late_doubling_runs_the_trunk_once(reentrant: bool | None) -> None:
     trunk = reference.stem(x)
     expected = F.cross_entropy(rest(trunk), y)
     with pp.branch(reference, "private"):
-        expected = expected + F.cross_entropy(rest(trunk[:4]), y[:4])
+        expected = expected + F.cross_entropy(rest(trunk[:8]), y[:8])
     for layer in passport_layers(reference).values():
         expected = expected + layer.private_factors()[2]
     expected.backward()
