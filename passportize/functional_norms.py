@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from passportize.made_on_demand import MadeOnDemand, make_class
@@ -151,7 +152,12 @@ def expose(model: nn.Module, norms: set[str], example_inputs: Any) -> bool:
     Raises:
         TracingError: The model calls functional norms and could not be read.
     """
-    if not any(_calls_functional_norms(module) for module in model.modules()):
+    # Convs that standardise their own weight call the same functions, and are no norms.
+    if not any(
+        _calls_functional_norms(module)
+        for name, module in model.named_modules()
+        if name not in norms and not isinstance(module, (_ConvNd, nn.Linear))
+    ):
         return False
     trace = trace_model(model, example_inputs, norms=norms, training=False)
     exposed = False
