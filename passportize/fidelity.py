@@ -187,6 +187,8 @@ def _judge(counts: _Counts, reason: str) -> Fidelity:
             public, private, None, "the suspect itself is near chance on these data, as it stands"
         )
     gap = public - private
-    side = f"{gap:.1f} points below" if gap > 0 else f"{-gap:.1f} points above"
+    side = f"{abs(gap):.1f} points {'below' if gap > 0 else 'above'}"
+    if abs(gap) < 0.05:
+        side = "level with"
     reason = f"the private branch is {side} the public one; {FIDELITY_GAP:g} below are allowed"
     return Fidelity(public, private, gap <= FIDELITY_GAP, reason)
