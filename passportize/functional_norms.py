@@ -153,11 +153,12 @@ def expose(model: nn.Module, norms: set[str], example_inputs: Any) -> bool:
         TracingError: The model calls functional norms and could not be read.
     """
     # Convs that standardise their own weight call the same functions, and are no norms.
-    if not any(
-        _calls_functional_norms(module)
+    kinds = {
+        type(module)
         for name, module in model.named_modules()
         if name not in norms and not isinstance(module, (_ConvNd, nn.Linear))
-    ):
+    }
+    if not any(_calls_functional_norms(kind) for kind in kinds):
         return False
     trace = trace_model(model, example_inputs, norms=norms, training=False)
     exposed = False
@@ -193,12 +194,12 @@ def hide(model: nn.Module) -> None:
             module.__class__ = host_class  # type: ignore[assignment]
 
 
-def _calls_functional_norms(module: nn.Module) -> bool:
-    """Whether the code of a module's class, below torch's own, names a functional norm."""
-    for kind in type(module).__mro__:
-        if kind.__module__.startswith("torch.nn.") or kind is nn.Module:
+def _calls_functional_norms(kind: type[nn.Module]) -> bool:
+    """Whether the code of a class, below torch's own, names a functional norm."""
+    for base in kind.__mro__:
+        if base.__module__.startswith("torch.nn.") or base is nn.Module:
             return False
-        for member in vars(kind).values():
+        for member in vars(base).values():
             code = getattr(member, "__code__", None)
             if code is not None and not set(FUNCTIONS).isdisjoint(code.co_names):
                 return True
@@ -253,7 +254,7 @@ def _caller(model: nn.Module, path: str) -> tuple[str, nn.Module] | None:
     """The module that owns a parameter, or the nearest one above it, whose code calls norms."""
     for where in _upwards(path):
         module = model.get_submodule(where)
-        if _calls_functional_norms(module):
+        if _calls_functional_norms(type(module)):
             return where, module
     return None
 
