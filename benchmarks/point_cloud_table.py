@@ -71,6 +71,18 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
+def gaps_to_plain(rows: list[Row], split: str, preset: str) -> list[float]:
+    """Deployment accuracy minus that of the plain model with the same seed."""
+    plain = {
+        row.seed: row.deployment for row in rows if (row.split, row.preset) == (split, "plain")
+    }
+    return [
+        row.deployment - plain[row.seed]
+        for row in rows
+        if (row.split, row.preset) == (split, preset) and row.seed in plain
+    ]
+
+
 def report(rows: list[Row]) -> str:
     """The table as Markdown: mean and standard deviation over seeds."""
 
@@ -87,8 +99,7 @@ def report(rows: list[Row]) -> str:
         some = [row for row in rows if (row.split, row.preset) == (split, preset)]
         if not some:
             continue
-        plain = {r.seed: r.deployment for r in rows if (r.split, r.preset) == (split, "plain")}
-        gaps = [row.deployment - plain[row.seed] for row in some if row.seed in plain]
+        gaps = gaps_to_plain(rows, split, preset)
         strengths = [row.strength for row in some if row.strength is not None]
         cells = [
             split,
@@ -114,6 +125,18 @@ def explain(rows: list[Row]) -> str:
     first = rows[0]
     level = statistics.fmean(row.deployment for row in rows) / 100
     error = 100 * math.sqrt(level * (1 - level) / first.test_items)
+    outside = [
+        f"{split} {preset} ({gap:+.1f})"
+        for split, preset in itertools.product(("random", "family"), PRESETS[1:])
+        if (gaps := gaps_to_plain(rows, split, preset))
+        and abs(gap := statistics.fmean(gaps)) > error
+    ]
+    verdict = (
+        f"mean differences to the plain model beyond it: {', '.join(outside)}"
+        if outside
+        else "no mean difference to the plain model is beyond it, which a few seeds cannot tell from "
+        "a loss of a point or two"
+    )
     return f"""# PointNet on KiCadShapes
 
 Measured by `benchmarks/point_cloud.py` on one CPU thread: a small PointNet with both transform
@@ -123,8 +146,8 @@ nets, {first.classes} classes, {first.train_items} solids for training, {first.p
 quarter" a quarter of each batch through the private one, which is the default. Accuracies in
 percent of about {first.test_items} test solids, mean ± standard deviation over seeds. "minus
 plain" is paired: same seed, same start, same batches. One standard error from the size of the test
-part alone is about {error:.1f} points. "strength" is the weakest seed, in bits (-log2 of the exact
-p-value), read from the stripped model.
+part alone is about {error:.1f} points; {verdict}. "strength" is the weakest seed, in bits (-log2 of
+the exact p-value), read from the stripped model.
 
 {report(rows)}
 

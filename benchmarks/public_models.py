@@ -80,10 +80,10 @@ MODELS = [
         "models/pointnet2_cls_ssg.py",
         lambda module: module.get_model(CLASSES, normal_channel=False),
         512,
-        30,
+        80,
     ),
     Public(
-        "PointMLP-elite", *POINTMLP, MLP_FILE, lambda module: module.pointMLPElite(CLASSES), 512, 30
+        "PointMLP-elite", *POINTMLP, MLP_FILE, lambda module: module.pointMLPElite(CLASSES), 512, 120
     ),
     Public(
         "pointnet2_cls_msg",
