@@ -228,12 +228,17 @@ def main() -> None:
             if first:
                 row["removal"] = removal(model, claim, data, max(1, arguments.epochs // 2))
             record["rows"].append(row)
+            record["rows"].sort(key=_place)
             text = json.dumps(record, indent=1) + "\n"
             write_atomically(arguments.out, text.encode(), overwrite=True)
     plain_mean = _mean(record, "plain", "public")
     for preset in PRESETS:
         gap = plain_mean - _mean(record, preset, "public")
         print(f"{preset}: public accuracy {gap:+.2f} points below plain (mean of seeds)")
+
+
+def _place(row: dict[str, Any]) -> tuple[int, int]:
+    return row["seed"], ("plain", *PRESETS).index(row["preset"])
 
 
 def _mean(record: dict[str, Any], preset: str, what: str) -> float:

@@ -83,7 +83,12 @@ MODELS = [
         80,
     ),
     Public(
-        "PointMLP-elite", *POINTMLP, MLP_FILE, lambda module: module.pointMLPElite(CLASSES), 512, 120
+        "PointMLP-elite",
+        *POINTMLP,
+        MLP_FILE,
+        lambda module: module.pointMLPElite(CLASSES),
+        512,
+        120,
     ),
     Public(
         "pointnet2_cls_msg",

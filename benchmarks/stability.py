@@ -29,6 +29,14 @@ PRESETS = {
 }
 
 
+def _place(row: dict[str, Any]) -> tuple[int, float, int]:
+    return (
+        list(RATES).index(row["optimizer"]),
+        row["lr"],
+        list(PRESETS).index(row["preset"]),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=10)
@@ -85,6 +93,7 @@ def main() -> None:
                 else:
                     plain_finite = finite
                 record["rows"].append(row)
+                record["rows"].sort(key=_place)
                 print(row, flush=True)
                 text = json.dumps(record, indent=1) + "\n"
                 write_atomically(arguments.out, text.encode(), overwrite=True)

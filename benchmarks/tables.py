@@ -45,13 +45,16 @@ def cost(record: dict[str, Any]) -> str:
                 f"{value['median']:.2f} ({value['quartile_1']:.2f} - {value['quartile_3']:.2f})"
             )
         rows.append([label, *cells, record["limits"].get(label, "")])
-    sizes = ", ".join(f"{model} at {record['image_sizes'][model]} pixels" for model in models)
     return "\n\n".join(
         [
             "## Cost of a training step",
             "Multiples of the plain step (median and quartiles); 'plain again' is a second one.",
             table(["", *models, "aim"], rows),
-            source(record, f"; batch {record['batch']}, {sizes}, {record['rounds']} rounds"),
+            source(
+                record,
+                f"; batch {record['batch']} at {record['image_size']} pixels, "
+                f"{record['rounds']} rounds of {record['steps_per_round']} steps",
+            ),
         ]
     )
 
