@@ -286,6 +286,7 @@ model = timm.create_model("test_resnet", num_classes=4)
     ("text", "error", "message"),
     [
         ("print(1)", TrainingError, "never called timm.optim.create_optimizer_v2"),
+        ("import sys; sys.exit()", TrainingError, "never called timm.optim.create_optimizer_v2"),
         (MODEL + "create_optimizer_v2(model.parameters())", TrainingError, "never called timm"),
         (MODEL + "create_optimizer_v2(model)", TrainingError, "never called the model"),
         (
@@ -317,6 +318,8 @@ def test_own_options(passport: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     script = script_of(tmp_path, "import sys; sys.exit(3 if sys.argv[1:] == ['--passport'] else 4)")
     with pytest.raises(SystemExit, match="3"):
         launch(["--passport", str(passport), *script, "--passport"])
+    with pytest.raises(SystemExit, match="0"):
+        launch(["--passport", str(passport), str(SCRIPTS / "train_with_task.py"), "--help"])
     with pytest.raises(InvalidArgument, match="NAME=VALUE"):
         launch(["--passport", str(passport), "--set", "margin", *script])
     with pytest.raises(InvalidArgument, match="unknown settings"):
