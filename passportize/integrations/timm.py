@@ -54,7 +54,7 @@ def launch(argv: Sequence[str] | None = None) -> None:
             session.install(patches)
             runpy.run_path(str(options.script), run_name="__main__")
     except SystemExit as end:
-        # Some scripts end so when all went well; one that only printed its help has nothing to show.
+        # Some scripts end so when all went well; one that printed its help has nothing to show.
         if end.code in (None, 0) and not {"-h", "--help"} & set(options.arguments):
             session.finish(options.claim)
         raise
