@@ -68,6 +68,14 @@ def _build(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:
         return cast(nn.Module, torchvision.models.get_model(name, weights=None, **arguments))
 
 
+def _build_on_meta(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return _build(library, name, arguments)
+    except NotImplementedError:  # torchvision's RegNet computes its widths with tensors
+        return _build(library, name, arguments).to("meta")
+
+
 def _default_size(model: nn.Module) -> tuple[int, ...]:
     config = getattr(model, "default_cfg", None)
     return tuple(config["input_size"]) if config is not None else (3, 224, 224)
@@ -95,8 +103,7 @@ def measure(library: str, row: Row, largest: float) -> None:
 
 def _measure_on_meta(library: str, row: Row) -> None:
     started = time.process_time()
-    with torch.device("meta"):
-        model = _build(library, row.name, {})
+    model = _build_on_meta(library, row.name, {})
     row.build_s = time.process_time() - started
     row.built_with, row.input = "meta device", "default"
     inputs = None
@@ -228,8 +235,8 @@ def _try_on_meta(
 ) -> tuple[int, tuple[int, ...]] | None:
     """Parameters and default input size, or None where it cannot be built or called."""
     try:
+        model = _build_on_meta(library, name, arguments).eval()
         with torch.device("meta"), torch.no_grad():
-            model = _build(library, name, arguments).eval()
             default = _default_size(model)
             if size is not None:
                 model(torch.empty(BATCH, *size))
