@@ -83,7 +83,7 @@ def restore_statistics(
 
 
 def _public(norm: nn.Module, scale: Tensor | None) -> tuple[Tensor, Tensor, float, Tensor]:
-    mean, var = _exact(norm.get_buffer("running_mean")), _exact(norm.get_buffer("running_var"))
+    mean, var = _exact(norm.running_mean), _exact(norm.running_var)  # type: ignore[arg-type]
     eps = float(getattr(norm, "eps", 0.0))
     sign = torch.ones_like(mean)
     if scale is not None and scale.shape == mean.shape:

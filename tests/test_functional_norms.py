@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,3 +176,20 @@ class Upcast(nn.Module):
 def test_factors_of_a_child() -> None:
     layers = assert_round_trip(Upcast(), PASSPORT, torch.randn(4, 12))
     assert len(layers) == 1
+
+
+@pytest.mark.parametrize("function", ["batch_norm", "layer_norm"])
+def test_a_claim_is_saved_and_read_from_the_plain_model(function: str, tmp_path: Path) -> None:
+    model, x = build(function)
+    pp.passportize(model, PASSPORT, example_inputs=x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.train()
+    for _ in range(5):
+        optimizer.zero_grad()
+        pp.joint_loss(model, x, torch.arange(4), F.cross_entropy).total.backward()
+        optimizer.step()
+    carried = pp.signature_accuracy(model)
+    path = tmp_path / "functional.claim.safetensors"
+    pp.save_claim(model, path)
+    verdict = pp.verify(pp.unpassportize(model), PASSPORT, path)
+    assert f"{round(carried * 64)} of 64 bits match" in str(verdict)
