@@ -96,7 +96,7 @@ MODELS = [
         "models/pointnet2_cls_msg.py",
         lambda module: module.get_model(CLASSES, normal_channel=False),
         512,
-        15,
+        40,
     ),
     Public("PointMLP", *POINTMLP, MLP_FILE, lambda module: module.pointMLP(CLASSES), 512, 8),
 ]
