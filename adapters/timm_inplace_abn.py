@@ -15,6 +15,8 @@ __all__ = ["ADAPTERS", "InPlaceStatistics"]
 class InPlaceStatistics(BatchStatistics):
     """Writes its output over its input, and uses the scale's magnitude only."""
 
+    writes_input = True
+
     sign_follows_scale = False
 
     def private_norm(

@@ -1,7 +1,7 @@
 """What a training step costs with each preset, as a multiple of the plain step.
 
 Question: how much slower is training with passports? Every round times a few steps of every
-variant in turn (as many as the slowest dial, ``sign_every=4``, takes to come round), in random
+variant in turn (as many as the slowest dial, ``sign_every=8``, takes to come round), in random
 order, on the same batch, so that the machine's drift hits all alike; the ratio is taken within a
 round and the median over rounds is reported with its quartiles. On the CPU the clock is the
 process's CPU time, which other programs on a shared machine disturb least; on a GPU it is wall
@@ -35,7 +35,7 @@ MODELS: dict[str, dict[str, int]] = {
     "resnet18": {},
     "vit_tiny_patch16_224": {"img_size": SIZE},
 }
-STEPS = 4
+STEPS = 8
 LIMITS = {"signature": 1.03, "keyed": 1.35}
 
 
@@ -106,7 +106,7 @@ def measure(name: str, batch: int, rounds: int, device: str) -> dict[str, dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")

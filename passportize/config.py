@@ -109,7 +109,7 @@ class PassportConfig:
     @classmethod
     def signature(cls, **changes: Any) -> PassportConfig:
         """Bits only: almost free, and also for models that are trained already."""
-        preset = cls(formulation="signature", margin=2.0, sign_weight=0.2, sign_every=4)
+        preset = cls(formulation="signature", margin=2.0, sign_weight=0.4, sign_every=8)
         return _preset(preset, changes)
 
     @property

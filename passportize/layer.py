@@ -31,12 +31,14 @@ class PassportLayer(nn.Module):
         scale_name, shift_name: Names of the affine parameters.
         sign_follows_scale: Whether the network keeps its function when the anchor row, the mean
             and the scale of one channel change sign together: true for statistics per channel.
+        writes_input: Whether the host's forward may work in place on its input.
     """
 
     host_class: ClassVar[type[nn.Module]]
     scale_name: ClassVar[str] = "weight"
     shift_name: ClassVar[str] = "bias"
     sign_follows_scale: ClassVar[bool] = False
+    writes_input: ClassVar[bool] = False
 
     passport: Branch
 
@@ -134,6 +136,15 @@ class PassportLayer(nn.Module):
         if switch.private_rows == 0:
             return cast(Tensor, super().forward(x, *others, **kwargs))
         first = switch.split(x.shape[0], branch.site.name)
-        public = cast(Tensor, super().forward(x[:first], *others, **kwargs))
-        private = self.private_norm(x[first:], scale, shift, *others, **kwargs)
+        upper, lower = self._parted(x, first)
+        public = cast(Tensor, super().forward(upper, *others, **kwargs))
+        private = self.private_norm(lower, scale, shift, *others, **kwargs)
         return torch.cat([public, private])
+
+    def _parted(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """The rows of the public and of the private branch."""
+        if self.writes_input:
+            return x[:first], x[first:]
+        # The gradient of one split is one concatenation; two slices fill with zeros twice.
+        upper, lower = x.split([first, x.shape[0] - first])
+        return upper, lower

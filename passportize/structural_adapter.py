@@ -28,6 +28,9 @@ SHIFTS = ("bias", "beta", "shift", "b", "b_2")
 class StructuralNorm(MadeOnDemand, PassportLayer):
     """A norm known only by its tensors."""
 
+    # Nobody knows, and it does no harm.
+    writes_input = True
+
     @classmethod
     def channel_choices(cls, norm: nn.Module) -> tuple[tuple[int, int], ...]:
         """The only axis of the scale that is longer than one; else its first and its last."""
