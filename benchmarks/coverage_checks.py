@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import passportize as pp
 from passportize.errors import NoNormalization
-from passportize.forward import tensors_in
 from passportize.site import Role
+from passportize.tensor_trees import tensors_in
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

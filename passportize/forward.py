@@ -8,7 +8,7 @@ EMA, torch.compile and activation checkpointing see one ordinary forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from passportize.errors import BranchLost, BranchMisuse, NotPassportized
 from passportize.late_doubling import append_rows
 from passportize.layer import PassportLayer
 from passportize.switch import Pass, Switch
+from passportize.tensor_trees import tensors_in
 from passportize.weight_owner import WeightOwner
 
 __all__ = [
@@ -98,18 +99,6 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
         if type(tree) is not dict:
             mapped = type(tree)(mapped)
     return mapped  # type: ignore[no-any-return]
-
-
-def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """Tensors in a nest of tuples, lists and dicts, in order."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from tensors_in(item)
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from tensors_in(item)
 
 
 class RootHooks:

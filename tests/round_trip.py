@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 import passportize as pp
 from passportize import surgery
-from passportize.forward import RootHooks, passport_layers, tensors_in
+from passportize.forward import RootHooks, passport_layers
 from passportize.model_state import frozen_model, frozen_random_state
 from passportize.site import Role
+from passportize.tensor_trees import tensors_in
 
 __all__ = [
     "ModelSnapshot",

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument
 from passportize.example_inputs import ExampleInputs, default_inputs
-from passportize.forward import tensors_in
 from passportize.model_state import frozen_model, frozen_random_state
 from passportize.planning import plan
 from passportize.private_statistics import has_statistics
 from passportize.site import AnchorPart, Role, Site
 from passportize.structural_adapter import adapter_of
+from passportize.tensor_trees import tensors_in
 
 __all__ = ["DisguisedSite", "flip_channel_signs"]
 
