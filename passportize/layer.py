@@ -146,5 +146,5 @@ class PassportLayer(nn.Module):
         if self.writes_input:
             return x[:first], x[first:]
         # The gradient of one split is one concatenation; two slices fill with zeros twice.
-        upper, lower = x.split([first, x.shape[0] - first])
+        upper, lower = x.split_with_sizes([first, x.shape[0] - first])
         return upper, lower
