@@ -21,7 +21,7 @@ CLASSES = len(SHAPE_CLASSES)
 
 @dataclass(frozen=True)
 class Public:
-    """A public model: where its code is, how it is built, how many points it wants."""
+    """A public model: where its code is, how it is built, and how it is trained here."""
 
     label: str
     repository: str
@@ -30,6 +30,7 @@ class Public:
     build: Callable[[ModuleType], nn.Module]
     points: int
     steps: int = 60
+    batch: int = 4
 
 
 def _dgcnn(module: ModuleType) -> nn.Module:
@@ -97,8 +98,9 @@ MODELS = [
         lambda module: module.get_model(CLASSES, normal_channel=False),
         512,
         40,
+        3,
     ),
-    Public("PointMLP", *POINTMLP, MLP_FILE, lambda module: module.pointMLP(CLASSES), 512, 8),
+    Public("PointMLP", *POINTMLP, MLP_FILE, lambda module: module.pointMLP(CLASSES), 512, 12, 3),
 ]
 
 
