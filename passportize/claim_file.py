@@ -212,7 +212,6 @@ def _site(entry: dict[str, Any]) -> Site:
         channel_axis=_count(entry["channel_axis"]),
         anchor=anchor,
         fan_in=_count(entry["fan_in"]),
-        signed=_typed(entry["signed"], bool),
         aliases=tuple(_text(alias) for alias in _typed(entry["aliases"], list)),
         reason=_text(entry["reason"]),
     )

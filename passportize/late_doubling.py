@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -131,6 +132,16 @@ def _recorded(
 
         modules[name].register_forward_pre_hook(note, with_kwargs=True)
 
+    with _trial(model):
+        for name in watched:
+            watch(name)
+        inputs.copy().call(model.eval())
+    return order, single
+
+
+@contextmanager
+def _trial(model: nn.Module) -> Iterator[None]:
+    """Forward passes within leave nothing behind: no value, hook, random draw or warning."""
     with (
         frozen_random_state(cuda=True),
         frozen_model(model, values=True),
@@ -138,10 +149,7 @@ def _recorded(
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
-        for name in watched:
-            watch(name)
-        inputs.copy().call(model.eval())
-    return order, single
+        yield
 
 
 def _rows_stay_apart(model: nn.Module, entry: nn.Module, inputs: ExampleInputs, rows: int) -> bool:
@@ -151,13 +159,7 @@ def _rows_stay_apart(model: nn.Module, entry: nn.Module, inputs: ExampleInputs, 
     def append(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (append_rows(args[0], share), *args[1:])
 
-    with (
-        frozen_random_state(cuda=True),
-        frozen_model(model, values=True),
-        torch.no_grad(),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
+    with _trial(model):
         try:
             plain = list(tensors_in(inputs.copy().call(model.eval())))
             entry.register_forward_pre_hook(append)

@@ -241,7 +241,6 @@ def _site(
                 channel_axis=axis,
                 anchor=anchor,
                 fan_in=fan_in,
-                signed=_signed(norm, anchor),
             )
     if config.has_private_pass and norm.adapter.mixes_samples(norm.module):
         return replace(site, role=Role.STATISTICS, reason=reason)
@@ -258,13 +257,3 @@ def _why_not(model: nn.Module, anchor: Anchor | None, wanted: bool, include_froz
     ):
         return f"its anchor {anchor.parts[0].weight} is frozen; bind it with include_frozen=True"
     return ""
-
-
-def _signed(norm: FoundNorm, anchor: Anchor) -> bool:
-    """Whether the norm's input statistics are in the unit of the anchor's rows."""
-    assert norm.adapter is not None
-    return (
-        norm.adapter.sign_follows_scale
-        and not anchor.crossed
-        and all(part.axis == "output" for part in anchor.parts)
-    )

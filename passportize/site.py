@@ -86,8 +86,6 @@ class Site:
             LayerNorm over several dimensions).
         anchor: The weight it is bound to, for bound sites.
         fan_in: Entries of one row of the anchor (of the shortest row where parts differ).
-        signed: Whether the norm's input statistics follow the sign and size of the anchor's rows
-            (direct producer, statistics per channel), so that a claim keeps them in that unit.
         reason: Why it is not bound, or a note; empty where there is nothing to say.
     """
 
@@ -98,7 +96,6 @@ class Site:
     channel_axis: int = 0
     anchor: Anchor | None = None
     fan_in: int = 0
-    signed: bool = False
     aliases: tuple[str, ...] = ()
     reason: str = ""
 
