@@ -1,9 +1,8 @@
 """PyTorch Geometric's norms on packed nodes ``[N, C]``, with or without a batch vector.
 
 ``BatchNorm`` and ``DiffGroupNorm`` need no adapter of their own: they hold a
-:class:`torch.nn.BatchNorm1d`, which is the site. One corner of ``BatchNorm`` stays public: with
-``allow_single_element`` a single row bypasses the inner norm and uses its public statistics and
-affine parameters in the private pass, too.
+:class:`torch.nn.BatchNorm1d`, which is the site. For ``BatchNorm(allow_single_element=True)`` see
+:mod:`passportize.single_element`.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from passportize.passport import Passport
 from passportize.planning import Plan, plan
 from passportize.private_branch import Branch
 from passportize.selection import Where
+from passportize.single_element import hand_over_single_elements, take_back_single_elements
 from passportize.site import Role, Site
 from passportize.structural_adapter import adapter_of
 from passportize.switch import Switch
@@ -188,9 +189,11 @@ def install(
             swapped.append(model.get_submodule(site.name))
         switch.sites = tuple(site.name for site in sites)
         switch.batch_statistics = any(branch.running_mean is not None for branch in branches)
+        hand_over_single_elements(model)
         RootHooks(switch).install(model)
     except BaseException:
         RootHooks.remove(model)
+        take_back_single_elements(model)
         for module in swapped:
             swap_back(module)
         raise
@@ -235,6 +238,7 @@ def detach(model: nn.Module) -> None:
     """Take all private branches out, without a warning."""
     for layer in passport_layers(model).values():
         swap_back(layer)
+    take_back_single_elements(model)
     hide(model)
     RootHooks.remove(model)
 

@@ -113,6 +113,11 @@ class Switch:
         if self.active and penalty is not None:
             self.penalties.append((layer, penalty))
 
+    def is_single(self, rows: int) -> bool:
+        """Whether a tensor with so many rows has one for each branch, or none."""
+        doubled = self.private_rows > 0 and self.effective() is Pass.JOINT
+        return rows <= (2 if doubled else 1)
+
     def split(self, rows: int, name: str) -> int:
         """How many leading rows of a tensor with so many rows belong to the public branch.
 

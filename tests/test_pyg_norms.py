@@ -22,6 +22,7 @@ import passportize as pp
 from passportize.errors import BranchMisuse
 from passportize.layer import PassportLayer
 from passportize.private_branch import Branch
+from passportize.probe import probe
 from passportize.registry import registered_norms
 from passportize.site import Role, Site
 from passportize.surgery import swap, swap_back
@@ -248,11 +249,93 @@ def test_norms_inside_library_models(kind, norm):
     assert len(layers) == (6 if kind == "gin" else 3)
 
 
-def test_a_single_row_uses_the_wrappers_public_statistics():
-    """The one corner where PyG's BatchNorm goes around its inner norm."""
-    wrapper = pyg.BatchNorm(CHANNELS, allow_single_element=True).train()
-    passportized(wrapper.module)
-    expected = torch.nn.functional.batch_norm(
-        nodes()[:1], wrapper.module.running_mean, wrapper.module.running_var
+class SingleRowNet(nn.Module):
+    """One graph in, one row out of the pooling: what ``allow_single_element`` is made for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(16, CHANNELS)
+        self.norm = pyg.BatchNorm(CHANNELS, allow_single_element=True)
+        randomised(self.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.lin(x))
+
+
+def single_row_net(passes: str) -> SingleRowNet:
+    torch.manual_seed(2)
+    model = SingleRowNet()
+    config = pp.PassportConfig.keyed(passes=passes, private_fraction=1.0)
+    pp.passportize(model, PASSPORT, config=config, example_inputs=torch.zeros(4, 16))
+    branch = model.norm.module.passport
+    with torch.no_grad():
+        branch.running_mean.add_(1.0)
+        branch.running_var.mul_(4.0)
+    return model
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_each_branch_normalises_a_single_row_with_its_own_statistics(rows, training):
+    model = single_row_net("separate").train(training)
+    x = torch.randn(rows, 16)
+    layer = model.norm.module
+    z = model.lin(x)
+    at_rest = rows == 1 or not training
+    with pp.branch(model, "private"):
+        private = model(x)
+    scale, shift, _ = layer.private_factors()
+    branch = layer.passport
+    expected = nn.functional.batch_norm(
+        z,
+        branch.running_mean if at_rest else None,
+        branch.running_var if at_rest else None,
+        scale,
+        shift,
+        training=not at_rest,
     )
-    torch.testing.assert_close(wrapper(nodes()[:1]), expected)
+    torch.testing.assert_close(private, expected)
+    twin = copy.deepcopy(model)
+    public = model(x)
+    pp.unpassportize(twin)
+    assert type(twin.norm) is pyg.BatchNorm
+    twin.load_state_dict({k: v for k, v in model.state_dict().items() if is_host_key(k)})
+    assert_same_bits(twin(x), public, "public")
+    assert model.norm.module.training is training
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_single_rows_in_joint_training_bring_their_sign_loss(rows):
+    results = []
+    x = torch.randn(rows, 16, generator=torch.Generator().manual_seed(4))
+    for passes in ("doubled", "separate"):
+        model = single_row_net(passes).train()
+        loss = pp.joint_loss(model, x, None, lambda output, _: output.square().mean())
+        assert float(loss.sign.detach()) > 0
+        loss.total.backward()
+        statistics = {k: v for k, v in model.state_dict().items() if "running" in k}
+        results.append((loss.output, loss.private_output, model.lin.weight.grad, statistics))
+    for one, other in zip(*(result[:3] for result in results), strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(results[0][3], results[1][3])
+
+
+def test_single_element_wrappers_survive_files_and_come_back_exactly():
+    torch.manual_seed(2)
+    model = SingleRowNet()
+    before = ModelSnapshot.of(model)
+    assert_round_trip(model, PASSPORT, torch.randn(6, 16))
+    before.check(model)
+    model = single_row_net("separate").eval()
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert type(loaded.norm) is type(model.norm)
+    assert_same_bits(model(torch.ones(1, 16)), loaded(torch.ones(1, 16)), "file")
+
+
+def test_probe_sees_the_plain_wrapper():
+    model = single_row_net("separate")
+    report = probe(model, torch.randn(1, 16))
+    assert report.silent == () and report.private_differs
