@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,14 @@ __all__ = ["anchor_fan_in", "anchor_rows", "anchor_width"]
 def _layout(shape: Sequence[int], part: AnchorPart) -> tuple[int, int, int]:
     """Rows that the weight has along the axis, entries of each, and what lies behind dim 1."""
     groups = part.groups
+    if part.expert_shape:
+        if len(shape) != 2 or math.prod(part.expert_shape) != shape[1]:
+            raise AnchorNotFound(
+                f"{part.weight}: a weight of shape {tuple(shape)} is no list of flattened kernels "
+                f"of shape {part.expert_shape}. Is it the weight of another model?"
+            )
+        rows, entries, kernel = _layout(part.expert_shape, replace(part, expert_shape=()))
+        return rows, entries * shape[0], kernel
     if len(shape) < 2 or groups < 1 or shape[0] % groups:
         raise AnchorNotFound(
             f"{part.weight}: a weight of shape {tuple(shape)} with {groups} groups has no rows to "
@@ -50,11 +59,13 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
 
     Row ``c`` holds the entries of the weight that produce channel ``c`` (axis ``"output"``) or
     consume it (``"input"``), in the order of the weight's dimensions; with ``repeats`` the rows
-    ``start + j * channels + c`` lie side by side. The result is differentiable, and a view of the
-    weight where its layout allows.
+    ``start + j * channels + c`` lie side by side, and so do the rows of the experts of a mixture,
+    expert by expert. The result is differentiable, and a view of the weight where its layout
+    allows.
 
     Args:
-        weight: ``[out, in / groups, ...]``, or ``[in, out / groups, ...]`` for a transposed layout.
+        weight: ``[out, in / groups, ...]``, or ``[in, out / groups, ...]`` for a transposed layout,
+            or ``[experts, numbers]`` of flattened kernels.
         part: Which rows.
 
     Returns:
@@ -71,6 +82,10 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
             f"{tuple(weight.shape)} has {rows} along its {part.axis} axis. Is it the weight of "
             "another model?"
         )
+    if part.expert_shape:
+        single = replace(part, expert_shape=())
+        kernels = weight.reshape(-1, *part.expert_shape)
+        return torch.cat([anchor_rows(kernel, single) for kernel in kernels], dim=1)
     if (part.axis == "output") != part.transposed:
         chosen = weight[part.start : stop].reshape(stop - part.start, -1)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -16,7 +16,7 @@ from passportize.example_inputs import ExampleInputs
 from passportize.site import Anchor, AnchorPart
 from passportize.tracing import Trace, can_run, trace_model
 from passportize.user_anchors import read_user_anchors
-from passportize.weight_modules import owns_weight
+from passportize.weight_modules import owns_weight, part_of
 from passportize.weight_steps import WeightTable
 from passportize.width_rules import WidthRules
 
@@ -185,9 +185,8 @@ def _order_part(
     weight = module._parameters.get("weight")
     if not owns_weight(module) or weight is None or id(weight) not in names:
         return None
-    groups, transposed = getattr(module, "groups", 1), bool(getattr(module, "transposed", False))
+    part = part_of(module, names[id(weight)])
     for width in widths:
-        part = AnchorPart(names[id(weight)], width, groups=groups, transposed=transposed)
         if not nn.parameter.is_lazy(weight) and anchor_width(weight.shape, part) == width:
-            return part
+            return replace(part, channels=width)
     return None

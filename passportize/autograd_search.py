@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from passportize.anchor_rows import anchor_width
 from passportize.site import Anchor, AnchorPart
-from passportize.weight_modules import owns_weight
+from passportize.weight_modules import owns_weight, part_of
 
 __all__ = ["AutogradSearch"]
 
@@ -48,16 +49,10 @@ class AutogradSearch:
                     continue
                 if not (owns_weight(module) and key == "weight"):
                     continue
-                groups = getattr(module, "groups", 1)
-                groups = groups if isinstance(groups, int) else 1
-                if not nn.parameter.is_lazy(parameter) and parameter.shape[0] % groups:
-                    continue  # another layout than that of a convolution (CondConv's experts)
-                part = AnchorPart(
-                    names[id(parameter)],
-                    0,
-                    groups=groups,
-                    transposed=bool(getattr(module, "transposed", False)),
-                )
+                part = part_of(module, names[id(parameter)])
+                front = (part.expert_shape or parameter.shape)[:1]
+                if not nn.parameter.is_lazy(parameter) and front[0] % part.groups:
+                    continue  # another layout than that of a convolution
                 self._parts[id(parameter)] = part
         self._shapes = {
             id(parameter): tuple(parameter.shape)
@@ -121,7 +116,12 @@ class AutogradSearch:
         made = anchor_width(self._shapes[id(variable)], part)
         if width not in (0, made):
             return None
-        return AnchorPart(part.weight, made, groups=part.groups, transposed=part.transposed)
+        return replace(part, channels=made)
+
+    def _is_mixture(self, node: Any) -> bool:
+        """Whether a node is a parameter of flattened kernels, of which mixtures are used."""
+        part = self._parts.get(id(getattr(node, "variable", None)))
+        return part is not None and bool(part.expert_shape)
 
     def _multiplied(self, node: Any, width: int) -> AnchorPart | None:
         """The weight that a product multiplies by, behind layout changes of the weight."""
@@ -132,8 +132,11 @@ class AutogradSearch:
                 part = self._parameter(item, width)
                 if part is not None:
                     return part
+                ahead_of = [ahead for ahead, _ in item.next_functions if ahead is not None]
                 if item.name().startswith(_LAYOUT):
-                    following += [ahead for ahead, _ in item.next_functions if ahead is not None]
+                    following += ahead_of
+                elif item.name().startswith("MmBackward"):
+                    following += [ahead for ahead in ahead_of if self._is_mixture(ahead)]
             level = following
         return None
 
@@ -157,11 +160,10 @@ class AutogradSearch:
             if part is None or target is None or source.grad_fn is None:
                 continue
             shape = self._shapes[id(module._parameters["weight"])]
-            read = AnchorPart(part.weight, 0, "input", 0, 1, part.groups, part.transposed)
+            read = replace(part, axis="input")
             made = anchor_width(shape, read)
             if made in widths and self._reaches(source.grad_fn, target):
-                found = AnchorPart(part.weight, made, "input", 0, 1, part.groups, part.transposed)
-                return Anchor((found,), "autograd")
+                return Anchor((replace(read, channels=made),), "autograd")
         return None
 
     def _reaches(self, start: Any, target: Any) -> bool:

@@ -218,7 +218,9 @@ def _site(entry: dict[str, Any]) -> Site:
 
 
 def _part(entry: Any) -> AnchorPart:
-    record = _record(entry, {field.name for field in fields(AnchorPart)})
+    later = {"expert_shape"} & set(_typed(entry, dict))
+    known = {field.name for field in fields(AnchorPart)} - {"expert_shape"}
+    record = _record(entry, known | later)
     _require(record["axis"] in ("output", "input"), "an anchor has an unknown axis")
     return AnchorPart(
         weight=_text(record["weight"]),
@@ -228,6 +230,7 @@ def _part(entry: Any) -> AnchorPart:
         repeats=_count(record["repeats"], 1),
         groups=_count(record["groups"], 1),
         transposed=_typed(record["transposed"], bool),
+        expert_shape=_shape(record.get("expert_shape", [])),
     )
 
 

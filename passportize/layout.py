@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from passportize.anchors import anchor_fan_in
 from passportize.config import PassportConfig
@@ -97,7 +97,7 @@ class Layout:
                 "name": site.name,
                 "channels": site.channels,
                 "reading": reading,
-                "parts": [asdict(part) for part in anchor_of(site).parts],
+                "parts": [part.to_dict() for part in anchor_of(site).parts],
                 "shapes": [list(shape) for shape in shapes],
             }
             for site, reading, shapes in zip(self.sites, self.readings, self.shapes, strict=True)

@@ -38,6 +38,9 @@ class AnchorPart:
         groups: Groups of the convolution (1 for linear layers).
         transposed: Whether the weight is laid out ``[in, out / groups, ...]`` as in transposed
             convolutions.
+        expert_shape: Shape of one kernel where the weight is a list of flattened kernels,
+            ``[experts, numbers]``, of which a mixture is used (CondConv). The rows of all experts
+            lie side by side. Empty for all other weights.
     """
 
     weight: str
@@ -47,6 +50,30 @@ class AnchorPart:
     repeats: int = 1
     groups: int = 1
     transposed: bool = False
+    expert_shape: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form, from which the digest of a layout is made.
+
+        What later versions added stands in it only where it is set, so that no layout that could
+        be described before gets another digest, and with it other keys.
+        """
+        record = asdict(self)
+        if self.expert_shape:
+            record["expert_shape"] = list(self.expert_shape)
+        else:
+            del record["expert_shape"]
+        return record
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> AnchorPart:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            TypeError: The record is not one of ours.
+        """
+        shape = tuple(record.get("expert_shape", ()))
+        return cls(**{**record, "expert_shape": shape})
 
 
 @dataclass(frozen=True)
@@ -110,7 +137,7 @@ class Site:
         record["role"] = self.role.value
         record["aliases"] = list(self.aliases)
         if self.anchor is not None:
-            record["anchor"]["parts"] = [asdict(part) for part in self.anchor.parts]
+            record["anchor"]["parts"] = [part.to_dict() for part in self.anchor.parts]
             record["anchor"]["crossed"] = list(self.anchor.crossed)
         return record
 
@@ -127,7 +154,7 @@ class Site:
         if fields.get("anchor") is not None:
             anchor = dict(fields["anchor"])
             fields["anchor"] = Anchor(
-                parts=tuple(AnchorPart(**part) for part in anchor["parts"]),
+                parts=tuple(AnchorPart.from_dict(part) for part in anchor["parts"]),
                 rule=anchor["rule"],
                 crossed=tuple(anchor.get("crossed", ())),
             )

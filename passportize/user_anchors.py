@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from passportize.anchor_rows import anchor_width
 from passportize.errors import AnchorNotFound, UnknownSite
-from passportize.site import Anchor, AnchorPart
+from passportize.site import Anchor
+from passportize.weight_modules import part_of
 
 __all__ = ["read_user_anchors"]
 
@@ -61,20 +63,12 @@ def _user_anchor(
     owner: nn.Module | None,
     widths: Sequence[int],
 ) -> Anchor:
-    groups = getattr(owner, "groups", 1)
-    transposed = bool(getattr(owner, "transposed", False))
     if len(shape) >= 2:
         for axis in ("output", "input"):
+            part = part_of(owner, weight, axis)
             for width in widths:
-                part = AnchorPart(
-                    weight,
-                    width,
-                    axis,
-                    groups=groups if isinstance(groups, int) else 1,
-                    transposed=transposed,
-                )
                 if anchor_width(shape, part) == width:
-                    return Anchor((part,), "user")
+                    return Anchor((replace(part, channels=width),), "user")
     raise AnchorNotFound(
         f"{norm}: its anchor {weight!r} has shape {shape}, so it neither makes nor reads "
         f"{' or '.join(map(str, widths))} channels. Name a weight that does."

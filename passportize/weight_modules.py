@@ -1,15 +1,37 @@
-"""Which modules are linear maps by a weight."""
+"""Which modules are linear maps by a weight, and how the weight is laid out."""
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
-__all__ = ["is_weight_module", "owns_weight", "weight_shape"]
+from passportize.site import AnchorPart
+
+__all__ = ["expert_shape_of", "is_weight_module", "owns_weight", "part_of", "weight_shape"]
 
 
 def is_weight_module(module: nn.Module) -> bool:
-    """Whether a module is a linear layer or a convolution, of torch or derived from torch's."""
-    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+    """Whether a module is a linear layer or a convolution, of torch or derived from torch's.
+
+    Convolutions by a mixture of kernels (CondConv) count as well.
+    """
+    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or bool(expert_shape_of(module))
+
+
+def expert_shape_of(module: nn.Module) -> tuple[int, ...]:
+    """Shape of one kernel of a convolution by a mixture of kernels; empty for other modules.
+
+    Such a module (``timm.layers.CondConv2d``, say) has ``weight``, ``[experts, numbers]``, and says
+    with ``weight_shape`` how the numbers of one expert are laid out.
+    """
+    weight = module._parameters.get("weight")
+    shape = getattr(module, "weight_shape", None)
+    if weight is None or nn.parameter.is_lazy(weight) or weight.dim() != 2:
+        return ()
+    if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
+        return ()
+    return shape if len(shape) > 2 and math.prod(shape) == weight.shape[1] else ()
 
 
 def owns_weight(module: nn.Module) -> bool:
@@ -34,3 +56,22 @@ def weight_shape(module: nn.Module) -> tuple[int, ...] | None:
             front, back = back, front
         return (front, back // module.groups, *module.kernel_size)
     return None
+
+
+def part_of(module: nn.Module | None, weight: str, axis: str = "output") -> AnchorPart:
+    """How the weight of a module is laid out, as a part for no channels yet.
+
+    Args:
+        module: The module that owns the weight, None where nobody knows.
+        weight: Name of the parameter.
+        axis: ``"output"`` or ``"input"``.
+    """
+    groups = getattr(module, "groups", 1)
+    return AnchorPart(
+        weight,
+        0,
+        axis,
+        groups=groups if isinstance(groups, int) else 1,
+        transposed=bool(getattr(module, "transposed", False)),
+        expert_shape=expert_shape_of(module) if module is not None else (),
+    )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from passportize.anchors import anchor_fan_in
+from passportize.anchor_rows import anchor_fan_in, anchor_width
 from passportize.errors import NoNormalization
 from passportize.registry import describe_type
 from passportize.selection import Where, select
 from passportize.site import Anchor, AnchorPart, Role, Site
+from passportize.weight_modules import is_weight_module, part_of
 from passportize.weight_owner import OWN_RULE
 
 __all__ = ["weight_sites"]
@@ -71,7 +72,7 @@ def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
     """Layers with a weight of their own; a weight that several share counts once."""
     seen: set[int] = set()
     for name, module in model.named_modules():
-        if not isinstance(module, (_ConvNd, nn.Linear)):
+        if not is_weight_module(module):
             continue
         # Not a weight that is computed by a parametrization.
         weight = module._parameters.get("weight")
@@ -81,12 +82,5 @@ def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 
 def _part(name: str, module: nn.Module, weight: Tensor) -> AnchorPart:
-    key = f"{name}.weight" if name else "weight"
-    if isinstance(module, _ConvNd):
-        return AnchorPart(
-            weight=key,
-            channels=module.out_channels,
-            groups=module.groups,
-            transposed=isinstance(module, _ConvTransposeNd),
-        )
-    return AnchorPart(weight=key, channels=int(weight.shape[0]))
+    part = part_of(module, f"{name}.weight" if name else "weight")
+    return replace(part, channels=anchor_width(weight.shape, part))

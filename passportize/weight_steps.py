@@ -11,7 +11,7 @@ from passportize.anchor_rows import anchor_width
 from passportize.channel_tracks import step_back
 from passportize.site import AnchorPart
 from passportize.track import Track, argument, shape_of, step_name
-from passportize.weight_modules import weight_shape
+from passportize.weight_modules import part_of, weight_shape
 
 __all__ = ["WeightTable"]
 
@@ -48,8 +48,7 @@ class WeightTable:
         weight = self._weight_name(name, module)
         if weight is None:
             return None
-        groups, transposed = getattr(module, "groups", 1), bool(getattr(module, "transposed", 0))
-        part = AnchorPart(weight, 0, axis, groups=groups, transposed=transposed)
+        part = part_of(module, weight, axis)
         return replace(part, channels=anchor_width(self._shapes[weight], part))
 
     # --- producers ----------------------------------------------------------------------------
@@ -123,20 +122,19 @@ class WeightTable:
     def _module_part(self, track: Track, node: fx.Node, axis: str) -> AnchorPart | None:
         module = self._modules[str(node.target)]
         rank = len(shape_of(track.node) or ())
-        if isinstance(module, nn.modules.conv._ConvNd):
-            if track.dim != rank - len(module.kernel_size) - 1:
-                return None
-            width = module.out_channels if axis == "output" else module.in_channels
-            groups, transposed = module.groups, module.transposed
-        else:
+        if isinstance(module, nn.Linear):
             if track.dim != rank - 1:
                 return None
             width = module.out_features if axis == "output" else module.in_features
-            groups, transposed = 1, False
+        else:
+            kernel: Any = module.kernel_size
+            if track.dim != rank - len(kernel) - 1:
+                return None
+            width = module.out_channels if axis == "output" else module.in_channels
         name = self._weight_name(str(node.target), module)
         if name is None or track.stop > int(width):
             return None
-        return _part(track, name, axis, groups, bool(transposed))
+        return _part(track, part_of(module, name, axis))
 
     def _weight_name(self, name: str, module: nn.Module) -> str | None:
         """Parameter behind ``module.weight``: itself, or the one it is computed from."""
@@ -178,7 +176,8 @@ class WeightTable:
         if self._shapes[found[0]] != tuple(shape_of(weight) or ()):
             # Mixed from several for each sample (CondConv): its groups are not the parameter's.
             return None
-        return _part(track, found[0], axis, groups, transposed)
+        part = AnchorPart(found[0], 0, axis, groups=groups, transposed=transposed)
+        return _part(track, part)
 
     def _product_part(self, track: Track, node: fx.Node, rank: int) -> AnchorPart | None:
         left, right = argument(node, 0, "input"), argument(node, 1, "other")
@@ -202,7 +201,7 @@ class WeightTable:
         # [out, in] is the usual layout: outputs in dimension 1 mean a transposed one.
         transposed = (where == 1) if axis == "output" else (where == 0)
         moved = track._replace(start=track.start + start)
-        return _part(moved, name, axis, 1, transposed)
+        return _part(moved, AnchorPart(name, 0, axis, transposed=transposed))
 
     def _origin(self, weight: Any, dim: int) -> tuple[str, int, int] | None:
         """Parameter, dimension and first row that a tensor was made from, or None."""
@@ -229,13 +228,6 @@ def _rank(value: Any) -> int:
     return len(shape_of(value) or ()) if isinstance(value, fx.Node) else 0
 
 
-def _part(track: Track, weight: str, axis: str, groups: int, transposed: bool) -> AnchorPart:
-    return AnchorPart(
-        weight=weight,
-        channels=track.channels,
-        axis=axis,
-        start=track.start,
-        repeats=track.repeats,
-        groups=groups,
-        transposed=transposed,
-    )
+def _part(track: Track, whole: AnchorPart) -> AnchorPart:
+    """The rows of a weight that stand for the channels of a track."""
+    return replace(whole, channels=track.channels, start=track.start, repeats=track.repeats)
