@@ -102,7 +102,7 @@ class Suite:
         try:
             pp.passportize(model, PASSPORT, include_frozen=True)
         except NoNormalization:
-            pp.passportize(model, PASSPORT, pp.PassportConfig.signature())
+            pp.passportize(model, PASSPORT, config=pp.PassportConfig.signature())
         self.surgeries += 1
         restored = pp.unpassportize(model)
         self.seen[id(restored)] = restored  # kept alive, so that no other module gets its number
