@@ -63,7 +63,7 @@ class PygAdapter(PassportLayer):
         if switch.effective() is Pass.JOINT and switch.private_rows:
             raise BranchMisuse(
                 f"{self.passport.site.name}: packed nodes of both branches cannot share one "
-                "forward pass; use PassportConfig(passes='separate')"
+                f"forward pass; {switch.two_passes}"
             )
         return super().forward(*args, **kwargs)
 

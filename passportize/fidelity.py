@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.batch_rows import map_tensors
 from passportize.errors import InvalidArgument
-from passportize.forward import map_tensors
 from passportize.layer import PassportLayer
 from passportize.model_state import frozen_model, frozen_random_state
 from passportize.passport import Passport

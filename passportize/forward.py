@@ -8,14 +8,13 @@ EMA, torch.compile and activation checkpointing see one ordinary forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from passportize.batch_rows import append_rows, count_rows, cut_rows, is_packing, map_tensors
 from passportize.errors import BranchLost, BranchMisuse, NotPassportized
-from passportize.late_doubling import append_rows
 from passportize.layer import PassportLayer
 from passportize.switch import Pass, Switch
 from passportize.tensor_trees import tensors_in
@@ -29,8 +28,6 @@ __all__ = [
     "passport_layers",
     "switch_of",
 ]
-
-Tree = TypeVar("Tree")
 
 MINIMUM_ROWS = 8
 """Samples of a batch that go through the private branch at least, where it has batch statistics.
@@ -85,22 +82,6 @@ def switch_of(model: nn.Module) -> Switch:
     )
 
 
-def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
-    """The same nest of tuples, lists and dicts with every tensor replaced."""
-    mapped: Any = tree
-    if isinstance(tree, Tensor):
-        mapped = function(tree)
-    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        mapped = type(tree)(*(map_tensors(function, item) for item in tree))
-    elif isinstance(tree, (tuple, list)):
-        mapped = type(tree)(map_tensors(function, item) for item in tree)
-    elif isinstance(tree, dict):
-        mapped = {key: map_tensors(function, item) for key, item in tree.items()}
-        if type(tree) is not dict:
-            mapped = type(tree)(mapped)
-    return mapped  # type: ignore[no-any-return]
-
-
 class RootHooks:
     """The hooks; their bound methods are deep-copied and pickled together with the switch."""
 
@@ -153,7 +134,9 @@ class RootHooks:
             return None
         if switch.config.passes == "separate":
             return None
-        rows = self._rows(args, kwargs)
+        rows = count_rows((args, kwargs), switch.two_passes)
+        if not (switch.trained or switch.rows_apart or torch.compiler.is_compiling()):
+            self._check_unpacked((args, kwargs), rows)
         least = MINIMUM_ROWS if switch.batch_statistics else 1
         share = min(rows, max(least, round(rows * switch.config.private_fraction)))
         switch.public_rows, switch.private_rows = rows, share
@@ -192,7 +175,7 @@ class RootHooks:
             private = None
             rows = switch.private_rows
             if rows:
-                output, private = self._cut(output, 0), self._cut(output, 1)
+                output, private = cut_rows(output, switch.public_rows, rows, switch.two_passes)
             elif switch.config.passes == "separate" and self._private_now():
                 switch.current, switch.mixed = Pass.PRIVATE, True
                 private = root.forward(*args, **kwargs)
@@ -223,31 +206,15 @@ class RootHooks:
         config = self.switch.config
         return config.has_private_pass and self.switch.due(config.private_every)
 
-    @staticmethod
-    def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-        for tensor in tensors_in((args, kwargs)):
-            if tensor.dim():
-                return int(tensor.shape[0])
-        raise BranchMisuse(
-            "the model's input holds no tensor with a batch dimension, so the private part of the "
-            "batch cannot be appended; use PassportConfig(passes='separate')"
-        )
-
-    def _cut(self, output: Any, side: int) -> Any:
-        public, private = self.switch.public_rows, self.switch.private_rows
-
-        def cut(tensor: Tensor) -> Tensor:
-            if tensor.dim() == 0:
-                return tensor
-            if tensor.shape[0] != public + private:
+    def _check_unpacked(self, arguments: Any, rows: int) -> None:
+        """Nodes of both branches would meet wherever a packed batch is pooled."""
+        for tensor in tensors_in(arguments):
+            if not tensor.is_meta and is_packing(tensor, rows):
                 raise BranchMisuse(
-                    f"an output of shape {tuple(tensor.shape)} does not have the joint batch of "
-                    f"{public} public and {private} private samples as its first dimension; use "
-                    "PassportConfig(passes='separate')"
+                    f"the input holds a vector of {rows} numbers in order, as packed graphs have "
+                    "it to say which nodes belong together; if that is what it is, "
+                    f"{self.switch.two_passes}. Give passportize example_inputs= and it finds out"
                 )
-            return tensor[:public] if side == 0 else tensor[public:]
-
-        return map_tensors(cut, output)
 
     def _penalty(self, root: nn.Module) -> Tensor:
         terms = []

@@ -7,23 +7,19 @@ there instead. Whether that is so is not read from the model's code but tried on
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from passportize.batch_rows import append_rows
 from passportize.example_inputs import ExampleInputs, default_inputs
-from passportize.model_state import frozen_model, frozen_random_state
 from passportize.site import Role, Site
 from passportize.tensor_trees import tensors_in
+from passportize.trial import close, trial
 
-__all__ = ["LateEntry", "append_rows", "find_late_entry"]
-
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-_LOOSE = 5e-2
+__all__ = ["LateEntry", "find_late_entry"]
 
 
 class LateEntry(NamedTuple):
@@ -36,11 +32,6 @@ class LateEntry(NamedTuple):
 
     name: str
     trunk: frozenset[str]
-
-
-def append_rows(tensor: Tensor, rows: int) -> Tensor:
-    """``cat([x, x[:rows]])``: the private part of a batch behind the whole of it."""
-    return torch.cat([tensor, tensor[:rows]])
 
 
 def find_late_entry(
@@ -132,24 +123,11 @@ def _recorded(
 
         modules[name].register_forward_pre_hook(note, with_kwargs=True)
 
-    with _trial(model):
+    with trial(model):
         for name in watched:
             watch(name)
         inputs.copy().call(model.eval())
     return order, single
-
-
-@contextmanager
-def _trial(model: nn.Module) -> Iterator[None]:
-    """Forward passes within leave nothing behind: no value, hook, random draw or warning."""
-    with (
-        frozen_random_state(cuda=True),
-        frozen_model(model, values=True),
-        torch.no_grad(),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _rows_stay_apart(model: nn.Module, entry: nn.Module, inputs: ExampleInputs, rows: int) -> bool:
@@ -159,7 +137,7 @@ def _rows_stay_apart(model: nn.Module, entry: nn.Module, inputs: ExampleInputs, 
     def append(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (append_rows(args[0], share), *args[1:])
 
-    with _trial(model):
+    with trial(model):
         try:
             plain = list(tensors_in(inputs.copy().call(model.eval())))
             entry.register_forward_pre_hook(append)
@@ -173,19 +151,7 @@ def _rows_stay_apart(model: nn.Module, entry: nn.Module, inputs: ExampleInputs, 
     if any(tensor.dim() and tensor.shape[0] != rows + share for tensor in (*doubled, *training)):
         return False
     return all(
-        _close(both[:rows], once) and _close(both[rows:], once[:share])
+        close(both[:rows], once) and close(both[rows:], once[:share])
         for once, both in zip(plain, doubled, strict=True)
         if once.dim()
-    )
-
-
-def _close(left: Tensor, right: Tensor) -> bool:
-    if left.shape != right.shape:
-        return False
-    if not right.is_floating_point():
-        return torch.equal(left, right)
-    tolerance = _TOLERANCE.get(right.dtype, _LOOSE)
-    scale = float(right.abs().max()) if right.numel() else 0.0
-    return (
-        bool((left - right).abs().max() <= tolerance * max(scale, 1e-3)) if right.numel() else True
     )

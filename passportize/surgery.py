@@ -29,7 +29,7 @@ from passportize.layer import PassportLayer
 from passportize.layout import Layout
 from passportize.model_key import ModelKey
 from passportize.norms import find_norms
-from passportize.packed import packed_module
+from passportize.packed import packed_inputs, packed_module
 from passportize.passport import Passport
 from passportize.planning import Plan, plan
 from passportize.private_branch import Branch
@@ -127,7 +127,7 @@ def passportize(
             anchors=anchors,
             include_frozen=include_frozen,
         )
-        config = _with_fitting_passes(model, config)
+        config = _with_fitting_passes(model, config, example_inputs)
         sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
         if not planned.bits:
             raise DegenerateSite(_nothing_bound(planned))
@@ -139,7 +139,8 @@ def passportize(
             _logger.info("the batch is doubled at %s; what is before it runs once", late.name)
         configs = site_configs(sites, config, overrides)
         entry = late.name if late is not None else ""
-        attach(model, sites, passport, config, configs, entry=entry)
+        switch = attach(model, sites, passport, config, configs, entry=entry)
+        switch.rows_apart = example_inputs is not None
     for site in planned.sites:
         if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
             _logger.info("%s (%s): %s: %s", site.name, site.norm_type, site.role.value, site.reason)
@@ -337,12 +338,19 @@ def _check_model(model: object, verb: str) -> None:
         )
 
 
-def _with_fitting_passes(model: nn.Module, config: PassportConfig) -> PassportConfig:
+def _with_fitting_passes(
+    model: nn.Module, config: PassportConfig, example_inputs: Any
+) -> PassportConfig:
     """Packed graphs cannot be appended to each other, so they get two passes."""
     if config.has_private_pass and config.passes == "doubled":
         packed = packed_module(model)
-        if packed is not None:
-            _logger.info("%s works on packed graphs: passes='separate'", packed or "the model")
+        reason = (
+            packed_inputs(model, example_inputs)
+            if packed is None
+            else f"{packed or 'the model'} works on packed graphs"
+        )
+        if reason:
+            _logger.info("%s: %s; passes='separate'", type(model).__name__, reason)
             return replace(config, passes="separate")
     return config
 

@@ -49,6 +49,7 @@ class Switch:
         layout: Where the signature bits lie; None until branches are attached.
         sites: Names of the two-branch layers that surgery made.
         batch_statistics: Whether a private branch has statistics of its batch.
+        rows_apart: Whether it was tried that samples can be appended to a batch.
         entry: Name of the module at whose input the private rows are appended; the root if empty.
     """
 
@@ -58,6 +59,7 @@ class Switch:
         self.layout: Layout | None = None
         self.sites: tuple[str, ...] = ()
         self.batch_statistics = False
+        self.rows_apart = False
         self.entry = ""
         self.mode = Pass.PUBLIC
         self.current = Pass.PUBLIC
@@ -76,6 +78,14 @@ class Switch:
         state = dict(self.__dict__)
         state.update(active=False, penalties=[], mode=Pass.PUBLIC, current=Pass.PUBLIC)
         return state
+
+    @property
+    def two_passes(self) -> str:
+        """What to do where the rows of the two branches cannot share a batch."""
+        return (
+            "passportize the model with "
+            f"config=PassportConfig.{self.config.formulation}(passes='separate')"
+        )
 
     @property
     def counts(self) -> bool:
@@ -131,7 +141,7 @@ class Switch:
             raise BranchMisuse(
                 f"{name}: its input has {rows} rows, which is no multiple of the joint batch of "
                 f"{self.public_rows} public and {self.private_rows} private samples. The first "
-                "dimension of this layer does not count samples; train with "
-                "PassportConfig(passes='separate'), or leave the layer out with where="
+                f"dimension of this layer does not count samples; {self.two_passes}, or leave the "
+                "layer out with where="
             )
         return rows // total * self.public_rows

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.batch_rows import map_tensors
 from passportize.errors import BranchMisuse, InvalidArgument
-from passportize.forward import JointOutput, map_tensors, passport_layers, switch_of
+from passportize.forward import JointOutput, passport_layers, switch_of
 from passportize.switch import Pass
 
 __all__ = [

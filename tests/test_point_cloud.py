@@ -14,7 +14,6 @@ from scipy.stats import binom
 
 import passportize as pp
 from passportize.forward import passport_layers, switch_of
-from passportize.packed import packed_module
 from passportize.site import Role
 
 PASSPORT = pp.Passport.generate(owner="Point Clouds", secret=bytes(range(32)), date="2026-01-01")
@@ -75,11 +74,7 @@ def test_failed_surgery_leaves_no_trace(name, monkeypatch):
 def test_packed_batches_get_two_passes(case):
     model = case.build()
     pp.passportize(model, PASSPORT, example_inputs=case.inputs(0, 4))
-    config = switch_of(model).config
-    if packed_module(model) is not None:
-        assert not case.batch_major and config.passes == "separate"
-    else:
-        assert config.passes == "doubled"
+    assert switch_of(model).config.passes == passes_of(case)
 
 
 @pytest.mark.parametrize("case", STRONG)
@@ -186,7 +181,7 @@ def test_random_sampling_leaves_the_random_state_alone():
 def test_packed_nodes_are_never_doubled_silently():
     case = POINT_CLOUD_MODELS["pyg_act_first"]
     model = case.build()
-    pp.passportize(model, PASSPORT, example_inputs=case.inputs(0, 4))
+    pp.passportize(model, PASSPORT)
     with pytest.raises(pp.errors.BranchMisuse, match="passes='separate'"):
         pp.joint_loss(model, case.inputs(0, 8), case.labels(0, 8), F.cross_entropy)
 
