@@ -61,7 +61,7 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
     consume it (``"input"``), in the order of the weight's dimensions; with ``repeats`` the rows
     ``start + j * channels + c`` lie side by side, and so do the rows of the experts of a mixture,
     expert by expert. The result is differentiable, and a view of the weight where its layout
-    allows.
+    allows and nothing is taken from it (``centred``; then it is in at least float32).
 
     Args:
         weight: ``[out, in / groups, ...]``, or ``[in, out / groups, ...]`` for a transposed layout,
@@ -82,6 +82,8 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
             f"{tuple(weight.shape)} has {rows} along its {part.axis} axis. Is it the weight of "
             "another model?"
         )
+    if part.centred:
+        return anchor_rows(_centred(weight), replace(part, centred=False))
     if part.expert_shape:
         single = replace(part, expert_shape=())
         kernels = weight.reshape(-1, *part.expert_shape)
@@ -97,3 +99,9 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
     if part.repeats == 1:
         return chosen
     return torch.cat(torch.split(chosen, part.channels), dim=1)
+
+
+def _centred(weight: Tensor) -> Tensor:
+    """A weight of which every kernel has the mean zero."""
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return exact - exact.mean(tuple(range(1, exact.dim())), keepdim=True)

@@ -20,7 +20,7 @@ from passportize.claim import VERSION, Claim
 from passportize.config import PassportConfig
 from passportize.errors import ClaimFileError, PassportizeError
 from passportize.private_statistics import OFFSET, RATIO
-from passportize.site import Anchor, AnchorPart, Role, Site
+from passportize.site import ADDED_LATER, Anchor, AnchorPart, Role, Site
 
 __all__ = ["FORMAT", "read_claim", "write_claim"]
 
@@ -218,9 +218,8 @@ def _site(entry: dict[str, Any]) -> Site:
 
 
 def _part(entry: Any) -> AnchorPart:
-    later = {"expert_shape"} & set(_typed(entry, dict))
-    known = {field.name for field in fields(AnchorPart)} - {"expert_shape"}
-    record = _record(entry, known | later)
+    known = {field.name for field in fields(AnchorPart)}
+    record = _record(entry, known - (ADDED_LATER - set(_typed(entry, dict))))
     _require(record["axis"] in ("output", "input"), "an anchor has an unknown axis")
     return AnchorPart(
         weight=_text(record["weight"]),
@@ -231,6 +230,7 @@ def _part(entry: Any) -> AnchorPart:
         groups=_count(record["groups"], 1),
         transposed=_typed(record["transposed"], bool),
         expert_shape=_shape(record.get("expert_shape", [])),
+        centred=_typed(record.get("centred", False), bool),
     )
 
 

@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-__all__ = ["Anchor", "AnchorPart", "Role", "Site"]
+__all__ = ["ADDED_LATER", "Anchor", "AnchorPart", "Role", "Site"]
+
+ADDED_LATER = frozenset({"expert_shape", "centred"})
+"""Fields of a part that stand in its JSON form only where they are set."""
 
 
 class Role(str, Enum):
@@ -41,6 +44,9 @@ class AnchorPart:
         expert_shape: Shape of one kernel where the weight is a list of flattened kernels,
             ``[experts, numbers]``, of which a mixture is used (CondConv). The rows of all experts
             lie side by side. Empty for all other weights.
+        centred: Whether the mean of each kernel (of each index of the first dimension) is taken
+            from it before rows are read, because the layer does so itself: adding a constant to a
+            kernel then changes nothing.
     """
 
     weight: str
@@ -51,6 +57,7 @@ class AnchorPart:
     groups: int = 1
     transposed: bool = False
     expert_shape: tuple[int, ...] = ()
+    centred: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form, from which the digest of a layout is made.
@@ -59,11 +66,8 @@ class AnchorPart:
         be described before gets another digest, and with it other keys.
         """
         record = asdict(self)
-        if self.expert_shape:
-            record["expert_shape"] = list(self.expert_shape)
-        else:
-            del record["expert_shape"]
-        return record
+        record["expert_shape"] = list(self.expert_shape)
+        return {key: value for key, value in record.items() if value or key not in ADDED_LATER}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> AnchorPart:

@@ -5,10 +5,34 @@ from __future__ import annotations
 import math
 
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
+from passportize.registry import describe_type
 from passportize.site import AnchorPart
 
-__all__ = ["expert_shape_of", "is_weight_module", "owns_weight", "part_of", "weight_shape"]
+__all__ = [
+    "expert_shape_of",
+    "is_weight_module",
+    "owns_weight",
+    "part_of",
+    "standardises_weight",
+    "weight_shape",
+]
+
+_STANDARDISING = {
+    "timm.layers.std_conv.StdConv2d",
+    "timm.layers.std_conv.StdConv2dSame",
+    "timm.layers.std_conv.ScaledStdConv2d",
+    "timm.layers.std_conv.ScaledStdConv2dSame",
+    "transformers.models.bit.modeling_bit.WeightStandardizedConv2d",
+}
+"""Convolutions whose forward takes the mean from every kernel of their weight. By name, so that
+no library has to be loaded; by the very class, because nobody knows what a subclass does."""
+
+
+def standardises_weight(module: nn.Module) -> bool:
+    """Whether a module standardises its weight, so that a constant in a kernel means nothing."""
+    return describe_type(type_before_parametrizations(module)) in _STANDARDISING
 
 
 def is_weight_module(module: nn.Module) -> bool:
@@ -74,4 +98,5 @@ def part_of(module: nn.Module | None, weight: str, axis: str = "output") -> Anch
         groups=groups if isinstance(groups, int) else 1,
         transposed=bool(getattr(module, "transposed", False)),
         expert_shape=expert_shape_of(module) if module is not None else (),
+        centred=module is not None and standardises_weight(module),
     )
