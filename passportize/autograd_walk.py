@@ -97,11 +97,24 @@ def _message(model: nn.Module, inputs: ExampleInputs, where: str, failure: Excep
     if first is not None and devices and devices != {first.device}:
         given = ", ".join(sorted(map(str, devices)))
         advice = f"The model is on {first.device}, the example input on {given}: move one of them."
+    elif isinstance(failure, ImportError):
+        advice = "Install the package that is missing; the model cannot run without it."
+    elif first is not None and not first.is_cuda and _asks_for_cuda(failure):
+        advice = (
+            "It seems to run on CUDA only: move the model and the example input there first "
+            "(model.cuda()), on a machine that has one, or name the weights in anchors= and pass "
+            "no example input."
+        )
     place = f"its module {where!r}" if where else "it"
     return (
         f"The model does not run on the example input: {place} raised "
         f"{type(failure).__name__}: {failure}. {advice}"
     )
+
+
+def _asks_for_cuda(failure: Exception) -> bool:
+    text = str(failure).lower()
+    return "cuda" in text or "nvidia" in text or "gpu" in text
 
 
 def _run(

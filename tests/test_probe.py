@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from point_cloud_models import POINT_CLOUD_MODELS, Case
@@ -9,7 +11,14 @@ from round_trip import ModelSnapshot
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.errors import ExampleInputFailed, NotPassportized, SurgeryError
+from passportize.autograd_walk import walk_autograd
+from passportize.errors import (
+    ExampleInputFailed,
+    ExampleInputRequired,
+    NotPassportized,
+    SurgeryError,
+)
+from passportize.example_inputs import ExampleInputs
 from passportize.forward import passport_layers
 from passportize.probe import probe
 
@@ -99,8 +108,68 @@ class DataDependent(CudaOnly):
 
 
 def test_a_model_that_runs_on_cuda_only_says_so() -> None:
-    with pytest.raises(ExampleInputFailed, match=r"(?i)cuda.*Pass example_inputs="):
+    with pytest.raises(ExampleInputFailed, match=r"(?i)cuda.*seems to run on CUDA only: move"):
         pp.plan(CudaOnly(), example_inputs=torch.randn(4, 16, 20))
+    model = CudaOnly()
+    pp.passportize(model, PASSPORT, anchors={"norm": "conv.weight"})
+    with pytest.raises(ExampleInputFailed, match="does not run on the example input"):
+        probe(model, torch.randn(4, 16, 20))
+
+
+class NeedsPackage(CudaOnly):
+    """Searches neighbours with a package that is not there, as PyG does without pyg-lib."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.mean()) != 0.5:
+            raise ImportError("'knn_graph' requires 'pyg-lib>=0.6.0'")
+        return x
+
+
+def test_a_missing_package_is_named() -> None:
+    with pytest.raises(ExampleInputFailed, match=r"requires 'pyg-lib>=0.6.0'. Install the package"):
+        pp.plan(NeedsPackage(), example_inputs=torch.randn(4, 16, 20))
+
+
+def test_neighbour_search_of_pyg_without_pyg_lib() -> None:
+    pyg = pytest.importorskip("torch_geometric.nn")
+    if importlib.util.find_spec("pyg_lib") is not None:
+        pytest.skip("pyg-lib is installed")
+
+    class Neighbours(CudaOnly):
+        def forward(self, x: Tensor) -> Tensor:
+            edges = pyg.knn_graph(x[:, :, 0], 2)
+            return self.norm(self.conv(x)) + edges.sum()
+
+    with pytest.raises(ExampleInputFailed, match=r"pyg-lib.*Install the package that is missing"):
+        pp.plan(Neighbours(), example_inputs=torch.randn(4, 16, 20))
+
+
+class Unreadable(nn.Module):
+    """Takes what no guess of an input would be, and its weights are of no known kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(32, 16))
+        self.norm = nn.BatchNorm1d(32)
+
+    def forward(self, clouds: dict[str, Tensor]) -> Tensor:
+        return self.norm(torch.from_numpy(clouds["points"].numpy()) @ self.weight.T)
+
+
+def test_a_model_that_needs_an_example_input_asks_for_one() -> None:
+    with pytest.raises(ExampleInputRequired, match="Pass example_inputs=: a tensor, a tuple"):
+        pp.passportize(Unreadable(), PASSPORT)
+    planned = pp.plan(Unreadable(), example_inputs=({"points": torch.randn(4, 16)},))
+    assert planned.bits == 32 and not any("guess" in note for note in planned.notes)
+    assert pp.plan(Unreadable(), anchors={"norm": "weight"}).bits == 32
+
+
+def test_a_tensor_on_another_device_is_named() -> None:
+    """The meta device stands for one that tests do not have."""
+    with pytest.raises(ExampleInputFailed, match="The model is on cpu, the example input on"):
+        walk_autograd(
+            DataDependent(), {"norm": [32]}, ExampleInputs.of(torch.randn(4, 16, 20, device="meta"))
+        )
 
 
 def test_a_forward_that_no_graph_can_hold_is_walked() -> None:
