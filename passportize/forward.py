@@ -117,7 +117,7 @@ class RootHooks:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Set the pass; in joint training append the private part of the batch."""
         switch = self.switch
-        switch.penalties = []
+        switch.penalties = {}
         switch.active = True
         switch.private_rows = 0
         switch.mixed = False
@@ -186,7 +186,7 @@ class RootHooks:
             return JointOutput(output, private, penalty, rows, switch.config.private_weight)
         finally:
             switch.active = False
-            switch.penalties = []
+            switch.penalties = {}
 
     def _check_layers(self, root: nn.Module) -> None:
         present = [module for module in root.modules() if isinstance(module, PassportLayer)]
@@ -218,14 +218,14 @@ class RootHooks:
 
     def _penalty(self, root: nn.Module) -> Tensor:
         terms = []
-        for layer, collected in self.switch.penalties:
+        for layer, collected in self.switch.penalties.values():
             term: Tensor | None = collected
             if torch.is_grad_enabled() and not collected.requires_grad:
                 # Reentrant checkpointing runs its part of the forward pass without gradients.
                 term = layer.private_factors()[2]
             if term is not None:
                 terms.append(term)
-        collected_from = {id(layer) for layer, _ in self.switch.penalties}
+        collected_from = {id(layer) for layer, _ in self.switch.penalties.values()}
         for module in root.modules() if self.switch.sign_due else ():
             # A weight may be used without its layer being called (attention's out_proj, say).
             if isinstance(module, WeightOwner) and id(module) not in collected_from:

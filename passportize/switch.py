@@ -71,12 +71,12 @@ class Switch:
         self.step = 0
         self.trained = False
         self.saved = False
-        self.penalties: list[tuple[PassportLayer, Tensor]] = []
+        self.penalties: dict[str, tuple[PassportLayer, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, object]:
         """Copies and files start outside any forward pass."""
         state = dict(self.__dict__)
-        state.update(active=False, penalties=[], mode=Pass.PUBLIC, current=Pass.PUBLIC)
+        state.update(active=False, penalties={}, mode=Pass.PUBLIC, current=Pass.PUBLIC)
         return state
 
     @property
@@ -119,9 +119,13 @@ class Switch:
         return Pass.PRIVATE if self.mode is Pass.PRIVATE else Pass.PUBLIC
 
     def collect(self, layer: PassportLayer, penalty: Tensor | None) -> None:
-        """Take the penalty of one layer in a forward pass; repeats during backward do not count."""
+        """Take the penalty of one layer in a forward pass.
+
+        It depends on the weights alone, so a layer that is called again (a shared norm) adds
+        nothing; repeats during backward do not count either.
+        """
         if self.active and penalty is not None:
-            self.penalties.append((layer, penalty))
+            self.penalties.setdefault(layer.passport.site.name, (layer, penalty))
 
     def is_single(self, rows: int) -> bool:
         """Whether a tensor with so many rows has one for each branch, or none."""

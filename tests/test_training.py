@@ -133,6 +133,31 @@ def test_one_doubled_pass_has_the_gradients_of_two(name: str, reentrant: bool | 
             torch.testing.assert_close(value, statistics(separate)[key], rtol=1e-12, atol=1e-13)
 
 
+class Twice(Small):
+    """Everything is used twice in one forward pass, all norms included."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + super().forward(x.flip(3))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_the_penalty_of_a_layer_that_is_called_twice_counts_once(
+    name: str, reentrant: bool | None
+) -> None:
+    doubled = small(CONFIGS[name], reentrant, kind=Twice)
+    separate = small(CONFIGS[name], kind=Twice)
+    x, y = batch()
+    loss = pp.joint_loss(doubled, x, y, F.cross_entropy)
+    loss.total.backward()
+    once = sum(layer.private_factors()[2] for layer in passport_layers(doubled).values())
+    torch.testing.assert_close(loss.sign, once, rtol=1e-12, atol=0.0)
+    two_passes(separate, x, y, ROWS[name]).backward()
+    ours, theirs = gradients(doubled), gradients(separate)
+    for key, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[key], rtol=1e-9, atol=1e-11, msg=key)
+
+
 def test_separate_passes_have_the_same_gradients() -> None:
     config = pp.PassportConfig.keyed(private_fraction=1.0)
     doubled = small(config)
