@@ -89,16 +89,22 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
         kernels = weight.reshape(-1, *part.expert_shape)
         return torch.cat([anchor_rows(kernel, single) for kernel in kernels], dim=1)
     if (part.axis == "output") != part.transposed:
-        chosen = weight[part.start : stop].reshape(stop - part.start, -1)
+        chosen = _rows(weight, part.start, stop)
     else:
         groups = part.groups
         # [groups, rows of dim 0 in a group, rows of dim 1, kernel] -> [groups * dim 1, ...]
         split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
         turned = split.transpose(1, 2).reshape(rows, -1) if groups > 1 else split[0].transpose(0, 1)
-        chosen = turned[part.start : stop].reshape(stop - part.start, -1)
+        chosen = _rows(turned, part.start, stop)
     if part.repeats == 1:
         return chosen
     return torch.cat(torch.split(chosen, part.channels), dim=1)
+
+
+def _rows(weight: Tensor, start: int, stop: int) -> Tensor:
+    # The gradient of a slice is a tensor of zeros to copy into, also where all is taken.
+    chosen = weight if stop - start == len(weight) else weight[start:stop]
+    return chosen.reshape(stop - start, -1)
 
 
 def _centred(weight: Tensor) -> Tensor:

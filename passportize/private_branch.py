@@ -178,13 +178,16 @@ class Branch(nn.Module):
         conditioned as the public one, however large the margin.
         """
         gamma = torch.tanh(responses.gamma)
-        beta = self.config.shift_scale * torch.tanh(responses.beta)
+        beta = torch.tanh(responses.beta)
         if scale is None:
-            return gamma, beta
+            return gamma, self.config.shift_scale * beta
         exact = scale.to(gamma.dtype)
-        private_shift = exact * self.spread(beta, scale.shape)
-        if shift is not None:
-            private_shift = private_shift + shift.to(gamma.dtype)
+        beta = self.spread(beta, scale.shape)
+        if shift is None:
+            private_shift = exact * (self.config.shift_scale * beta)
+        else:
+            moved = shift.to(gamma.dtype)
+            private_shift = torch.addcmul(moved, exact, beta, value=self.config.shift_scale)
         return exact * self.spread(gamma, scale.shape), private_shift
 
     def spread(self, side: Tensor, shape: Sequence[int]) -> Tensor:

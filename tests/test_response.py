@@ -172,3 +172,14 @@ def test_penalty_of_parts_is_the_sum():
     )
     pieces = penalty(first, sides[0], bits[:3]) + penalty(second, sides[1], bits[3:])
     torch.testing.assert_close(whole, pieces)
+
+
+def test_gradients_of_first_and_second_order_are_exact():
+    weight, side = rows(4, 9).requires_grad_(), vectors(5, offset=2)
+
+    def everything(part: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(normalised_responses([part], [side]))
+
+    assert torch.autograd.gradcheck(everything, weight)
+    assert torch.autograd.gradgradcheck(everything, weight)
+    assert torch.autograd.gradcheck(lambda part: everything(part)[3], weight)
