@@ -203,7 +203,7 @@ def sign_penalty(
     """
     channels = [count for count, _ in parts]
     gauge, gamma, length, sign = (
-        tensor.split(channels) if len(channels) > 1 else (tensor,)
+        tensor.split_with_sizes(channels) if len(channels) > 1 else (tensor,)
         for tensor in (responses.gauge, responses.gamma, responses.length.detach(), bits)
     )
     sums = []
