@@ -120,7 +120,7 @@ def make_branches(
         generator = None
         if config.formulation == "paper":
             seed = int.from_bytes(key.stream(f"bottleneck/{site.name}", 8), "big") >> 1
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator(device="cpu").manual_seed(seed)
         weights = anchor_weights(model, site.anchor.parts)
         branches.append(Branch(site, config, switch, host, weights, next(secrets), generator))
     return branches

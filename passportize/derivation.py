@@ -58,7 +58,7 @@ def derive_key(secret: bytes, *label: str | int | bytes) -> bytes:
 
 def bits_of(raw: bytes) -> torch.Tensor:
     """Bits of bytes, lowest of each byte first: int8 ``[8 * len(raw)]`` of 0 and 1."""
-    unpacked = (_tensor(raw).unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    unpacked = (_tensor(raw).unsqueeze(1) >> torch.arange(8, dtype=torch.uint8, device="cpu")) & 1
     return unpacked.flatten().to(torch.int8)
 
 
@@ -103,7 +103,7 @@ class LabelledStream:
     def words(self, *label: str | int | bytes, count: int) -> torch.Tensor:
         """32-bit unsigned words, lowest byte first: int64 ``[count]``."""
         raw = _tensor(self.stream(*label, length=4 * _count(count, "count", 1)))
-        places = torch.tensor([1, 1 << 8, 1 << 16, 1 << 24])
+        places = torch.tensor([1, 1 << 8, 1 << 16, 1 << 24], device="cpu")
         return (raw.view(-1, 4).to(torch.int64) * places).sum(1)
 
     def __repr__(self) -> str:

@@ -125,7 +125,7 @@ def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> 
                 with branch(model, which):
                     scores = _scores(_call(model, inputs))
             best = scores.argmax(1).cpu()
-            labels = torch.as_tensor(targets).cpu().reshape(-1)
+            labels = torch.as_tensor(targets, device="cpu").reshape(-1)
             if best.reshape(-1).shape != labels.shape:
                 raise InvalidArgument(
                     f"verify: the model gives {tuple(best.shape)} predictions and the loader "

@@ -90,9 +90,9 @@ def _inputs(model: nn.Module, example_inputs: Any) -> ExampleInputs | None:
     parameter = next(model.parameters(), None)
     if guessed is None or parameter is None or parameter.is_meta:
         return None
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
     tensors = tuple(
-        torch.randn(item.shape, generator=generator).to(parameter.device, item.dtype)
+        torch.randn(item.shape, generator=generator, device="cpu").to(parameter.device, item.dtype)
         for item in guessed.args
     )
     return ExampleInputs(tensors)

@@ -50,7 +50,7 @@ class ModelKey:
         """
         total = self._layout.bits
         if not total:
-            return torch.zeros(0, dtype=torch.int8)
+            return torch.zeros(0, dtype=torch.int8, device="cpu")
         coins = self._keyed.bits("bits", total=total)
         return coins ^ messages.lay_over(self._passport.owner_message, total, self._keyed)
 

@@ -98,13 +98,16 @@ def _likely_frames(bits: torch.Tensor, weights: torch.Tensor, head: bytes) -> It
     # All but a handful of the wrong lengths end here.
     if not bool(torch.isin(wrong, weakest).all()):
         return
-    patterns = (torch.arange(2**_WEAK).unsqueeze(1) >> torch.arange(_WEAK)) & 1
+    places = torch.arange(2**_WEAK, device="cpu")
+    patterns = (places.unsqueeze(1) >> places[:_WEAK]) & 1
     frames = bits.repeat(2**_WEAK, 1)
     frames[:, weakest] ^= patterns.to(torch.bool)
     order = (patterns.to(weights.dtype) @ weights).argsort(stable=True)
     order = order[(frames[order, : len(expected)] == expected).all(1)]
     for frame in frames[order]:
-        yield bytes((frame.view(-1, 8).to(torch.int64) << torch.arange(8)).sum(1).tolist())
+        yield bytes(
+            (frame.view(-1, 8).to(torch.int64) << torch.arange(8, device="cpu")).sum(1).tolist()
+        )
 
 
 def _offsets(total: int, keyed: LabelledStream) -> torch.Tensor:
@@ -114,13 +117,13 @@ def _offsets(total: int, keyed: LabelledStream) -> torch.Tensor:
 
 def _carried(total: int, frame_bits: int, offsets: torch.Tensor) -> torch.Tensor:
     """Index of the frame bit that each position carries, int64 ``[total]``."""
-    position = torch.arange(total)
+    position = torch.arange(total, device="cpu")
     block = position.div(frame_bits, rounding_mode="floor")
     return (position % frame_bits + offsets[block]) % frame_bits
 
 
 def _votes(read_bits: Any, confidence: Any) -> torch.Tensor:
-    bits = torch.as_tensor(read_bits).detach().cpu()
+    bits = torch.as_tensor(read_bits, device="cpu").detach()
     if bits.dim() != 1 or len(bits) == 0:
         raise InvalidArgument(f"read_bits must be [total], got the shape {list(bits.shape)}.")
     if not bool(((bits == 0) | (bits == 1)).all()):
@@ -128,7 +131,7 @@ def _votes(read_bits: Any, confidence: Any) -> torch.Tensor:
     votes = 1 - 2 * bits.to(torch.float64)
     if confidence is None:
         return votes
-    weights = torch.as_tensor(confidence).detach().cpu().to(torch.float64)
+    weights = torch.as_tensor(confidence, device="cpu").detach().to(torch.float64)
     if weights.shape != bits.shape:
         raise InvalidArgument(
             f"confidence has the shape {list(weights.shape)}, read_bits {list(bits.shape)}."

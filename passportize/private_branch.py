@@ -227,7 +227,9 @@ def _bottleneck(
         if linear.weight.is_meta:
             continue
         bound = 1 / math.sqrt(linear.in_features)
-        values = torch.empty(linear.weight.shape).uniform_(-bound, bound, generator=generator)
+        values = torch.empty(linear.weight.shape, device="cpu").uniform_(
+            -bound, bound, generator=generator
+        )
         with torch.no_grad():
             linear.weight.copy_(values)
     return nn.Sequential(first, nn.LeakyReLU(0.01), second)

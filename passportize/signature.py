@@ -141,8 +141,8 @@ def read_signature(key: ModelKey, layout: Layout, prepared: list[PreparedSite]) 
         prepared: What :func:`prepare_sites` took from the suspect; may be used for many keys.
     """
     expected = key.bits()
-    bits = torch.zeros(layout.bits, dtype=torch.int8)
-    confidence = torch.zeros(layout.bits, dtype=torch.float64)
+    bits = torch.zeros(layout.bits, dtype=torch.int8, device="cpu")
+    confidence = torch.zeros(layout.bits, dtype=torch.float64, device="cpu")
     sites = []
     start = 0
     for index, entry in enumerate(prepared):

@@ -596,3 +596,22 @@ def test_a_failed_fidelity_is_said_in_words():
     if verdict.fidelity is False:
         assert "private branch fails" in verdict.reason
         assert "FAILED" in str(verdict)
+
+
+@pytest.mark.parametrize("preset", ["keyed", "paper", "signature"])
+def test_a_default_device_of_the_user_changes_nothing(preset, tmp_path):
+    """``with torch.device(...)``, or a default device, is for the user's own tensors."""
+    passport = pp.Passport.generate(owner="Acme Vision", secret=bytes(range(32)))
+    model = timm.create_model("test_resnet")
+    config = getattr(pp.PassportConfig, preset)()
+
+    def verdict():
+        pp.passportize(model, passport, config=config)
+        accuracy = pp.signature_accuracy(model)
+        pp.save_claim(model, tmp_path / "claim.safetensors", overwrite=True)
+        pp.unpassportize(model)
+        return accuracy, str(pp.verify(model, passport, tmp_path / "claim.safetensors"))
+
+    expected = verdict()
+    with torch.device("meta"):
+        assert verdict() == expected
