@@ -101,6 +101,11 @@ class AnchorRules:
                 return Anchor(found.parts, "downstream", found.crossed)
         return None
 
+    def input_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of what a norm of :attr:`norms` is called with; empty if that is not known."""
+        source = _tensor_argument(self.norms[name])
+        return () if source is None else shape_of(source) or ()
+
     def _upstream(self, start: Track) -> _Found | None:
         if start in self._known:
             return self._known[start]

@@ -30,10 +30,12 @@ class Walk:
     Attributes:
         anchors: Anchor of each norm that has one.
         executed: Names of the norms that ran.
+        shapes: Shape of the input of each, in its first call.
     """
 
     anchors: dict[str, Anchor] = field(default_factory=dict)
     executed: set[str] = field(default_factory=set)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,6 +81,8 @@ def walk_autograd(
     search = AutogradSearch(model, set(widths))
     walk = Walk(executed=set(calls.norms))
     for name, (source, result) in calls.norms.items():
+        if source is not None:
+            walk.shapes[name] = tuple(source.shape)
         anchor = search.upstream(source, widths[name], blocked=True)
         if anchor is None and isinstance(result, Tensor):
             later = calls.consumers[calls.order[name] :]

@@ -30,9 +30,11 @@ class PassportConfig:
             its bit. In standard deviations of the response at the start (raw for ``"paper"``).
         sign_weight: Weight of the sign loss.
         response_weight: Weight of the sum of squared raw responses (``"paper"`` only).
-        private_weight: Weight of the private branch's loss.
+        private_weight: Weight of the private branch's loss; less where it sees only a few samples
+            of a batch (:func:`passportize.forward.weight_for`).
         private_fraction: Share of the batch that also passes through the private branch; at least
-            8 samples where the norms use statistics of the batch.
+            8 samples where norms use statistics of the batch, and 16 where one of them sees a
+            single value per channel of each sample.
         private_every: The private branch is run at every so many training steps.
         sign_every: The sign loss is applied at every so many training steps.
         shift_scale: Standard deviation of the private shift in units of the public scale

@@ -8,6 +8,7 @@ EMA, torch.compile and activation checkpointing see one ordinary forward pass.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,9 @@ from passportize.tensor_trees import tensors_in
 from passportize.weight_owner import WeightOwner
 
 __all__ = [
+    "FULL_WEIGHT_ROWS",
     "MINIMUM_ROWS",
+    "MINIMUM_SAMPLES",
     "JointOutput",
     "RootHooks",
     "is_passportized",
@@ -35,6 +38,15 @@ MINIMUM_ROWS = 8
 Those of two samples are so ill conditioned that a deep network's gradients explode.
 """
 
+MINIMUM_SAMPLES = 16
+"""The same where a norm sees one value per channel of each sample, behind a global pooling say.
+
+Elsewhere there are as many values as there are positions times samples.
+"""
+
+FULL_WEIGHT_ROWS = 32
+"""From so many private samples on the private branch's loss counts in full, see `weight_for`."""
+
 
 class JointOutput(NamedTuple):
     """What the root of a passportized model returns in joint training.
@@ -46,7 +58,7 @@ class JointOutput(NamedTuple):
         penalty: Weighted sign loss of all sites, a scalar.
         private_rows: Number of samples that went through the private branch; -1 for all of them,
             in a pass of their own.
-        private_weight: Weight of the private branch's loss.
+        private_weight: Weight of the private branch's loss in this step, see :func:`weight_for`.
     """
 
     public: Any
@@ -54,6 +66,21 @@ class JointOutput(NamedTuple):
     penalty: Tensor
     private_rows: int
     private_weight: float
+
+
+def weight_for(weight: float, public_rows: int, private_rows: int) -> float:
+    """Weight of the private branch's loss where it sees fewer samples than the public one.
+
+    The gradient of a mean over ``n`` samples has a variance of ``1 / n``. With a weight of
+    ``sqrt(n / N)`` the private one adds no more than the public one has over ``N``, so that a few
+    samples do not drown what the whole batch says. ``N`` is the batch, at most
+    ``FULL_WEIGHT_ROWS``: over more samples the variance is small against what is learnt.
+
+    >>> weight_for(1.0, 32, 8), weight_for(1.0, 8, 8), weight_for(1.0, 128, 32)
+    (0.5, 1.0, 1.0)
+    """
+    enough = min(public_rows, FULL_WEIGHT_ROWS)
+    return weight if private_rows >= enough else weight * math.sqrt(private_rows / enough)
 
 
 def passport_layers(model: nn.Module) -> dict[str, PassportLayer]:
@@ -137,7 +164,9 @@ class RootHooks:
         rows = count_rows((args, kwargs), switch.two_passes)
         if not (switch.trained or switch.rows_apart or torch.compiler.is_compiling()):
             self._check_unpacked((args, kwargs), rows)
-        least = MINIMUM_ROWS if switch.batch_statistics else 1
+        least = 1
+        if switch.batch_statistics:
+            least = MINIMUM_SAMPLES if switch.samples_only else MINIMUM_ROWS
         share = min(rows, max(least, round(rows * switch.config.private_fraction)))
         switch.public_rows, switch.private_rows = rows, share
         if switch.entry:
@@ -174,7 +203,9 @@ class RootHooks:
             penalty = self._penalty(root)
             private = None
             rows = switch.private_rows
+            weight = switch.config.private_weight
             if rows:
+                weight = weight_for(weight, switch.public_rows, rows)
                 output, private = cut_rows(output, switch.public_rows, rows, switch.two_passes)
             elif switch.config.passes == "separate" and self._private_now():
                 switch.current, switch.mixed = Pass.PRIVATE, True
@@ -183,7 +214,7 @@ class RootHooks:
             if switch.counts:
                 switch.step += 1
             switch.trained, switch.saved = True, False
-            return JointOutput(output, private, penalty, rows, switch.config.private_weight)
+            return JointOutput(output, private, penalty, rows, weight)
         finally:
             switch.active = False
             switch.penalties = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,12 +37,15 @@ class Plan:
         sites: Every normalization layer, in registration order.
         method: How the anchors were found (``"fx-meta"``, ``"fx-leaf"``, ``"autograd"``, ...).
         notes: What the user should know.
+        samples_only: Norms that see one value per channel of each sample, so that statistics of a
+            batch are taken over its samples alone.
     """
 
     model: str
     sites: tuple[Site, ...]
     method: str
     notes: tuple[str, ...] = ()
+    samples_only: frozenset[str] = frozenset()
 
     def role(self, role: Role) -> tuple[Site, ...]:
         """The sites of one role."""
@@ -167,7 +171,24 @@ def _plan(
         )
     for note in search.notes:
         _logger.info("%s: %s", type(model).__name__, note)
-    return Plan(type(model).__name__, tuple(sites), search.method, tuple(search.notes))
+    return Plan(
+        type(model).__name__,
+        tuple(sites),
+        search.method,
+        tuple(search.notes),
+        frozenset(norm.name for norm in found if _sees_samples_only(norm, search)),
+    )
+
+
+def _sees_samples_only(norm: FoundNorm, search: AnchorSearch) -> bool:
+    """By the shape of its input; a BatchNorm1d whose input is not known may be called so."""
+    shape = search.shapes.get(norm.name)
+    if norm.adapter is None or not norm.adapter.mixes_samples(norm.module):
+        return False
+    if shape is None:
+        return isinstance(norm.module, nn.BatchNorm1d)
+    channels = norm.adapter.channel_choices(norm.module)[0][0]
+    return math.prod(shape[1:]) == channels
 
 
 def _plan_of_weights(

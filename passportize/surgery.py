@@ -141,6 +141,7 @@ def passportize(
         entry = late.name if late is not None else ""
         switch = attach(model, sites, passport, config, configs, entry=entry)
         switch.rows_apart = example_inputs is not None
+        switch.samples_only = any(site.name in planned.samples_only for site in sites)
     for site in planned.sites:
         if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
             _logger.info("%s (%s): %s: %s", site.name, site.norm_type, site.role.value, site.reason)

@@ -49,6 +49,7 @@ class Switch:
         layout: Where the signature bits lie; None until branches are attached.
         sites: Names of the two-branch layers that surgery made.
         batch_statistics: Whether a private branch has statistics of its batch.
+        samples_only: Whether some of these are taken over the samples alone, one value of each.
         rows_apart: Whether it was tried that samples can be appended to a batch.
         entry: Name of the module at whose input the private rows are appended; the root if empty.
     """
@@ -59,6 +60,7 @@ class Switch:
         self.layout: Layout | None = None
         self.sites: tuple[str, ...] = ()
         self.batch_statistics = False
+        self.samples_only = False
         self.rows_apart = False
         self.entry = ""
         self.mode = Pass.PUBLIC

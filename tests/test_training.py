@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -97,7 +98,8 @@ def two_passes(model: Small, x: Tensor, y: Tensor, rows: int) -> Tensor:
     if config.has_private_pass:
         with pp.branch(model, "private"):
             private = model(x[:rows])
-        loss = loss + config.private_weight * F.cross_entropy(private, y[:rows])
+        weight = config.private_weight * math.sqrt(rows / min(len(x), 32))
+        loss = loss + weight * F.cross_entropy(private, y[:rows])
     for layer in passport_layers(model).values():
         loss = loss + layer.private_factors()[2]
     return loss
@@ -279,6 +281,61 @@ def test_batch_statistics_are_never_those_of_a_few_samples(rows: int, share: int
     assert len(loss.private_output) == round(rows / 4)
 
 
+class Pooled(nn.Module):
+    """One norm over positions, and one behind the pooling, with or without dimensions left."""
+
+    def __init__(self, head: nn.Module, keep: bool = False) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.second, self.head, self.keep = nn.Conv2d(8, 8, 1), head, keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.norm(self.conv(x)).mean((2, 3), keepdim=True))
+        return self.head(x if self.keep else x.flatten(1)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("head", "keep", "known", "least"),
+    [
+        (nn.BatchNorm1d(8), False, True, 16),
+        (nn.BatchNorm1d(8), False, False, 16),
+        (nn.BatchNorm2d(8), True, True, 16),
+        (nn.LayerNorm(8), False, True, 8),
+        (nn.Identity(), False, True, 8),
+    ],
+)
+def test_norms_behind_the_pooling_get_more_samples(
+    head: nn.Module, keep: bool, known: bool, least: int
+) -> None:
+    torch.manual_seed(0)
+    model = Pooled(copy.deepcopy(head), keep)
+    inputs = torch.randn(2, 3, 8, 8) if known else None
+    if known:
+        planned = pp.plan(model, example_inputs=inputs)
+        assert planned.samples_only == ({"head"} if least == 16 else set())
+    pp.passportize(model, PASSPORT, example_inputs=inputs)
+    for rows in (6, 12, 40, 200):
+        x, y = torch.randn(rows, 3, 8, 8), torch.arange(rows) % CLASSES
+        loss = pp.joint_loss(model, x, y, F.cross_entropy)
+        assert loss.private_output.shape == (min(rows, max(least, rows // 4)), 8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "weight"), [(6, 6, 1.0), (16, 8, 0.5**0.5), (32, 8, 0.5), (128, 32, 1.0)]
+)
+def test_few_private_samples_count_less(rows: int, share: int, weight: float) -> None:
+    """Their mean is noisy, and added in full it would drown what the whole batch says."""
+    model = small(pp.PassportConfig.keyed(private_weight=0.6))
+    x, y = batch(rows)
+    loss = pp.joint_loss(model, x, y, F.cross_entropy)
+    assert len(loss.private_output) == share
+    expected = loss.public + 0.6 * weight * loss.private + loss.sign
+    torch.testing.assert_close(loss.total, expected)
+    model = small(pp.PassportConfig.keyed(passes="separate", private_weight=0.6))
+    loss = pp.joint_loss(model, x, y, F.cross_entropy)
+    torch.testing.assert_close(loss.total, loss.public + 0.6 * loss.private + loss.sign)
+
+
 def test_a_step_without_private_pass_gives_every_parameter_a_gradient() -> None:
     """DDP waits for all of them."""
     model = small(pp.PassportConfig.paper(private_every=2))
@@ -299,7 +356,7 @@ def test_train_jointly_lasts_and_criterion_takes_either_output() -> None:
         assert isinstance(output, JointOutput)
         loss = criterion(output, y)
     parts = meter.read()
-    private = 0.7 * parts["private_loss"]
+    private = 0.7 * math.sqrt(0.5) * parts["private_loss"]
     assert parts.keys() == {"sign_loss", "public_loss", "private_loss", "private_top1"}
     assert 0 <= parts["private_top1"] <= 100
     assert loss.item() == pytest.approx(
@@ -321,10 +378,13 @@ def test_criterion_cuts_soft_targets_and_knows_jensen_shannon() -> None:
     soft = F.one_hot(y, CLASSES).double() * 0.8 + 0.1
     loss = JointCriterion(timm_loss.SoftTargetCrossEntropy())(joint, soft)
     expected = timm_loss.SoftTargetCrossEntropy()
-    assert torch.equal(loss, expected(joint.public, soft) + expected(joint.private, soft[:9]))
+    weight = math.sqrt(9 / 18)
+    torch.testing.assert_close(
+        loss, expected(joint.public, soft) + weight * expected(joint.private, soft[:9])
+    )
     jensen = timm_loss.JsdCrossEntropy(num_splits=3, smoothing=0.0)
     loss = JointCriterion(jensen)(joint, y)
-    expected = jensen(joint.public, y) + F.cross_entropy(joint.private, y[:9])
+    expected = jensen(joint.public, y) + weight * F.cross_entropy(joint.private, y[:9])
     torch.testing.assert_close(loss, expected)
 
 
@@ -432,7 +492,7 @@ def test_late_doubling_runs_the_trunk_once(reentrant: bool | None) -> None:
     trunk = reference.stem(x)
     expected = F.cross_entropy(rest(trunk), y)
     with pp.branch(reference, "private"):
-        expected = expected + F.cross_entropy(rest(trunk[:8]), y[:8])
+        expected = expected + math.sqrt(8 / 16) * F.cross_entropy(rest(trunk[:8]), y[:8])
     for layer in passport_layers(reference).values():
         expected = expected + layer.private_factors()[2]
     expected.backward()
