@@ -39,8 +39,8 @@ from pointnet_model import PointNet
 
 WIDTH = 128
 RESULTS = Path(__file__).parent / "results"
-# Batches are small, and behind the pooling a row is a cloud: of a quarter of a batch the private
-# branch sees eight.
+# Batches are small, and behind the pooling a row is a cloud: the default sends half of a batch
+# through the private branch.
 CONFIGS = {
     "keyed": pp.PassportConfig.keyed(private_fraction=1.0),
     "keyed, quarter": pp.PassportConfig.keyed(),
@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--root", help="kicad-packages3d .deb or a folder with its *.3dshapes")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--points", type=int, default=64)
     parser.add_argument("--per-class", type=int, default=60, help="solids per class at most")
     parser.add_argument("--processes", type=int, default=2, help="to read the solids")

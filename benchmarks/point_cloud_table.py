@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from passportize.atomic_file import write_atomically
+from passportize.forward import MINIMUM_SAMPLES
 
-PRESETS = ("plain", "keyed", "paper", "keyed, quarter", "signature")
+PRESETS = ("plain", "keyed", "keyed, quarter", "paper", "signature")
 BATCH = 32
 
 
@@ -143,11 +144,12 @@ Measured by `benchmarks/point_cloud.py` on one CPU thread: a small PointNet with
 nets, {first.classes} classes, {first.train_items} solids for training, {first.points} points,
 {first.epochs} epochs, batch {BATCH}, each cloud turned around z at random in training and test.
 "keyed" and "paper" send every cloud through both branches (`private_fraction=1.0`), "keyed,
-quarter" a quarter of each batch through the private one, which is the default. Accuracies in
-percent of about {first.test_items} test solids, mean ± standard deviation over seeds. "minus
-plain" is paired: same seed, same start, same batches. One standard error from the size of the test
-part alone is about {error:.1f} points. "strength" is the weakest seed, in bits (-log2 of the exact
-p-value), read from the stripped model.
+quarter" is the default: a quarter of each batch through the private one, here at least
+{MINIMUM_SAMPLES} clouds, see [method.md](../../docs/method.md). Accuracies in percent of about
+{first.test_items} test solids, mean ± standard deviation over seeds. "minus plain" is paired: same
+seed, same start, same batches. One standard error from the size of the test part alone is about
+{error:.1f} points. "strength" is the weakest seed, in bits (-log2 of the exact p-value), read from
+the stripped model.
 
 {verdict}.
 
