@@ -17,10 +17,13 @@ from timm_suite import FRESH, NEEDS_HUB, RESTORED, RESULTS
 from torch import nn
 
 import passportize as pp
-from passportize.errors import DegenerateSite, NoNormalization
+from passportize.errors import DegenerateSite, ExampleInputRequired, NoNormalization
 from passportize.registry import adapter_for
 
 PASSPORT = pp.Passport.generate(owner="timm's tests", secret=bytes(range(32)))
+
+REFUSED = (DegenerateSite, ExampleInputRequired)
+"""What a layer by itself may be refused for (three channels, say); models may not."""
 
 torch.set_num_threads(1)
 
@@ -80,7 +83,7 @@ class Suite:
                 self.calling = True  # not for what is called inside
                 try:
                     if id(module) not in self.seen and _has_norm(module):
-                        with suppress(DegenerateSite):  # three channels, say: refused, unchanged
+                        with suppress(*REFUSED):
                             self._restored(module)
                     return call(module, *args, **kwargs)
                 finally:
@@ -105,7 +108,8 @@ class Suite:
             pp.passportize(model, PASSPORT, config=pp.PassportConfig.signature())
         self.surgeries += 1
         restored = pp.unpassportize(model)
-        self.seen[id(restored)] = restored  # kept alive, so that no other module gets its number
+        # Kept alive, so that no other module gets their numbers.
+        self.seen.update((id(part), part) for part in restored.modules())
         return restored
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
