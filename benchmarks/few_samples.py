@@ -1,0 +1,167 @@
+"""What a small private part of a small batch costs the public branch.
+
+Question: with the default, a quarter of each batch goes through the private branch too; at batch 32
+that is eight samples. What does it cost when their loss counts in full, and what with the weight
+that `passportize.forward.weight_for` gives it? A small convolutional net with batch norm, digits
+under heavy noise (so that nothing saturates), short trainings from the same start on the same
+batches.
+
+    python benchmarks/few_samples.py            # about five minutes on one thread
+    python benchmarks/few_samples.py --smoke    # seconds, nothing is written
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import passportize as pp
+from passportize.atomic_file import write_atomically
+from passportize.data import load_digits_images
+from passportize.forward import weight_for
+
+OUT = Path(__file__).parent / "results" / "few_samples.json"
+BATCH, EPOCHS, NOISE, COPIES = 32, 8, 0.6, 4
+# Name, private samples of each batch, and whether their loss counts in full.
+VARIANTS = (
+    ("plain", 0, False),
+    ("8 samples, in full", 8, True),
+    ("8 samples, as is", 8, False),
+    ("16 samples, in full", 16, True),
+    ("16 samples, as is", 16, False),
+    ("whole batch", 32, False),
+)
+
+
+class Net(nn.Module):
+    """Three convolutions with batch norm, mean pooling, a linear classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs, stride in ((1, 32, 1), (32, 64, 2), (64, 64, 1)):
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[B, 1, 8, 8]`` to class scores ``[B, 10]``."""
+        return self.head(self.body(x).mean((2, 3)))
+
+
+def noisy(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images under Gaussian noise."""
+    return images + NOISE * torch.randn(images.shape, generator=generator)
+
+
+def accuracy(model: nn.Module, which: str, images: Tensor, labels: Tensor) -> float:
+    """Percent right of one branch."""
+    model.eval()
+    with torch.no_grad(), pp.branch(model, which):
+        return 100 * float((model(images).argmax(1) == labels).double().mean())
+
+
+def run(samples: int, full: bool, seed: int, epochs: int) -> tuple[float, float | None]:
+    """Train once; public and private accuracy in percent."""
+    images, labels = load_digits_images("train")
+    clean, answers = load_digits_images("test")
+    generator = torch.Generator().manual_seed(10_000)
+    test = torch.cat([noisy(clean, generator) for _ in range(COPIES)])
+    torch.manual_seed(seed)
+    model: nn.Module = Net()
+    weight = 1.0 / weight_for(1.0, BATCH, samples) if full else 1.0
+    config = pp.PassportConfig.keyed(
+        private_fraction=max(samples, 1) / BATCH, private_weight=weight
+    )
+    if samples:
+        passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
+        pp.passportize(model, passport, config=config, example_inputs=images[:2])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    steps = epochs * (len(images) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+    generator = torch.Generator().manual_seed(seed)
+    model.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(images), generator=generator)
+        for index in order.split(BATCH)[: len(images) // BATCH]:
+            x, y = noisy(images[index], generator), labels[index]
+            loss = (
+                pp.joint_loss(model, x, y, F.cross_entropy).total
+                if samples
+                else F.cross_entropy(model(x), y)
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    targets = answers.repeat(COPIES)
+    if not samples:
+        model.eval()
+        with torch.no_grad():
+            return 100 * float((model(test).argmax(1) == targets).double().mean()), None
+    return accuracy(model, "public", test, targets), accuracy(model, "private", test, targets)
+
+
+def main() -> None:
+    """Run all variants and write means and standard errors over seeds."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="tiny run, nothing is written")
+    arguments = parser.parse_args()
+    seeds, epochs = (1, 1) if arguments.smoke else (arguments.seeds, EPOCHS)
+    torch.set_num_threads(1)
+    start = time.process_time()
+    found: dict[str, list[tuple[float, float | None]]] = {name: [] for name, _, _ in VARIANTS}
+    for seed, (name, samples, full) in itertools.product(range(seeds), VARIANTS):
+        found[name].append(run(samples, full, seed, epochs))
+        print(seed, name, found[name][-1], flush=True)
+    record = {
+        "question": "accuracy in percent where few samples of a batch take the private branch",
+        "command": "python benchmarks/few_samples.py",
+        "torch": torch.__version__,
+        "batch": BATCH,
+        "epochs": epochs,
+        "noise": NOISE,
+        "seeds": seeds,
+        "seconds": round(time.process_time() - start),
+        "variants": {
+            name: {
+                "public": summary([public for public, _ in pairs]),
+                "private": summary([private for _, private in pairs if private is not None]),
+                "minus_plain": summary(
+                    [
+                        public - plain
+                        for (public, _), (plain, _) in zip(pairs, found["plain"], strict=True)
+                    ]
+                ),
+            }
+            for name, pairs in found.items()
+        },
+    }
+    if not arguments.smoke:
+        write_atomically(OUT, (json.dumps(record, indent=2) + "\n").encode())
+    print(json.dumps(record["variants"], indent=2))
+
+
+def summary(values: list[float]) -> dict[str, float] | None:
+    """Mean and standard error."""
+    if not values:
+        return None
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return {"mean": round(statistics.fmean(values), 2), "error": round(error, 2)}
+
+
+if __name__ == "__main__":
+    main()
