@@ -16,15 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.attacks.function_check import FunctionCheck
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument
-from passportize.example_inputs import ExampleInputs, default_inputs
-from passportize.model_state import frozen_model, frozen_random_state
 from passportize.planning import plan
 from passportize.private_statistics import has_statistics
 from passportize.site import AnchorPart, Role, Site
 from passportize.structural_adapter import adapter_of
-from passportize.tensor_trees import tensors_in
 
 __all__ = ["DisguisedSite", "flip_channel_signs"]
 
@@ -85,7 +83,7 @@ def flip_channel_signs(
             f"flip_channel_signs: share={share!r} must lie in [0, 1] and rescale={rescale!r} be a "
             "finite factor of at least 1"
         )
-    probe = _Probe(model, example_inputs)
+    check = FunctionCheck(model, example_inputs)
     planned = plan(
         model,
         config=PassportConfig.signature(),
@@ -105,56 +103,11 @@ def flip_channel_signs(
         norm = model.get_submodule(site.name)
         factors = _factors(norm, site.channels, generator, share, rescale)
         _multiply(model, norm, part, factors)
-        if probe.changed(model):
+        if check.changed(model):
             _multiply(model, norm, part, 1.0 / factors)
             continue
         done.append(DisguisedSite(site.name, part.weight, factors))
     return done
-
-
-class _Probe:
-    """Outputs of a model on an example, to see whether its function is still the same."""
-
-    def __init__(self, model: nn.Module, example_inputs: Any) -> None:
-        if example_inputs is not None:
-            self._inputs: ExampleInputs | None = ExampleInputs.of(example_inputs)
-        else:
-            self._inputs = _random_inputs(model)
-        self._before = self._outputs(model)
-
-    def _outputs(self, model: nn.Module) -> list[Tensor]:
-        inputs = self._inputs
-        if inputs is None:
-            return []
-        with frozen_random_state(), frozen_model(model, values=True), torch.no_grad():
-            model.eval()
-            if inputs.runner is not None:
-                outputs = inputs.runner(model)
-            else:
-                outputs = model(*inputs.args, **inputs.kwargs)
-        return [tensor.to(torch.float64) for tensor in tensors_in(outputs)]
-
-    def changed(self, model: nn.Module) -> bool:
-        """Whether the outputs differ by more than rounding."""
-        for before, after in zip(self._before, self._outputs(model), strict=True):
-            spread = before.abs().max().clamp_min(1e-6)
-            if float((before - after).abs().max() / spread) > 1e-3:
-                return True
-        return False
-
-
-def _random_inputs(model: nn.Module) -> ExampleInputs | None:
-    """Noise of the size that the model names, if it names one."""
-    named = default_inputs(model)
-    if named is None:
-        return None
-    generator = torch.Generator().manual_seed(0)
-    place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    args = tuple(
-        torch.randn(tensor.shape, generator=generator).to(place, tensor.dtype)
-        for tensor in named.args
-    )
-    return ExampleInputs(args=args)
 
 
 def _direct(model: nn.Module, site: Site) -> AnchorPart | None:

@@ -1,0 +1,82 @@
+"""Permuted channels (LayerShuffle, KDD 2023): a disguise that leaves the function as it is.
+
+The channels of a layer change places, and with them the entries of every norm, gate and layer that
+is tied to them or reads them. A mark that is read row by row in a fixed order is not found any
+more; no data, training or knowledge of a passport is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.attacks.function_check import FunctionCheck
+from passportize.tied_channels import TiedChannels, find_tied_channels
+
+__all__ = ["PermutedChannels", "permute_channels"]
+
+
+@dataclass(frozen=True)
+class PermutedChannels:
+    """One group of channels that changed places together.
+
+    Attributes:
+        weights: Names of the weights that make them.
+        order: Which bundle of channels is at each place now, int64 ``[channels]``.
+    """
+
+    weights: tuple[str, ...]
+    order: Tensor
+
+
+@torch.no_grad()
+def permute_channels(
+    model: nn.Module, generator: torch.Generator | None = None, *, example_inputs: Any = None
+) -> list[PermutedChannels]:
+    """Permute all channels that can be, at random, in place; the model computes what it did before.
+
+    What can be permuted is found by :func:`passportize.tied_channels.find_tied_channels`. Should
+    the output change on the example inputs nevertheless, the group that does it is put back.
+
+    Args:
+        model: A plain model.
+        generator: Source of the random choices.
+        example_inputs: What to call the model with, as in :func:`passportize.plan`; timm models
+            need none.
+
+    Returns:
+        What was done, one entry per group.
+
+    Raises:
+        TracingError: The model cannot be read.
+    """
+    check = FunctionCheck(model, example_inputs)
+    tied = find_tied_channels(model, example_inputs)
+    tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    orders: list[Tensor | None] = [
+        torch.randperm(group.size, generator=generator) for group in tied.groups
+    ]
+    tied.permute(tensors, orders)
+    if check.changed(model):
+        tied.permute(tensors, [torch.argsort(order) for order in orders if order is not None])
+        for number, order in enumerate(orders):
+            alone = [order if at == number else None for at in range(len(orders))]
+            tied.permute(tensors, alone)
+            if check.changed(model):
+                tied.permute(
+                    tensors, [None if item is None else torch.argsort(item) for item in alone]
+                )
+                orders[number] = None
+    return [
+        PermutedChannels(_weights(tied, number), order)
+        for number, order in enumerate(orders)
+        if order is not None
+    ]
+
+
+def _weights(tied: TiedChannels, number: int) -> tuple[str, ...]:
+    axes = [tied.axes[axis] for axis, _ in tied.groups[number].places]
+    return tuple(dict.fromkeys(axis.tensor for axis in axes if axis.role == "rows"))

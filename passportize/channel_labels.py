@@ -1,0 +1,159 @@
+"""Which channels of a model have to move together, and which may change their scale.
+
+Every channel that a layer makes is an *atom*, a number. Two relations hold between atoms: one moves
+with the other (the input and the output of a norm), or it is the same one (two sides of an
+addition), so that it is also scaled alike. Atom 0, :data:`FIXED`, can do neither; -1,
+:data:`BLANK`, stands for values that do not change when channels change places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["BLANK", "FIXED", "Axis", "ChannelLabels", "thin"]
+
+FIXED = 0
+BLANK = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """Channels along one dimension of a parameter or buffer.
+
+    Attributes:
+        tensor: Its name in the state dict.
+        dim: The dimension that counts channels.
+        role: What becomes of the entries where their atom ``a`` is multiplied with ``c[a]``:
+            ``"rows"`` of a weight and a ``"vector"`` (a bias, say) are multiplied with it,
+            ``"columns"`` of a weight divided by it, a ``"mean"`` multiplied, a ``"variance"``
+            multiplied with its square, a norm's ``"scale"`` with ``c[a] * sign(c[inputs])``.
+        atoms: Atom of every entry, int64 ``[entries]``.
+        step: Place of the layer in the forward pass.
+        first: First entry along ``dim``.
+        rows: First and last + 1 entry of dimension 0 that are meant, for a group of a convolution.
+        inputs: For a ``"scale"``, the atoms of the norm's input.
+        moves: Whether entries have to be moved for this axis; False if another axis of the same
+            entries does it.
+    """
+
+    tensor: str
+    dim: int
+    role: str
+    atoms: Tensor
+    step: int
+    first: int = 0
+    rows: tuple[int, int] | None = None
+    inputs: Tensor | None = None
+    moves: bool = True
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The part of a tensor that is meant, as a view."""
+        if self.rows is not None:
+            tensor = tensor.narrow(0, self.rows[0], self.rows[1] - self.rows[0])
+        return tensor.narrow(self.dim, self.first, len(self.atoms))
+
+    def spread(self, values: Tensor, tensor: Tensor) -> Tensor:
+        """One value per entry of the axis, in a shape that broadcasts against :meth:`of`."""
+        return values.reshape([-1 if d == self.dim else 1 for d in range(tensor.dim())])
+
+
+class ChannelLabels:
+    """Collects atoms, relations between them, and the axes on which they lie.
+
+    Attributes:
+        count: Number of atoms so far.
+        axes: What was found, in the order of the forward pass.
+    """
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.axes: list[Axis] = []
+        self._same: list[Tensor] = []
+        self._together: list[Tensor] = []
+        self._unscaled: list[Tensor] = []
+        self._positive: list[Tensor] = []
+
+    def fresh(self, count: int) -> Tensor:
+        """New atoms, int64 ``[count]``."""
+        atoms = torch.arange(self.count, self.count + count)
+        self.count += count
+        return atoms
+
+    def tie(self, left: Tensor, right: Tensor) -> None:
+        """Atoms at the same place are one and the same."""
+        self._same.append(_pairs(left, right))
+
+    def accompany(self, left: Tensor, right: Tensor) -> None:
+        """Atoms at the same place move together; each has its own scale."""
+        self._together.append(_pairs(left, right))
+
+    def pin(self, labels: Tensor) -> None:
+        """These stay where they are, as they are."""
+        self.tie(labels, torch.tensor(FIXED))
+
+    def unscale(self, labels: Tensor) -> None:
+        """The scale of these is fixed."""
+        self._unscaled.append(_distinct(labels))
+
+    def positive(self, labels: Tensor) -> None:
+        """The sign of these is fixed."""
+        self._positive.append(_distinct(labels))
+
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """Number of the class of every atom: of those that move together, and of one scale."""
+        moving = self._components([*self._same, *self._together])
+        return moving, self._components(self._same)
+
+    def limits(self, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """Which classes of one scale may be rescaled, and which may change their sign, too."""
+        free = torch.zeros(int(scales.max()) + 1, dtype=torch.bool)
+        for axis in self.axes:
+            # What nothing reads is an output of the model.
+            if axis.role == "columns":
+                free[scales[axis.atoms]] = True
+            elif axis.inputs is not None:
+                free[scales[axis.inputs]] = True
+        for atoms in (torch.tensor([FIXED]), *self._unscaled):
+            free[scales[atoms]] = False
+        signed = free.clone()
+        for atoms in self._positive:
+            signed[scales[atoms]] = False
+        return free, signed
+
+    def _components(self, pairs: list[Tensor]) -> Tensor:
+        # Here, because importing scipy takes longer than the rest of passportize together.
+        import numpy as np
+        from scipy.sparse import coo_matrix
+        from scipy.sparse.csgraph import connected_components
+
+        edges = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *pairs], dim=1).numpy()
+        ones = np.ones(edges.shape[1], dtype=np.int8)
+        matrix = coo_matrix((ones, (edges[0], edges[1])), shape=(self.count, self.count))
+        return torch.from_numpy(connected_components(matrix, directed=False)[1]).to(torch.int64)
+
+
+def thin(labels: Tensor) -> Tensor:
+    """The same labels with dimensions of equal entries (stride 0) cut to length 1."""
+    for dim, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            labels = labels.narrow(dim, 0, 1)
+    return labels
+
+
+def _pairs(left: Tensor, right: Tensor) -> Tensor:
+    """Different pairs at the same place, ``[2, pairs]``, without blanks."""
+    left, right = thin(left), thin(right)
+    shape = torch.broadcast_shapes(left.shape, right.shape)
+    left, right = left.expand(shape), right.expand(shape)
+    chosen = (left != right) & (left != BLANK) & (right != BLANK)
+    # As one number each, because unique columns take a hundred times longer than unique numbers.
+    joined = torch.unique(left[chosen] << 32 | right[chosen])
+    return torch.stack([joined >> 32, joined & 0xFFFFFFFF])
+
+
+def _distinct(labels: Tensor) -> Tensor:
+    atoms: Tensor = torch.unique(thin(labels))
+    return atoms[atoms != BLANK]
