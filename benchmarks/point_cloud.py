@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--root", help="kicad-packages3d .deb or a folder with its *.3dshapes")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--points", type=int, default=64)
     parser.add_argument("--per-class", type=int, default=60, help="solids per class at most")
     parser.add_argument("--processes", type=int, default=2, help="to read the solids")
