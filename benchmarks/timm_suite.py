@@ -23,7 +23,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 ROWS = RESULTS / "timm_suite.csv"
 FIELDS = ("function", "case", "models", "outcome", "surgeries", "reason", "versions")
-NEEDS_HUB = ("test_model_inference",)
+NEEDS_HUB = ("test_model_inference", "test_model_load_pretrained")
 FRESH, RESTORED = "fresh", "restored"
 
 
@@ -73,7 +73,7 @@ def _report_lines(rows: list[dict[str, str]]) -> Iterator[str]:
         f"`timm_suite.csv`. Versions: {versions}. *fresh*: models as timm builds them; *restored*: "
         "the same test from the same seed with every model that `create_model` returns, and every "
         "layer with a norm that the test calls, passportized and restored before. Left out: "
-        f"{', '.join(NEEDS_HUB)}, which needs weights from a hub.\n"
+        f"{', '.join(NEEDS_HUB)}, which need weights from a hub.\n"
     )
     surgeries = sum(int(row["surgeries"]) for _, row in pairs)
     worse = [pair for pair in pairs if pair[0]["outcome"] != pair[1]["outcome"]]
