@@ -148,7 +148,6 @@ class RootHooks:
         switch.active = True
         switch.private_rows = 0
         switch.mixed = False
-        switch.sign_due = switch.due(switch.config.sign_every)
         if switch.mode is Pass.JOINT and not root.training:
             switch.current = Pass.PUBLIC
         else:
@@ -157,12 +156,12 @@ class RootHooks:
             return None
         if not torch.compiler.is_compiling():
             self._check_layers(root)
-        if not self._private_now():
-            return None
-        if switch.config.passes == "separate":
+        if switch.counts:
+            switch.take_turn()
+        if not switch.private_due or switch.config.passes == "separate":
             return None
         rows = count_rows((args, kwargs), switch.two_passes)
-        if not (switch.trained or switch.rows_apart or torch.compiler.is_compiling()):
+        if not (torch.compiler.is_compiling() or switch.trained or switch.rows_apart):
             self._check_unpacked((args, kwargs), rows)
         least = 1
         if switch.batch_statistics:
@@ -207,12 +206,10 @@ class RootHooks:
             if rows:
                 weight = weight_for(weight, switch.public_rows, rows)
                 output, private = cut_rows(output, switch.public_rows, rows, switch.two_passes)
-            elif switch.config.passes == "separate" and self._private_now():
+            elif switch.private_due and switch.config.passes == "separate":
                 switch.current, switch.mixed = Pass.PRIVATE, True
                 private = root.forward(*args, **kwargs)
                 rows = -1
-            if switch.counts:
-                switch.step += 1
             switch.trained, switch.saved = True, False
             return JointOutput(output, private, penalty, rows, weight)
         finally:
@@ -232,10 +229,6 @@ class RootHooks:
             "a later conversion (convert_sync_batchnorm, freeze_batch_norm_2d or the like); "
             "convert first and passportize then"
         )
-
-    def _private_now(self) -> bool:
-        config = self.switch.config
-        return config.has_private_pass and self.switch.due(config.private_every)
 
     def _check_unpacked(self, arguments: Any, rows: int) -> None:
         """Nodes of both branches would meet wherever a packed batch is pooled."""

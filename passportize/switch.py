@@ -42,7 +42,8 @@ class Switch:
         public_rows, private_rows: Batch rows of each branch in a joint pass.
         mixed: Whether the last joint step was two passes, one for each branch.
         sign_due: Whether the joint pass under way takes the sign loss.
-        step: Joint training steps so far, where ``private_every`` or ``sign_every`` ask for them.
+        private_due: Whether it runs the private branch.
+        step: Joint steps begun so far, where ``private_every`` or ``sign_every`` ask for them.
         trained: Whether a joint step was ever taken.
         saved: Whether a claim was saved after the last joint step.
         commitment: Commitment of the passport, safe to publish.
@@ -70,6 +71,7 @@ class Switch:
         self.private_rows = 0
         self.mixed = False
         self.sign_due = True
+        self.private_due = config.has_private_pass
         self.step = 0
         self.trained = False
         self.saved = False
@@ -91,12 +93,19 @@ class Switch:
 
     @property
     def counts(self) -> bool:
-        """Whether steps are counted. torch.compile takes a changing number for a new program."""
+        """Whether there are steps in which not everything happens."""
         return self.config.private_every > 1 or self.config.sign_every > 1
 
-    def due(self, every: int) -> bool:
-        """Whether what happens at every so many steps happens in this one."""
-        return every == 1 or self.step % every == 0
+    # A number that changes is a new program at every step for torch.compile; what is due is not.
+    # (torch.compiler.disable would do the same, and import the compiler with this module.)
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def take_turn(self) -> None:
+        """Say what is due in the joint step that begins, and count it."""
+        self.sign_due = self.step % self.config.sign_every == 0
+        self.private_due = (
+            self.config.has_private_pass and self.step % self.config.private_every == 0
+        )
+        self.step += 1
 
     def effective(self) -> Pass:
         """The pass that a layer reached now belongs to.

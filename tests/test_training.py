@@ -230,6 +230,39 @@ def test_compiled_gradients_are_the_eager_ones_without_a_graph_break() -> None:
     dynamo.reset()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize(
+    "config",
+    [
+        pp.PassportConfig.signature(sign_every=3),
+        pp.PassportConfig.keyed(private_every=3, private_fraction=1.0),
+    ],
+    ids=["sign_every", "private_every"],
+)
+def test_a_step_counter_is_no_new_program_at_every_step(config: pp.PassportConfig) -> None:
+    import torch._dynamo as dynamo
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    eager, model = small(config), small(config)
+    compiled = torch.compile(model, backend=counter, dynamic=False)
+    programs = []
+    for seed in range(16):
+        losses = [
+            pp.joint_loss(candidate, *batch(seed=seed), F.cross_entropy)
+            for candidate in (eager, compiled)
+        ]
+        assert losses[0].total.item() == pytest.approx(losses[1].total.item(), rel=1e-9)
+        assert bool(losses[1].sign.item() > 0) == (seed % config.sign_every == 0)
+        losses[1].total.backward()
+        programs.append(counter.frame_count)
+    # Two kinds of step, and once more for parts that dynamo compiles when it meets them again.
+    assert programs[0] < programs[1]
+    assert len(set(programs[6:])) == 1
+    dynamo.reset()
+
+
 def test_every_branch_feeds_its_own_statistics_only() -> None:
     model = small(pp.PassportConfig.keyed(private_fraction=0.5))
     plain = copy.deepcopy(model)
