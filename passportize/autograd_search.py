@@ -28,6 +28,8 @@ _LAYOUT = (
     "ExpandBackward", "ReshapeAliasBackward", "SqueezeBackward", "UnsqueezeBackward",
     "ToCopyBackward", "CloneBackward", "AliasBackward", "SliceBackward",
 )  # fmt: skip
+# Backward nodes of weight standardisation, which lie there as well.
+_STANDARDISATION = ("NativeBatchNormBackward", "CudnnBatchNormBackward", "MiopenBatchNormBackward")
 
 
 def _executed_at(node: Any) -> int:
@@ -133,7 +135,7 @@ class AutogradSearch:
                 if part is not None:
                     return part
                 ahead_of = [ahead for ahead, _ in item.next_functions if ahead is not None]
-                if item.name().startswith(_LAYOUT):
+                if item.name().startswith((*_LAYOUT, *_STANDARDISATION)):
                     following += ahead_of
                 elif item.name().startswith("MmBackward"):
                     following += [ahead for ahead in ahead_of if self._is_mixture(ahead)]

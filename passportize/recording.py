@@ -68,9 +68,13 @@ def _patched(recorder: MetaRecorder, hooks: bool) -> Iterator[None]:
 def hooks_may_help(model: nn.Module) -> bool:
     """Whether a model that failed without its forward hooks may run with them.
 
-    The hooks of lazy modules would give the real model its shapes, so they are never run.
+    The hooks of lazy modules would give the real model its shapes, so they are never run. Models
+    of transformers register theirs in the forward pass that needs them first.
     """
-    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    hooked = any(
+        m._forward_hooks or m._forward_pre_hooks or getattr(m, "_can_record_outputs", None)
+        for m in model.modules()
+    )
     return hooked and not any(nn.parameter.is_lazy(p) for p in model.parameters())
 
 
