@@ -146,7 +146,7 @@ def thin(labels: Tensor) -> Tensor:
 def _pairs(left: Tensor, right: Tensor) -> Tensor:
     """Different pairs at the same place, ``[2, pairs]``, without blanks."""
     left, right = thin(left), thin(right)
-    shape = torch.broadcast_shapes(left.shape, right.shape)
+    shape = torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
     left, right = left.expand(shape), right.expand(shape)
     chosen = (left != right) & (left != BLANK) & (right != BLANK)
     # As one number each, because unique columns take a hundred times longer than unique numbers.

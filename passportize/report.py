@@ -12,7 +12,9 @@ from typing import Any
 from passportize import report_plots as plots
 from passportize.atomic_file import write_atomically
 from passportize.errors import InvalidArgument, MissingExtra, PassportizeError
+from passportize.links import Links
 from passportize.signature import Reading
+from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
 from passportize.verdict import Verdict
 
 __all__ = ["Section", "Strangers", "render_report", "write_report"]
@@ -192,11 +194,47 @@ def _sections(
                 caption="Histogram of responses for bits 0 and 1 of the key",
             )
         )
+    if verdict.links is not None:
+        sections.append(_links_section(verdict.links))
     sections += _stranger_sections(verdict, strangers or Strangers())
     if rows:
         header = ("Site", "Found as", "Bits", "Note")
         sections.append(Section("Every site", header=header, rows=rows))
     return sections
+
+
+def _links_section(links: Links) -> Section:
+    found = links.similarity
+    rows = [
+        (
+            "key -> released weights",
+            f"{links.released_matched} / {links.released_total} bits",
+            f"{links.released_strength:.0f} bits of strength, {ACCEPT_STRENGTH:g} needed; exact",
+        )
+    ]
+    if found is not None:
+        rows += [
+            (
+                "released weights -> suspect",
+                f"likeness {found.likeness:.3f}, {LINK_LIKENESS:g} needed",
+                f"p = {found.p_value:.2g} against {found.matchings} random matchings of "
+                f"{found.rows} rows, {LINK_P_VALUE:g} needed",
+            ),
+            (
+                "aligned suspect, for information",
+                f"{links.aligned_matched} / {links.aligned_total} bits",
+                f"{links.moved} of {links.channels} channels had another place; no p-value, for "
+                "the alignment looked at weights that know the key",
+            ),
+        ]
+    return Section(
+        "Through the released weights",
+        "The signature does not read plainly. The released weights, which the claim names, lead "
+        "from the key to the suspect in two steps, each with a test of its own. The second looks "
+        "at entries of the weights that were not used to undo the disguise.",
+        header=("Link", "Found", "Test"),
+        rows=rows,
+    )
 
 
 def _stranger_sections(verdict: Verdict, strangers: Strangers) -> list[Section]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ACCEPT_STRENGTH", "FIDELITY_GAP"]
+__all__ = ["ACCEPT_STRENGTH", "FIDELITY_GAP", "LINK_LIKENESS", "LINK_P_VALUE"]
 
 ACCEPT_STRENGTH = 64.0
 """Bits of evidence, ``-log2 p``, from which on a signature is accepted. A stranger's key gets
@@ -10,3 +10,11 @@ there once in ``2**64`` tries, so nobody finds one that does by drawing keys."""
 
 FIDELITY_GAP = 5.0
 """Points of accuracy that the private branch may lie below the public one."""
+
+LINK_LIKENESS = 0.5
+"""Correlation that the weights of a suspect must have with the released ones, beyond chance, after
+a disguise was undone. To get a copy there, noise must be added that is 1.7 times as long as its
+rows; rows of models that know nothing of each other have about 0."""
+
+LINK_P_VALUE = 0.001
+"""Share of random matchings that may be as good as the one that was found."""

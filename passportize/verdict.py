@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from passportize.links import Links
 from passportize.null_model import probability_text
 from passportize.owner_message import OwnerMessage
 from passportize.thresholds import ACCEPT_STRENGTH, FIDELITY_GAP
@@ -36,7 +37,8 @@ class Verdict:
     """Result of :func:`passportize.verify`. ``print(verdict)`` shows a table.
 
     Attributes:
-        accepted: The signature test alone: whether its strength reaches the threshold. None if
+        accepted: The signature test alone: whether its strength reaches the threshold; or, where
+            it does not and the released weights were given, whether both ``links`` hold. None if
             it could not be judged; ``reason`` says why.
         reason: The verdict in words.
         matched: Signature bits that match.
@@ -57,6 +59,7 @@ class Verdict:
         notes: What else the reader should know.
         accept_strength: The threshold for ``strength``.
         fidelity_gap: The threshold for the gap of the accuracies, in points.
+        links: What the released weights say; None where they were not given or not needed.
     """
 
     accepted: bool | None
@@ -78,6 +81,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
     accept_strength: float = ACCEPT_STRENGTH
     fidelity_gap: float = FIDELITY_GAP
+    links: Links | None = None
 
     @property
     def p_value(self) -> str:
@@ -127,6 +131,7 @@ class Verdict:
             lines.append(f"message:   {', '.join(part for part in shown if part)}")
         elif self.total:
             lines.append("message:   not readable")
+        lines += self.links.lines() if self.links is not None else []
         for name, value in (("public", self.public_accuracy), ("private", self.private_accuracy)):
             if value is not None:
                 lines.append(f"{name + ':':10} {value:.2f} % accuracy")

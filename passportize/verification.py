@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from passportize.errors import DegenerateSite, InvalidArgument, NoNormalization,
 from passportize.evidence import Evidence, judge_evidence, read_evidence
 from passportize.expectation import Expectation
 from passportize.fidelity import Fidelity, measure_fidelity
+from passportize.links import Links, Weights, judge_links, open_released
 from passportize.matching import BY_NAME
 from passportize.model_key import ModelKey
 from passportize.passport import Passport
@@ -32,6 +34,7 @@ def verify(
     loader: Iterable[Any] | None = None,
     *,
     model: nn.Module | None = None,
+    released: Weights | None = None,
     config: PassportConfig | None = None,
     example_inputs: Any = None,
     device: torch.device | str | None = None,
@@ -60,8 +63,12 @@ def verify(
             :func:`passportize.fidelity.measure_fidelity`.
         model: For a state dict or file, a plain model of the architecture; needed for fidelity,
             and where there is no claim. It is left as it was.
+        released: The weights that were released: a plain model, a state dict or a file, the very
+            ones that the claim names. If the signature does not read plainly, the suspect is
+            aligned with them, which undoes permuted, rescaled and mirrored channels, and judged by
+            two links (:mod:`passportize.links`). A state dict or file then needs ``model``.
         config: The formulation, where there is no claim; ``keyed`` by default.
-        example_inputs: For :func:`plan`, where there is no claim.
+        example_inputs: As in :func:`plan`, where there is no claim, and for ``released``.
         device: Where to run a copy of the suspect for fidelity; None to run it where it is.
 
     Raises:
@@ -90,6 +97,12 @@ def verify(
     key = ModelKey(passport, claimed.layout)
     evidence = read_evidence(opened.tensors, key, claimed)
     accepted, reason = judge_evidence(evidence, claimed.layout)
+    links = None
+    if released is not None:
+        weights = open_released(released, claim)
+        if not accepted:
+            links = judge_links(weights, opened, key, claimed, example_inputs)
+            accepted, reason = _through_links(accepted, reason, links)
     fidelity = _fidelity(opened, passport, claimed, evidence, loader, device)
     same = None
     if claim is not None:
@@ -97,13 +110,26 @@ def verify(
     message = None
     if evidence.reading.total:
         message = key.read_message(evidence.reading.bits, evidence.reading.confidence)
+    if links is not None and links.accepted and fidelity.passed is False:
+        why = "in a disguised suspect the private branch finds no place"
+        fidelity = Fidelity(fidelity.public, fidelity.private, None, why)
     if accepted and fidelity.passed is False:
         reason += (
             "; the private branch fails its test of accuracy, which the signature does not depend "
             "on: the suspect was changed, or the data are not those it was made for"
         )
     notes = [*opened.notes, *_notes(passport, claim, evidence)]
-    return _verdict(accepted, reason, evidence, message, fidelity, (claim, same), notes)
+    verdict = _verdict(accepted, reason, evidence, message, fidelity, (claim, same), notes)
+    return replace(verdict, links=links)
+
+
+def _through_links(accepted: bool | None, reason: str, links: Links) -> tuple[bool | None, str]:
+    """The verdict of the plain reading, and what the links make of it."""
+    if links.accepted:
+        return True, links.reason
+    if links.accepted is False:
+        return False, f"{reason}; {links.reason}"
+    return accepted, f"{reason}; {links.reason}"
 
 
 def _claim(

@@ -64,6 +64,14 @@ def verify(
         str | None,
         typer.Option(help="Where in a training checkpoint the weights are.", show_default=False),
     ] = None,
+    released: Annotated[
+        Path | None,
+        typer.Option(
+            help="The weights that were released, as the claim names them: if the signature does "
+            "not read plainly, permuted and rescaled channels are undone with them. Needs --model.",
+            show_default=False,
+        ),
+    ] = None,
     formulation: Annotated[
         str | None,
         typer.Option("--preset", help="Formulation, without a claim.", show_default=False),
@@ -93,6 +101,8 @@ def verify(
         )
     opened = open_passport(passport, passphrase_file)
     given = load_claim(claim) if claim is not None else None
+    if released is not None and (claim is None or model is None):
+        raise InvalidArgument("--released needs --claim, which names it, and --model")
     with working("reading the suspect", as_json):
         weights = load_weights(suspect, key)
         shell = load_model(model, arg) if model is not None else None
@@ -105,6 +115,7 @@ def verify(
         given,
         batches,
         model=shell,
+        released=released,
         config=preset(formulation) if formulation is not None else None,
         example_inputs=example_of(input_size),
         device=device,
