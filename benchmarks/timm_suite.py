@@ -23,7 +23,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 ROWS = RESULTS / "timm_suite.csv"
 FIELDS = ("function", "case", "models", "outcome", "surgeries", "reason", "versions")
-NEEDS_HUB = ("test_model_inference", "test_model_load_pretrained")
+NEEDS_HUB = ("test_model_inference", "test_model_load_pretrained", "test_model_features_pretrained")
 FRESH, RESTORED = "fresh", "restored"
 
 
