@@ -85,9 +85,10 @@ class _Search:
         self._suspect = {name: _finite(tensor) for name, tensor in suspect.items()}
         self.orders: list[Tensor | None] = [None] * len(tied.groups)
         self._scales = ChannelScales(tied, released, self._suspect)
-        self._group_of = {
-            axis: number for number, group in enumerate(tied.groups) for axis, _ in group.places
-        }
+        self._groups_of: dict[int, list[int]] = {}
+        for number, group in enumerate(tied.groups):
+            for axis, _ in group.places:
+                self._groups_of.setdefault(axis, []).append(number)
         self._axes_of: dict[str, list[int]] = {}
         for number, axis in enumerate(tied.axes):
             self._axes_of.setdefault(axis.tensor, []).append(number)
@@ -124,7 +125,7 @@ class _Search:
         if not numbers or not tensor.is_floating_point():
             return tensor
         moved = {name: tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)}
-        used = {self._group_of[number] for number in numbers if number in self._group_of}
+        used = {group for number in numbers for group in self._groups_of.get(number, ())}
         orders = [order if at in used else None for at, order in enumerate(self.orders)]
         self._tied.permute(moved, orders, skip)
         if tensor.dim() > 1:
@@ -156,9 +157,10 @@ class _Search:
         if found.role != "rows":
             return False
         return all(
-            other not in self._group_of or self.orders[self._group_of[other]] is not None
+            self.orders[group] is not None
             for other in self._axes_of[found.tensor]
             if self._tied.axes[other].role == "columns" and self._tied.axes[other].moves
+            for group in self._groups_of.get(other, ())
         )
 
     def _likeness(self, number: int, places: Tensor) -> Tensor | None:

@@ -37,9 +37,10 @@ class Similarity:
     """How alike the aligned suspect and the released weights are.
 
     Attributes:
-        likeness: Mean correlation of matched rows over entries that were kept out of the fit,
-            less :attr:`chance`; about 1 for a copy, 0 for a stranger.
-        chance: The same mean over random matchings.
+        likeness: Mean correlation ``r`` of matched rows over entries that were kept out of the
+            fit, beyond that of random matchings: ``(r - chance) / (1 - chance)``; 1 for a copy,
+            about 0 for a stranger.
+        chance: The mean correlation over random matchings. Rows of one layer resemble each other.
         p_value: Share of random matchings that are as high, the found one counted among them.
         matchings: How many random matchings were tried.
         rows: How many rows were compared; 0 where nothing could be tested.
@@ -100,7 +101,8 @@ def measure_similarity(
     chance = float(others.mean())
     # Sums are made in another order, so a matching that is the found one may differ in rounding.
     higher = int((others >= found - 1e-6).sum())
-    return Similarity(found - chance, chance, (1 + higher) / (matchings + 1), matchings, rows)
+    likeness = (found - chance) / max(1.0 - chance, 1e-9)
+    return Similarity(likeness, chance, (1 + higher) / (matchings + 1), matchings, rows)
 
 
 def _held_out(own: Tensor, other: Tensor, fitted: Tensor) -> Tensor:
