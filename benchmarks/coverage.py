@@ -1,9 +1,10 @@
-"""Every model name of timm, or of torchvision: is it passportized and restored exactly?
+"""Every model name of timm or torchvision, or models of transformers: exactly restored?
 
     python benchmarks/coverage.py meta            # plan, swap, restore on the meta device
     python benchmarks/coverage.py real --jobs 2   # the same with outputs and gradients, on the CPU
     python benchmarks/coverage.py report
     python benchmarks/coverage.py real --library torchvision
+    python benchmarks/coverage.py real --library transformers
 
 Each model runs in a process of its own; rows are appended to ``results/coverage_timm.csv`` as they
 come, so a run that is killed goes on where it stopped. ``real`` takes the smallest models first, at
@@ -172,7 +173,9 @@ def main() -> None:
         "--largest", type=float, default=150e6, help="cut the depth of models with more parameters"
     )
     parser.add_argument("--retry", action="store_true", help="measure rows with an error again")
-    parser.add_argument("--library", default="timm", choices=("timm", "torchvision"))
+    parser.add_argument(
+        "--library", default="timm", choices=("timm", "torchvision", "transformers")
+    )
     arguments = parser.parse_args()
     library = arguments.library
     if arguments.mode == "report":

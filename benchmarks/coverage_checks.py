@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -51,9 +52,16 @@ torch.set_num_threads(1)
 
 
 def model_names(library: str) -> list[str]:
-    """Every name that a library registers; of torchvision those for images."""
+    """Every name that a library registers; of torchvision those for images.
+
+    Of transformers, which builds models from configs, the small ones of the tests.
+    """
     if library == "timm":
         return list(timm.list_models())
+    if library == "transformers":
+        import transformers_models
+
+        return list(transformers_models.MODELS)
     modules = (torchvision.models, torchvision.models.segmentation)
     return [name for module in modules for name in torchvision.models.list_models(module=module)]
 
@@ -61,6 +69,10 @@ def model_names(library: str) -> list[str]:
 def _build(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:
     if library == "timm":
         return cast(nn.Module, timm.create_model(name, **arguments))
+    if library == "transformers":
+        import transformers_models
+
+        return transformers_models.build(name)
     if name in torchvision.models.list_models(module=torchvision.models.segmentation):
         arguments = {"weights_backbone": None, **arguments}
     with warnings.catch_warnings():
@@ -76,7 +88,11 @@ def _build_on_meta(library: str, name: str, arguments: dict[str, Any]) -> nn.Mod
         return _build(library, name, arguments).to("meta")
 
 
-def _default_size(model: nn.Module) -> tuple[int, ...]:
+def _default_size(library: str, name: str, model: nn.Module) -> tuple[int, ...]:
+    if library == "transformers":
+        import transformers_models
+
+        return transformers_models.image_size(name)
     config = getattr(model, "default_cfg", None)
     return tuple(config["input_size"]) if config is not None else (3, 224, 224)
 
@@ -92,9 +108,11 @@ def measure(library: str, row: Row, largest: float) -> None:
     Raises:
         Exception: Whatever went wrong; the row holds what was measured before.
     """
-    row.versions = (
-        f"torch {torch.__version__}, timm {timm.__version__}, passportize {pp.__version__}"
-    )
+    versions = {"torch": torch.__version__, "timm": timm.__version__}
+    if library == "transformers":
+        versions = {"torch": torch.__version__, library: version(library)}
+    versions["passportize"] = pp.__version__
+    row.versions = ", ".join(f"{name} {number}" for name, number in versions.items())
     if row.mode == "meta":
         _measure_on_meta(library, row)
     else:
@@ -108,7 +126,7 @@ def _measure_on_meta(library: str, row: Row) -> None:
     row.built_with, row.input = "meta device", "default"
     inputs = None
     if library != "timm":
-        inputs = torch.empty(BATCH, *_default_size(model), device="meta")
+        inputs = torch.empty(BATCH, *_default_size(library, row.name, model), device="meta")
     _plan(row, model, inputs)
     before = ModelSnapshot.of(model)
     _passportize(row, model, before, inputs)
@@ -216,7 +234,7 @@ def _reduced(library: str, row: Row, largest: float) -> tuple[dict[str, Any], tu
     if row.parameters > largest:
         cuts = (*DEPTH_CUTS, {})
     for cut in cuts:
-        for size in SIZES:
+        for size in SIZES if library != "transformers" else ():
             smaller = (default[0], size, size)
             if size >= default[-1]:
                 continue
@@ -225,7 +243,7 @@ def _reduced(library: str, row: Row, largest: float) -> tuple[dict[str, Any], tu
                     row.built_with = _described(arguments)
                     return arguments, smaller
         if _try_on_meta(library, row.name, cut, default) is not None:
-            row.built_with = _described(cut)
+            row.built_with = "a small config" if library == "transformers" else _described(cut)
             return cut, default
     raise AssertionError("no way to build the model runs on the meta device")
 
@@ -237,7 +255,7 @@ def _try_on_meta(
     try:
         model = _build_on_meta(library, name, arguments).eval()
         with torch.device("meta"), torch.no_grad():
-            default = _default_size(model)
+            default = _default_size(library, name, model)
             if size is not None:
                 model(torch.empty(BATCH, *size))
                 if size != default:

@@ -17,6 +17,12 @@ REAL_CHECKS = {
     "keys_unchanged": "host's state-dict keys unchanged",
     "restored": "restored exactly",
 }
+TITLES = {"transformers": "# Vision models of transformers, small"}
+SIZES = {
+    "transformers": "*meta*: built without values; plan, swap, restore. *real*: built with values "
+    "from the same small config (`tests/transformers_models.py`), "
+}
+"""What is said of a library whose models are not built by name."""
 META_CHECKS = {name: REAL_CHECKS[name] for name in ("keys_unchanged", "restored")}
 
 
@@ -32,18 +38,22 @@ def write_report(
         path: Where to write.
     """
     names = sorted({*meta, *real})
+    option = "" if library == "timm" else f" with `--library {library}`"
     lines = [
-        f"# Every model name of {library}",
+        TITLES.get(library, f"# Every model name of {library}"),
         "",
-        "Made by `python benchmarks/coverage.py meta`, `real`, `report`; the rows are in "
+        f"Made by `python benchmarks/coverage.py meta`, `real`, `report`{option}; the rows are in "
         f"`coverage_{library}_meta.csv` and `coverage_{library}.csv`. Versions: "
         f"{_versions([*meta.values(), *real.values()])}.",
         "",
-        "*meta*: built at full size without values; plan, swap, restore. *real*: built with "
-        "values, at 64 or 128 pixels where the model allows it, a batch of 2 public and 2 private "
-        "samples; models above 150 million parameters with less depth where timm can "
-        "(column `built_with`). Zero-initialised parameters get small random values first, since "
-        "the output of many fresh models is all zeros otherwise.",
+        SIZES.get(
+            library,
+            "*meta*: built at full size without values; plan, swap, restore. *real*: built with "
+            "values, at 64 or 128 pixels where the model allows it, models above 150 million "
+            "parameters with less depth where timm can (column `built_with`), ",
+        )
+        + "a batch of 2 public and 2 private samples. Zero-initialised parameters get small random "
+        "values first, since the output of many fresh models is all zeros otherwise.",
         "",
         "| | meta | real |",
         "|---|---|---|",
@@ -97,7 +107,7 @@ def _sites(meta: Mapping[str, Record]) -> list[str]:
         methods[row["method"]] += 1
     listed = ", ".join(f"{name} {count}" for name, count in sorted(methods.items()))
     return [
-        "## Sites (full size)",
+        "## Sites (of the models on meta)",
         "",
         f"{total['norms']:,} sites: {total['bound']:,} bound, {total['statistics']:,} with private "
         f"statistics only, {total['skipped']:,} skipped, {total['unreached']:,} unreached; "
