@@ -64,6 +64,7 @@ class AnchorRules:
         self._unmade: set[Track] = set()
         self._unread: set[Track] = set()
         self.norms: dict[str, fx.Node] = {}
+        self.rows = _rows(graph)
         for node in graph.nodes:
             if node.op == "call_module" and node.meta.get("kind") == "norm":
                 self.norms.setdefault(str(node.target), node)
@@ -173,6 +174,14 @@ class AnchorRules:
             self._unread |= seen
             return None
         return best[1]
+
+
+def _rows(graph: fx.Graph) -> int:
+    """Length of the batch that the graph was recorded with, 0 where it is not known."""
+    for node in graph.nodes:
+        if node.op == "placeholder" and (shape := shape_of(node)):
+            return shape[0]
+    return 0
 
 
 def _owners(node: fx.Node) -> list[str]:

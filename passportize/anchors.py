@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,14 +33,14 @@ class AnchorSearch:
         executed: Names of the norms that run in the forward pass, None where that is not known.
         method: ``"fx-meta"``, ``"fx-leaf"``, ``"autograd"`` or ``"order"``: how the model was read.
         notes: What a user should know, one sentence each.
-        shapes: Shape of the input of each norm, by name, where it is known.
+        per_sample: How many numbers each norm takes in for one sample, by name, where known.
     """
 
     anchors: dict[str, Anchor] = field(default_factory=dict)
     executed: set[str] | None = None
     method: str = ""
     notes: list[str] = field(default_factory=list)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    per_sample: dict[str, float] = field(default_factory=dict)
 
 
 def find_anchors(
@@ -109,7 +110,7 @@ def _bind(
             if search.executed is not None and name in widths:
                 search.executed.add(name)
             if isinstance(rules, AnchorRules) and (shape := rules.input_shape(name)):
-                search.shapes.setdefault(name, shape)
+                search.per_sample.setdefault(name, math.prod(shape) / (rules.rows or shape[0]))
             if name in widths and name not in search.anchors:
                 anchor = rules.anchor(name, modules[name], widths[name])
                 if anchor is not None:
@@ -136,7 +137,7 @@ def _bind_by_walk(
         search.notes.append(f"{trace.reason}; the autograd graph of one forward pass was used")
     elif search.executed is not None:
         search.executed |= walk.executed
-    search.shapes |= walk.shapes
+    search.per_sample |= walk.per_sample
     for name, anchor in walk.anchors.items():
         ours = search.anchors.setdefault(name, anchor)
         made = {part.weight for part in anchor.parts}

@@ -30,12 +30,12 @@ class Walk:
     Attributes:
         anchors: Anchor of each norm that has one.
         executed: Names of the norms that ran.
-        shapes: Shape of the input of each, in its first call.
+        per_sample: How many numbers each takes in for one sample, in its first call.
     """
 
     anchors: dict[str, Anchor] = field(default_factory=dict)
     executed: set[str] = field(default_factory=set)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    per_sample: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,9 +80,10 @@ def walk_autograd(
         raise ExampleInputFailed(_message(model, inputs, calls.failed_at, failure)) from failure
     search = AutogradSearch(model, set(widths))
     walk = Walk(executed=set(calls.norms))
+    rows = next((tensor.shape[0] for _, tensor in inputs.tensors() if tensor.dim()), 0)
     for name, (source, result) in calls.norms.items():
-        if source is not None:
-            walk.shapes[name] = tuple(source.shape)
+        if source is not None and source.dim():
+            walk.per_sample[name] = source.numel() / (rows or max(1, source.shape[0]))
         anchor = search.upstream(source, widths[name], blocked=True)
         if anchor is None and isinstance(result, Tensor):
             later = calls.consumers[calls.order[name] :]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -181,14 +180,13 @@ def _plan(
 
 
 def _sees_samples_only(norm: FoundNorm, search: AnchorSearch) -> bool:
-    """By the shape of its input; a BatchNorm1d whose input is not known may be called so."""
-    shape = search.shapes.get(norm.name)
+    """By the size of its input; a BatchNorm1d whose input is not known may be called so."""
+    size = search.per_sample.get(norm.name)
     if norm.adapter is None or not norm.adapter.mixes_samples(norm.module):
         return False
-    if shape is None:
+    if size is None:
         return isinstance(norm.module, nn.BatchNorm1d)
-    channels = norm.adapter.channel_choices(norm.module)[0][0]
-    return math.prod(shape[1:]) == channels
+    return size <= norm.adapter.channel_choices(norm.module)[0][0]
 
 
 def _plan_of_weights(
