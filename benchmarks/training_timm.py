@@ -1,0 +1,233 @@
+"""A few training steps of timm models of many families, plain and with passports, side by side.
+
+Question: does the public loss fall as that of the plain model, do all bits get in, is anything
+NaN? Every model is built with timm's own arguments, small enough for one CPU thread, and copied;
+the copy is passportized (``keyed``, all settings as they come). Both are trained with the same
+batches of handwritten digits, the same seed before every step, optimizer and rate, by one rule:
+SGD where a norm measures the batch, AdamW elsewhere, five steps of warm-up. Nothing is tuned for a
+model. Steps of the two alternate, so that their ratio in processor time is paired. A few
+copies then go on for as many steps again, to see how many bits those put in.
+
+    python benchmarks/training_timm.py            # goes on where it stopped
+    python benchmarks/training_timm.py --report   # the page alone
+
+Rows go to ``results/training_timm.csv`` as they come, the page is ``results/training_timm.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import statistics
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from training_timm_models import LONGER, MODELS
+
+import passportize as pp
+from passportize.checkpoint import host_state_dict
+from passportize.claim import claim_of
+from passportize.data import load_digits_images
+from passportize.forward import switch_of
+from passportize.training import signature_accuracy
+
+RESULTS = Path(__file__).parent / "results"
+TABLE, PAGE = RESULTS / "training_timm.csv", RESULTS / "training_timm.md"
+PASSPORT = pp.Passport.generate("training of timm models", secret=bytes(range(32)))
+STEPS, BATCH, SIZE, WARM_UP = 30, 16, 64, 5
+RATES = {"sgd": 0.1, "adamw": 2e-3}
+WINDOW = 5
+"""Steps over which the first and the last losses are averaged."""
+
+
+@dataclass
+class Row:
+    """What was measured on one model; ``later`` is after twice as many steps, for some."""
+
+    name: str
+    optimizer: str
+    built_with: str
+    norms: str = ""
+    parameters: int = 0
+    plain_first: float = 0.0
+    plain_last: float = 0.0
+    public_first: float = 0.0
+    public_last: float = 0.0
+    private_last: float = 0.0
+    bits_before: float = 0.0
+    bits_matched: int = 0
+    bits: int = 0
+    strength: float = 0.0
+    bits_matched_later: int | None = None
+    step_ratio: float = 0.0
+    all_finite: str = ""
+    restored: str = ""
+    seconds: float = 0.0
+    versions: str = ""
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """The same batches for every model: digits, enlarged, in three channels."""
+    images, labels = load_digits_images("train")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    chosen = order[: STEPS * BATCH].split(BATCH)
+    size = (SIZE, SIZE)
+    return [
+        (
+            functional.interpolate(images[index], size, mode="bilinear").expand(-1, 3, -1, -1) * 2
+            - 1,
+            labels[index],
+        )
+        for index in chosen
+    ]
+
+
+def kind_of(model: nn.Module) -> str:
+    """The rule: SGD for models with batch norms, AdamW for the others."""
+    measures = any(name.endswith("running_mean") for name, _ in model.named_buffers())
+    return "sgd" if measures else "adamw"
+
+
+def optimizer_of(model: nn.Module, kind: str) -> torch.optim.Optimizer:
+    if kind == "adamw":
+        return torch.optim.AdamW(model.parameters(), RATES[kind], weight_decay=0.05)
+    return torch.optim.SGD(model.parameters(), RATES[kind], momentum=0.9, weight_decay=5e-4)
+
+
+class Trained:
+    """One model in training, and its losses."""
+
+    def __init__(self, model: nn.Module, kind: str, joint: bool) -> None:
+        self.model, self.joint = model.train(), joint
+        self.optimizer = optimizer_of(model, kind)
+        self.rate = RATES[kind]
+        self.public: list[float] = []
+        self.private: list[float] = []
+
+    def step(self, images: Tensor, labels: Tensor, number: int) -> float:
+        """One step, of which ``number`` came before; returns its processor time."""
+        torch.manual_seed(number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * min(1.0, (number + 1) / WARM_UP)
+        started = time.process_time()
+        private = None
+        if self.joint:
+            parts = pp.joint_loss(self.model, images, labels, functional.cross_entropy)
+            total, public, private = parts.total, parts.public, parts.private
+        else:
+            total = public = functional.cross_entropy(self.model(images), labels)
+        self.optimizer.zero_grad()
+        total.backward()
+        self.optimizer.step()
+        used = time.process_time() - started
+        self.public.append(float(public))
+        if private is not None:
+            self.private.append(float(private))
+        return used
+
+    @property
+    def finite(self) -> bool:
+        """Whether every loss and every number of the state was."""
+        losses = torch.tensor(self.public + self.private)
+        weights = all(bool(tensor.isfinite().all()) for tensor in self.model.state_dict().values())
+        return bool(losses.isfinite().all()) and weights
+
+
+def measure(name: str, arguments: dict[str, Any]) -> Row:
+    """Train one model both ways."""
+    started = time.perf_counter()
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10, **arguments)
+    twin = copy.deepcopy(model)
+    kind = kind_of(model)
+    row = Row(name, kind, ", ".join(f"{key}={value}" for key, value in arguments.items()))
+    row.parameters = sum(tensor.numel() for tensor in model.parameters())
+    kinds = Counter(site.norm_type.rpartition(".")[2] for site in pp.plan(twin).sites)
+    row.norms = "; ".join(f"{norm} {count}" for norm, count in sorted(kinds.items()))
+    pp.passportize(twin, PASSPORT)
+    row.bits_before = signature_accuracy(twin)
+    plain, ours = Trained(model, kind, False), Trained(twin, kind, True)
+    ratios = []
+    for number, (images, labels) in enumerate(batches()):
+        pair = [plain, ours] if number % 2 else [ours, plain]
+        used = {id(one): one.step(images, labels, number) for one in pair}
+        ratios.append(used[id(ours)] / used[id(plain)])
+    for label, one in (("plain", plain), ("public", ours)):
+        setattr(row, f"{label}_first", statistics.mean(one.public[:WINDOW]))
+        setattr(row, f"{label}_last", statistics.mean(one.public[-WINDOW:]))
+    row.private_last = statistics.mean(ours.private[-WINDOW:])
+    row.step_ratio = statistics.median(ratios[1:])
+    verdict = pp.verify(host_state_dict(twin), PASSPORT, claim_of(twin))
+    row.bits_matched, row.bits, row.strength = verdict.matched, verdict.total, verdict.strength
+    for number, (images, labels) in enumerate(batches() if name in LONGER else ()):
+        ours.step(images, labels, STEPS + number)
+    row.all_finite = "yes" if plain.finite and ours.finite else "no"
+    twin.eval()
+    claim = claim_of(twin)
+    switch_of(twin).saved = True
+    with torch.no_grad():
+        public = twin(images)
+        restored = pp.unpassportize(twin)
+        row.restored = "yes" if torch.equal(restored(images), public) else "no"
+    if name in LONGER:
+        row.bits_matched_later = pp.verify(restored, PASSPORT, claim).matched
+    row.seconds = time.perf_counter() - started
+    row.versions = f"torch {torch.__version__}, timm {timm.__version__}, {pp.__version__}"
+    return row
+
+
+def read_rows() -> list[dict[str, str]]:
+    if not TABLE.exists():
+        return []
+    with TABLE.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append_row(row: Row) -> None:
+    fresh = not TABLE.exists()
+    with TABLE.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        if fresh:
+            writer.writeheader()
+        writer.writerow(
+            {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in asdict(row).items()}
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--names", nargs="*", default=list(MODELS))
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this long")
+    parser.add_argument("--report", action="store_true", help="write the page and nothing else")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    known = {row["name"] for row in read_rows()}
+    for done, name in enumerate(arguments.names, start=1):
+        if arguments.report or time.monotonic() - started > arguments.seconds:
+            break
+        if name in known:
+            continue
+        row = measure(name, MODELS[name])
+        append_row(row)
+        print(
+            f"{done}/{len(arguments.names)} {name} {row.optimizer}: plain {row.plain_first:.2f} to "
+            f"{row.plain_last:.2f}, public {row.public_first:.2f} to {row.public_last:.2f}, "
+            f"{row.bits_matched} of {row.bits} bits, {row.seconds:.0f} s",
+            flush=True,
+        )
+    from training_timm_page import write_page
+
+    write_page(PAGE, read_rows(), STEPS, BATCH, SIZE, RATES, WARM_UP)
+
+
+if __name__ == "__main__":
+    main()
