@@ -10,6 +10,8 @@ from torch import nn
 
 import passportize as pp
 from passportize.attacks.closed_form import forge_private_branch
+from passportize.attacks.neuron_scale import scale_neurons
+from passportize.attacks.permutation import permute_channels
 from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.claim_file import read_claim, write_claim
 from passportize.errors import DegenerateSite, InvalidArgument
@@ -147,3 +149,118 @@ def test_closed_form_needs_a_bottleneck_with_room():
         forge_private_branch(TinyNet(), EVE, config=pp.PassportConfig.keyed())
     with pytest.raises(DegenerateSite, match="bottleneck=1"):
         forge_private_branch(TinyNet(), EVE, config=pp.PassportConfig.paper(bottleneck=64))
+
+
+# --- permuted and rescaled channels --------------------------------------------------------------
+
+
+def with_random_factors(name: str) -> nn.Module:
+    """A timm model whose norms have factors and statistics that differ from channel to channel."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=7).eval()
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point() and tensor.dim() == 1:
+                tensor.data.uniform_(0.5, 1.5)
+            elif tensor.dim() > 1 and not bool(tensor.any()):
+                tensor.data.normal_()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "fewest"),
+    [
+        ("resnet10t", 10),
+        ("densenet121", 100),  # concatenations, norms before weights
+        ("mobilenetv3_small_050", 20),  # depthwise convolutions, gates
+        ("convnext_atto", 15),
+        ("mixer_s32_224", 9),
+        ("vit_tiny_patch16_224", 13),
+        ("regnety_002", 100),  # grouped convolutions
+    ],
+)
+def test_permuted_and_rescaled_channels_leave_the_function(name, fewest):
+    model = with_random_factors(name)
+    x = torch.randn(1, *model.default_cfg["input_size"], generator=seeded())
+    with torch.no_grad():
+        before = model(x)
+        done = permute_channels(model, seeded())
+        permuted = model(x)
+        assert scale_neurons(model, seeded(), decades=1.5, flip=0.5) > 100
+        scaled = model(x)
+    assert len(done) >= fewest
+    spread = float(before.abs().max())
+    assert float((permuted - before).abs().max()) < 1e-4 * spread
+    assert float((scaled - before).abs().max()) < 1e-4 * spread
+
+
+def test_every_layer_of_a_vgg_is_permuted():
+    """Through the flattened map before its first linear layer, too."""
+    torch.manual_seed(0)
+    model = timm.create_model("vgg11_bn", num_classes=5).eval()
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        before = model(x)
+        done = permute_channels(model, seeded())
+        assert torch.allclose(model(x), before, atol=1e-5)
+    assert sum(len(group.weights) for group in done) == 10
+
+
+@pytest.mark.parametrize("preset", ["keyed", "signature"])
+def test_permuted_channels_hide_the_signature(preset):
+    released = protected(preset)
+    model = released.copy()
+    done = permute_channels(model, seeded(), example_inputs=images("test")[0][:4])
+    assert [group.weights for group in done] == [
+        ("conv1.weight",),
+        ("conv2.weight",),
+        ("conv3.weight",),
+    ]
+    assert torch.allclose(logits(model), released.public, atol=1e-4)
+    verdict = pp.verify(model, PASSPORT, released.claim)
+    assert verdict.accepted is False
+    assert verdict.matched < 0.65 * verdict.total
+
+
+def test_rescaled_neurons_cost_bits_of_the_rows_that_read_them():
+    released = protected("keyed")
+    model = released.copy()
+    assert scale_neurons(model, seeded(), decades=3, example_inputs=images("test")[0][:4])
+    assert torch.allclose(logits(model), released.public, atol=1e-3)
+    verdict = pp.verify(model, PASSPORT, released.claim)
+    # The rows of the first convolution read the image, and keep theirs.
+    assert all(site.matched == site.bits for site in verdict.sites if site.name == "bn1")
+    assert verdict.matched < verdict.total
+
+
+class Twice(nn.Module):
+    """One convolution runs twice, and a step that nobody knows sees channels in their order."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.head = nn.Conv2d(16, 24, 1)
+        self.last = nn.Conv2d(24, 4, 1)
+
+    def forward(self, x):
+        x = self.norm(self.conv(torch.relu(self.conv(self.stem(x)))))
+        return self.last(torch.relu(self.head(torch.cumsum(x, 1))))
+
+
+def test_what_is_not_understood_stays_in_place():
+    torch.manual_seed(0)
+    model = Twice().eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        before = model(x)
+        done = permute_channels(model, seeded(), example_inputs=x)
+        assert torch.allclose(model(x), before, atol=1e-5)
+    assert [group.weights for group in done] == [("head.weight",)]
+
+
+@pytest.mark.parametrize("wrong", [{"decades": -1.0}, {"decades": 7.0}, {"flip": 1.5}])
+def test_scale_arguments(wrong):
+    with pytest.raises(InvalidArgument):
+        scale_neurons(TinyNet(), **wrong)
