@@ -43,7 +43,7 @@ MODELS: list[tuple[str, dict[str, Any], int, str]] = [
     ("shvit_s1", {}, 64, "GroupNorm1 on a split, BatchNorm1d head"),
     ("levit_128s", AT_64, 64, "BatchNorm1d on flattened tokens, norm before the batch axis"),
     # tracing
-    ("test_vit", {}, 64, "class token, size checks"),
+    ("test_vit", AT_64, 64, "class token, size checks"),
     ("test_vit_relpos", AT_64, 64, "relative position, q and k norms"),
     ("test_mambaout", {}, 64, "gated convs"),
     ("test_coatnet", AT_64, 64, "conv and attention stages"),
