@@ -51,6 +51,9 @@ WINDOW = 256
 """Entries of a row that answer to the normalised response at most."""
 
 
+_SHORTEST = 1e-12
+
+
 class Vectors(NamedTuple):
     """The passport vectors of one part of an anchor.
 
@@ -134,9 +137,9 @@ def normalised_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Re
 
 def _standardised(rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     """``rows @ vectors / |rows|`` and ``|rows|``, ``[channels, count]`` and ``[channels, 1]``."""
-    # A row of zeros (a pruned channel) answers 0 instead of NaN.
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12)
-    return _products(rows, vectors) / length, length
+    # A row of zeros (a pruned channel) answers 0 instead of NaN, and has no gradient.
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(_SHORTEST)
+    return _products(rows, vectors) / length * (length > _SHORTEST), length
 
 
 class _Standardised(torch.autograd.Function):
@@ -159,7 +162,7 @@ class _Standardised(torch.autograd.Function):
         rows, vectors, answer, length = ctx.saved_tensors
         gradient, along = None, None
         if answer_gradient is not None:
-            scaled = answer_gradient / length
+            scaled = answer_gradient / length * (length > _SHORTEST)
             gradient = scaled @ vectors.t()
             along = -(scaled * answer).sum(1, keepdim=True)
         if length_gradient is not None:

@@ -101,9 +101,13 @@ def test_low_precision_weights_are_read_in_float32(dtype):
 def test_a_pruned_row_answers_zero():
     weight = rows(3, 16)
     weight[1] = 0
+    weight.requires_grad_()
     got = normalised_responses([weight], [vectors(16)])
     assert float(got.gamma[1]) == 0
     assert torch.isfinite(torch.stack(list(got))).all()
+    sum(part.sum() for part in got).backward()
+    assert torch.equal(weight.grad[1], torch.zeros(16))  # not 1e12: the row would be lost
+    assert 0 < float(weight.grad[0].abs().max()) < 100
 
 
 @pytest.mark.parametrize("fan_in", [64, 256])
