@@ -87,8 +87,8 @@ class _Search:
         self._scales = ChannelScales(tied, released, self._suspect)
         self._groups_of: dict[int, list[int]] = {}
         for number, group in enumerate(tied.groups):
-            for axis, _ in group.places:
-                self._groups_of.setdefault(axis, []).append(number)
+            for place, _ in group.places:
+                self._groups_of.setdefault(place, []).append(number)
         self._axes_of: dict[str, list[int]] = {}
         for number, axis in enumerate(tied.axes):
             self._axes_of.setdefault(axis.tensor, []).append(number)

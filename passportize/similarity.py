@@ -115,7 +115,7 @@ def _held_out(own: Tensor, other: Tensor, fitted: Tensor) -> Tensor:
 
 def _random_matchings(tables: list[Tensor], count: int) -> Tensor:
     """The statistic of random matchings, ``[count]``; every group is permuted by itself."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
     sums = torch.zeros(count, dtype=torch.float64)
     for table in tables:
         size = len(table)
