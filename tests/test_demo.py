@@ -42,7 +42,7 @@ def short(tmp_path_factory, digits):
     result = run_demo(
         out,
         data=digits,
-        epochs=12,
+        epochs=16,
         strangers=4,
         signatures=60,
         console=console,
