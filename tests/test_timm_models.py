@@ -95,7 +95,10 @@ def test_every_norm_class_of_the_table_above_is_met() -> None:
     met: set[str] = set()
     for name, arguments, _, _ in MODELS:
         if timm.is_model(name):
-            with torch.device("meta"):
+            try:
+                with torch.device("meta"):
+                    model = timm.create_model(name, **arguments)
+            except RuntimeError:  # older releases of timm compute with values while they build
                 model = timm.create_model(name, **arguments)
             met |= {type(module).__name__ for module in model.modules()}
     wanted = """
