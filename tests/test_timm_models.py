@@ -92,15 +92,14 @@ def test_round_trip(name: str, arguments: dict[str, Any], size: int) -> None:
 
 
 def test_every_norm_class_of_the_table_above_is_met() -> None:
+    unknown = [name for name, *_ in MODELS if not timm.is_model(name)]
+    if unknown:
+        pytest.skip(f"timm {timm.__version__} has no {', '.join(unknown)}")
     met: set[str] = set()
     for name, arguments, _, _ in MODELS:
-        if timm.is_model(name):
-            try:
-                with torch.device("meta"):
-                    model = timm.create_model(name, **arguments)
-            except RuntimeError:  # older releases of timm compute with values while they build
-                model = timm.create_model(name, **arguments)
-            met |= {type(module).__name__ for module in model.modules()}
+        with torch.device("meta"):
+            model = timm.create_model(name, **arguments)
+        met |= {type(module).__name__ for module in model.modules()}
     wanted = """
         BatchNorm1d BatchNorm2d BatchNormAct2d GroupNorm GroupNorm1 GroupNormAct LayerNorm
         LayerNorm2d LayerNormAct2d EvoNorm2dS0 EvoNorm2dS0a FilterResponseNormTlu2d
