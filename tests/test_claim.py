@@ -152,7 +152,9 @@ def test_unlock_takes_the_right_passport_only(tmp_path):
         pp.unlock(model, pp.Passport.generate("Eve"))
     with pytest.raises(InvalidArgument):
         pp.unlock(model, "acme.passport")
-    assert pp.signature_accuracy(pp.unlock(model, PASSPORT)) == 1.0
+    before = pp.signature_accuracy(live("keyed"))
+    assert before > 0.95
+    assert pp.signature_accuracy(pp.unlock(model, PASSPORT)) == before
     assert claim_of(model).digest() == claim_of(live("keyed")).digest()
 
 
