@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
 
-__all__ = ["ExampleInputs", "default_inputs"]
+__all__ = ["ExampleInputs", "default_inputs", "random_inputs"]
 
 _CALLABLES = (
     types.FunctionType,
@@ -147,6 +147,20 @@ def default_inputs(model: nn.Module) -> ExampleInputs | None:
     dtype = first.dtype if first is not None else torch.get_default_dtype()
     tensor = torch.empty([2, *shape], dtype=dtype, device="meta")
     return ExampleInputs(args=(tensor,), origin="default_cfg")
+
+
+def random_inputs(model: nn.Module) -> ExampleInputs | None:
+    """The same for a real run: noise from a fixed seed, where the model is."""
+    named = default_inputs(model)
+    if named is None:
+        return None
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    tensors = tuple(
+        torch.randn(item.shape, generator=generator, device="cpu").to(place, item.dtype)
+        for item in named.args
+    )
+    return ExampleInputs(tensors)
 
 
 def _configured_shape(model: nn.Module) -> list[int] | None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from passportize.batch_rows import append_rows
-from passportize.example_inputs import ExampleInputs, default_inputs
+from passportize.example_inputs import ExampleInputs, random_inputs
 from passportize.site import Role, Site
 from passportize.tensor_trees import tensors_in
 from passportize.trial import close, trial
@@ -86,16 +85,10 @@ def _inputs(model: nn.Module, example_inputs: Any) -> ExampleInputs | None:
     if example_inputs is not None:
         given = ExampleInputs.of(example_inputs)
         return given if given.runner is None and given.is_real else None
-    guessed = default_inputs(model)
     parameter = next(model.parameters(), None)
-    if guessed is None or parameter is None or parameter.is_meta:
+    if parameter is None or parameter.is_meta:
         return None
-    generator = torch.Generator(device="cpu").manual_seed(0)
-    tensors = tuple(
-        torch.randn(item.shape, generator=generator, device="cpu").to(parameter.device, item.dtype)
-        for item in guessed.args
-    )
-    return ExampleInputs(tensors)
+    return random_inputs(model)
 
 
 def _recorded(

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.example_inputs import ExampleInputs, default_inputs
-from passportize.model_state import frozen_model, frozen_random_state
+from passportize.example_inputs import ExampleInputs, random_inputs
 from passportize.tensor_trees import tensors_in
+from passportize.trial import trial
 
 __all__ = ["FunctionCheck"]
 
@@ -27,19 +27,14 @@ class FunctionCheck:
         if example_inputs is not None:
             self._inputs: ExampleInputs | None = ExampleInputs.of(example_inputs)
         else:
-            self._inputs = _random_inputs(model)
+            self._inputs = random_inputs(model)
         self._before = self._outputs(model)
 
     def _outputs(self, model: nn.Module) -> list[Tensor]:
-        inputs = self._inputs
-        if inputs is None:
+        if self._inputs is None:
             return []
-        with frozen_random_state(), frozen_model(model, values=True), torch.no_grad():
-            model.eval()
-            if inputs.runner is not None:
-                outputs = inputs.runner(model)
-            else:
-                outputs = model(*inputs.args, **inputs.kwargs)
+        with trial(model):
+            outputs = self._inputs.call(model.eval())
         return [tensor.to(torch.float64) for tensor in tensors_in(outputs)]
 
     def changed(self, model: nn.Module) -> bool:
@@ -49,17 +44,3 @@ class FunctionCheck:
             if not float((before - after).abs().max() / spread) <= 1e-3:
                 return True
         return False
-
-
-def _random_inputs(model: nn.Module) -> ExampleInputs | None:
-    """Noise of the size that the model names, if it names one."""
-    named = default_inputs(model)
-    if named is None:
-        return None
-    generator = torch.Generator().manual_seed(0)
-    place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    args = tuple(
-        torch.randn(tensor.shape, generator=generator).to(place, tensor.dtype)
-        for tensor in named.args
-    )
-    return ExampleInputs(args=args)

@@ -59,9 +59,10 @@ def scale_neurons(
     tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     used = {axis.tensor for axis in tied.axes}
     before = {name: tensor.clone() for name, tensor in tensors.items() if name in used}
-    factors = _factors(tied, tensors, _stabilisers(model), generator, decades, flip)
+    stabilisers = _stabilisers(model)
+    factors = _factors(tied, tensors, stabilisers, generator, decades, flip)
     for axis in tied.axes:
-        _multiply(axis, tensors[axis.tensor], factors, _stabilisers(model).get(axis.tensor, 0.0))
+        _multiply(axis, tensors[axis.tensor], factors, stabilisers.get(axis.tensor, 0.0))
     if check.changed(model):
         for name, tensor in before.items():
             tensors[name].copy_(tensor)
