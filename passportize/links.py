@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -172,17 +172,13 @@ def judge_links(
         False: "link 2: the suspect's weights are not those that were released",
         None: "link 2: no rows of this model are long enough to be compared",
     }[second]
-    return Links(
-        second,
-        reason,
-        evidence.reading.matched,
-        evidence.reading.total,
-        evidence.strength,
-        similarity,
-        alignment.moved,
-        alignment.channels,
-        aligned.reading.matched,
-        aligned.reading.total,
+    return replace(
+        _links(second, reason, evidence),
+        similarity=similarity,
+        moved=alignment.moved,
+        channels=alignment.channels,
+        aligned_matched=aligned.reading.matched,
+        aligned_total=aligned.reading.total,
     )
 
 

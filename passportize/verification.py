@@ -127,9 +127,7 @@ def _through_links(accepted: bool | None, reason: str, links: Links) -> tuple[bo
     """The verdict of the plain reading, and what the links make of it."""
     if links.accepted:
         return True, links.reason
-    if links.accepted is False:
-        return False, f"{reason}; {links.reason}"
-    return accepted, f"{reason}; {links.reason}"
+    return accepted if links.accepted is None else False, f"{reason}; {links.reason}"
 
 
 def _claim(
