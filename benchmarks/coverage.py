@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass, fields
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from csv_rows import append_row, read_rows
+
 RESULTS = Path(__file__).parent / "results"
 GIB = 2**30
 
@@ -73,28 +75,9 @@ def table(library: str, mode: str) -> Path:
     return RESULTS / f"coverage_{library}{'' if mode == 'real' else '_meta'}.csv"
 
 
-def read_rows(library: str, mode: str) -> dict[str, dict[str, str]]:
-    path = table(library, mode)
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {row["name"]: row for row in csv.DictReader(file)}
-
-
-def append_row(library: str, row: Row) -> None:
-    path = table(library, row.mode)
-    path.parent.mkdir(exist_ok=True)
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerow(
-            {
-                key: f"{value:.3f}" if isinstance(value, float) else value
-                for key, value in asdict(row).items()
-            }
-        )
+def read_table(library: str, mode: str) -> dict[str, dict[str, str]]:
+    """The rows of one mode by the name of the model."""
+    return {row["name"]: row for row in read_rows(table(library, mode))}
 
 
 def _work(
@@ -183,15 +166,15 @@ def main() -> None:
 
         write_report(
             library,
-            read_rows(library, "meta"),
-            read_rows(library, "real"),
+            read_table(library, "meta"),
+            read_table(library, "real"),
             RESULTS / f"coverage_{library}.md",
         )
         return
     os.nice(2)
     from coverage_checks import model_names
 
-    known = read_rows(library, arguments.mode)
+    known = read_table(library, arguments.mode)
     if arguments.retry:
         failed = {name for name, row in known.items() if row["error"]}
         _drop(library, arguments.mode, failed)
@@ -202,7 +185,7 @@ def main() -> None:
         if name not in known and fnmatch.fnmatch(name, arguments.names)
     ]
     if arguments.mode == "real":
-        sizes = {name: int(row["parameters"]) for name, row in read_rows(library, "meta").items()}
+        sizes = {name: int(row["parameters"]) for name, row in read_table(library, "meta").items()}
         names.sort(key=lambda name: sizes.get(name, 0) or 10**12)
     deadline = time.monotonic() + arguments.seconds
     rows = _measured(
@@ -215,14 +198,14 @@ def main() -> None:
         arguments.timeout,
     )
     for done, row in enumerate(rows, start=1):
-        append_row(library, row)
+        append_row(table(library, row.mode), asdict(row))
         print(f"{done}/{len(names)} {row.name} {row.total_s:.1f} s {row.error}", flush=True)
         if time.monotonic() > deadline:
             break
 
 
 def _drop(library: str, mode: str, names: set[str]) -> None:
-    rows = [row for name, row in read_rows(library, mode).items() if name not in names]
+    rows = [row for name, row in read_table(library, mode).items() if name not in names]
     path = table(library, mode)
     if path.exists():
         with path.open("w", newline="") as file:

@@ -31,6 +31,7 @@ from passportize.attacks.permutation import permute_channels
 from passportize.claim import Claim, claim_of
 from passportize.demo_recipe import ImageData, accuracy, build_model, digits_data, train
 from passportize.surgery import detach
+from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
 
 OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))
 DECADES = 2.0
@@ -138,7 +139,8 @@ def table(record: dict[str, Any]) -> str:
         "",
         f"`{record['command']}`; {record['machine']}, torch {record['torch']}, digits, owner's "
         "seed 0. Plain: bits read as they stand. Likeness and p: the link from the released "
-        "weights to the suspect, 0.5 and 0.001 needed. Aligned bits are information only.",
+        f"weights to the suspect, {LINK_LIKENESS:g} and {LINK_P_VALUE:g} needed. Aligned bits are "
+        "information only.",
         "",
         "| model | suspect | accuracy | plain bits | | likeness | p | aligned bits | verdict |",
         "|---|---|---|---|---|---|---|---|---|",

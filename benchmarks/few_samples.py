@@ -17,10 +17,11 @@ import itertools
 import json
 import statistics
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from short_training import BATCH, train
 from torch import Tensor, nn
 
 import passportize as pp
@@ -29,7 +30,7 @@ from passportize.data import load_digits_images
 from passportize.forward import weight_for
 
 OUT = Path(__file__).parent / "results" / "few_samples.json"
-BATCH, EPOCHS, NOISE, COPIES = 32, 8, 0.6, 4
+EPOCHS, NOISE, COPIES = 8, 0.6, 4
 # Name, private samples of each batch, and whether their loss counts in full.
 VARIANTS = (
     ("plain", 0, False),
@@ -66,10 +67,10 @@ def noisy(images: Tensor, generator: torch.Generator) -> Tensor:
     return images + NOISE * torch.randn(images.shape, generator=generator)
 
 
-def accuracy(model: nn.Module, which: str, images: Tensor, labels: Tensor) -> float:
-    """Percent right of one branch."""
+def accuracy(model: nn.Module, which: str | None, images: Tensor, labels: Tensor) -> float:
+    """Percent right of one branch, or of a plain model."""
     model.eval()
-    with torch.no_grad(), pp.branch(model, which):
+    with torch.no_grad(), pp.branch(model, which) if which is not None else nullcontext():
         return 100 * float((model(images).argmax(1) == labels).double().mean())
 
 
@@ -88,29 +89,10 @@ def run(samples: int, full: bool, seed: int, epochs: int) -> tuple[float, float 
     if samples:
         passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
         pp.passportize(model, passport, config=config, example_inputs=images[:2])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    steps = epochs * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-    generator = torch.Generator().manual_seed(seed)
-    model.train()
-    for _ in range(epochs):
-        order = torch.randperm(len(images), generator=generator)
-        for index in order.split(BATCH)[: len(images) // BATCH]:
-            x, y = noisy(images[index], generator), labels[index]
-            loss = (
-                pp.joint_loss(model, x, y, F.cross_entropy).total
-                if samples
-                else F.cross_entropy(model(x), y)
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    train(model, images, labels, noisy, epochs, seed, joint=samples > 0)
     targets = answers.repeat(COPIES)
     if not samples:
-        model.eval()
-        with torch.no_grad():
-            return 100 * float((model(test).argmax(1) == targets).double().mean()), None
+        return accuracy(model, None, test, targets), None
     return accuracy(model, "public", test, targets), accuracy(model, "private", test, targets)
 
 

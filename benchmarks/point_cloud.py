@@ -24,9 +24,9 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from point_cloud_table import BATCH, PRESETS, Row, explain, read_rows, report, write_rows
+from point_cloud_table import PRESETS, Row, explain, read_rows, report, write_rows
 from rich.progress import Progress
+from short_training import train
 from torch import Tensor, nn
 
 import passportize as pp
@@ -75,29 +75,10 @@ def accuracy(model: nn.Module, test: Part, which: str | None, classes: int) -> t
     return 100 * float(right.mean()), 100 * statistics.fmean(per_class)
 
 
-def train(model: nn.Module, data: Part, epochs: int, seed: int, joint: bool) -> None:
-    """Adam with a one-cycle schedule on randomly turned and slightly shaken clouds."""
-    clouds, labels = data
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    steps = epochs * (len(clouds) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-    model.train()
-    for _ in range(epochs):
-        order = torch.randperm(len(clouds), generator=generator)
-        for index in order.split(BATCH)[: len(clouds) // BATCH]:
-            x = turned(clouds[index], generator)
-            x = x + 0.01 * torch.randn(x.shape, generator=generator)
-            y = labels[index]
-            loss = (
-                pp.joint_loss(model, x, y, F.cross_entropy).total
-                if joint
-                else F.cross_entropy(model(x), y)
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+def shaken(clouds: Tensor, generator: torch.Generator) -> Tensor:
+    """Clouds ``[B, N, 3]``, randomly turned and slightly shaken."""
+    clouds = turned(clouds, generator)
+    return clouds + 0.01 * torch.randn(clouds.shape, generator=generator)
 
 
 def run(
@@ -110,12 +91,12 @@ def run(
     private = strength = None
     bits = matched = 0
     if preset == "plain":
-        train(model, data, epochs, seed, joint=False)
+        train(model, *data, shaken, epochs, seed, joint=False)
     else:
         passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
         config = CONFIGS[preset]
         pp.passportize(model, passport, config=config, example_inputs=data[0][:2])
-        train(model, data, epochs, seed, joint=True)
+        train(model, *data, shaken, epochs, seed, joint=True)
         if config.has_private_pass:
             private, _ = accuracy(model, test, "private", classes)
         with tempfile.TemporaryDirectory() as folder:

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from csv_rows import read_rows
 from torch import Tensor
 
 import passportize as pp
@@ -128,15 +129,6 @@ weight. "strength": bits of evidence after the training steps, -log2 of the exac
 """
 
 
-def read_rows() -> list[dict[str, str]]:
-    """Models that were measured already."""
-    path = OUT.with_suffix(".csv")
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def as_csv(rows: list[dict[str, str]]) -> str:
     """The rows as CSV."""
     text = io.StringIO()
@@ -154,7 +146,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     stand_in()
-    rows = read_rows() if arguments.only is None else []
+    rows = read_rows(OUT.with_suffix(".csv")) if arguments.only is None else []
     done = {row["model"] for row in rows}
     for public in MODELS:
         if public.label in done or arguments.only not in (None, public.label):

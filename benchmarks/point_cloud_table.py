@@ -10,11 +10,12 @@ import statistics
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from short_training import BATCH
+
 from passportize.atomic_file import write_atomically
 from passportize.forward import MINIMUM_SAMPLES
 
 PRESETS = ("plain", "keyed", "keyed, quarter", "paper", "signature")
-BATCH = 32
 
 
 @dataclass(frozen=True)

@@ -13,36 +13,19 @@ stopped; ``report`` writes ``results/timm_suite.md``.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+
+from csv_rows import append_row, read_rows
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = RESULTS / "timm_suite.csv"
-FIELDS = ("function", "case", "models", "outcome", "surgeries", "reason", "versions")
 NEEDS_HUB = ("test_model_inference", "test_model_load_pretrained", "test_model_features_pretrained")
 FRESH, RESTORED = "fresh", "restored"
-
-
-def read_rows() -> list[dict[str, str]]:
-    """What was measured so far."""
-    if not ROWS.exists():
-        return []
-    with ROWS.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append_row(row: dict[str, str]) -> None:
-    """Write one outcome."""
-    first = not ROWS.exists()
-    with ROWS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if first:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def run(folder: Path, files: list[str], chosen: list[str], most: float, share: int) -> int:
@@ -50,11 +33,11 @@ def run(folder: Path, files: list[str], chosen: list[str], most: float, share: i
     import pytest
     from timm_suite_plugin import Suite
 
-    done = {(row["function"], row["case"], row["models"]) for row in read_rows()}
+    done = {(row["function"], row["case"], row["models"]) for row in read_rows(ROWS)}
     options = ["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-W", "ignore"]
     if chosen:
         options += ["-k", " or ".join(chosen)]
-    suite = Suite(append_row, done, most, share)
+    suite = Suite(partial(append_row, ROWS), done, most, share)
     with suite.installed():
         return int(pytest.main([*options, *(str(folder / name) for name in files)], [suite]))
 
@@ -115,7 +98,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.mode == "report":
         page = RESULTS / "timm_suite.md"
-        page.write_text("\n".join(_report_lines(read_rows())) + "\n")
+        page.write_text("\n".join(_report_lines(read_rows(ROWS))) + "\n")
         print(page)
         return 0
     if arguments.folder is None or not arguments.folder.is_dir():

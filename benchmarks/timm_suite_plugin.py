@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ import timm
 import timm.models
 import timm.models._factory
 import torch
+from csv_rows import read_rows
 from timm_suite import FRESH, NEEDS_HUB, RESTORED, RESULTS
 from torch import nn
 
@@ -35,8 +35,8 @@ def _has_norm(module: nn.Module) -> bool:
 
 def _parameters() -> dict[str, int]:
     """Parameters of every model name, as the coverage sweep counted them."""
-    with (RESULTS / "coverage_timm_meta.csv").open(newline="") as file:
-        return {row["name"]: int(row["parameters"]) for row in csv.DictReader(file)}
+    rows = read_rows(RESULTS / "coverage_timm_meta.csv")
+    return {row["name"]: int(row["parameters"]) for row in rows}
 
 
 class Suite:

@@ -18,16 +18,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import statistics
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from csv_rows import append_row, read_rows
 from torch import Tensor, nn
 from torch.nn import functional
 from training_timm_models import LONGER, MODELS
@@ -184,24 +184,6 @@ def measure(name: str, arguments: dict[str, Any]) -> Row:
     return row
 
 
-def read_rows() -> list[dict[str, str]]:
-    if not TABLE.exists():
-        return []
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append_row(row: Row) -> None:
-    fresh = not TABLE.exists()
-    with TABLE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerow(
-            {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in asdict(row).items()}
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--names", nargs="*", default=list(MODELS))
@@ -210,14 +192,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     started = time.monotonic()
-    known = {row["name"] for row in read_rows()}
+    known = {row["name"] for row in read_rows(TABLE)}
     for done, name in enumerate(arguments.names, start=1):
         if arguments.report or time.monotonic() - started > arguments.seconds:
             break
         if name in known:
             continue
         row = measure(name, MODELS[name])
-        append_row(row)
+        append_row(TABLE, asdict(row), digits=4)
         print(
             f"{done}/{len(arguments.names)} {name} {row.optimizer}: plain {row.plain_first:.2f} to "
             f"{row.plain_last:.2f}, public {row.public_first:.2f} to {row.public_last:.2f}, "
@@ -226,7 +208,7 @@ def main() -> None:
         )
     from training_timm_page import write_page
 
-    write_page(PAGE, read_rows(), STEPS, BATCH, SIZE, RATES, WARM_UP)
+    write_page(PAGE, read_rows(TABLE), STEPS, BATCH, SIZE, RATES, WARM_UP)
 
 
 if __name__ == "__main__":
