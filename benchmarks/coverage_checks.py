@@ -31,6 +31,7 @@ from round_trip import (
     default_criterion,
     forward_outputs,
     is_host_key,
+    wake,
 )
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _measure_for_real(library: str, row: Row, largest: float) -> None:
     model = _build(library, row.name, arguments)
     row.build_s = time.process_time() - started
     row.build_peak_mib = _peak_mib() - base
-    _wake(model)
+    wake(model)
     x = torch.randn(BATCH, *size)
     row.input = "x".join(map(str, x.shape))
     inputs = x if library != "timm" else None
@@ -168,14 +169,6 @@ def _measure_for_real(library: str, row: Row, largest: float) -> None:
         again, _ = forward_outputs(model, x, training=False)
         row.restored = _word(_agree(plain[False][0], again))
     row.peak_mib = _peak_mib() - base
-
-
-def _wake(model: nn.Module) -> None:
-    """Small numbers where a fresh model starts with zeros, or its output would always be zero."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.is_floating_point() and not bool(parameter.any()):
-                parameter.normal_(std=0.02)
 
 
 def _plan(row: Row, model: nn.Module, inputs: Tensor | None) -> None:

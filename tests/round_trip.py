@@ -30,6 +30,7 @@ __all__ = [
     "assert_same_bits",
     "forward_outputs",
     "is_host_key",
+    "wake",
 ]
 
 SEED = 20201206
@@ -349,3 +350,11 @@ def _expect_interrupt(model: nn.Module, passport: pp.Passport, kwargs: dict[str,
     except KeyboardInterrupt:
         return
     raise AssertionError("surgery swallowed the error")
+
+
+def wake(model: nn.Module) -> None:
+    """Small numbers where a fresh model starts with zeros, or its output would always be zero."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and not bool(parameter.any()):
+                parameter.normal_(std=0.02)

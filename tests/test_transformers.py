@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from round_trip import assert_round_trip
+from round_trip import assert_round_trip, wake
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +15,7 @@ from passportize.site import Role
 
 pytest.importorskip("transformers")
 
-from transformers_models import MODELS, build, image_size, wake
+from transformers_models import MODELS, build, image_size
 
 PASSPORT = pp.Passport.generate(owner="Transformers", secret=bytes(range(32)))
 # One for every norm class, every way to record outputs, and everything that is read specially.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 import transformers as hf
 from torch import nn
 
@@ -161,11 +160,3 @@ def build(name: str) -> nn.Module:
 def image_size(name: str) -> tuple[int, int, int]:
     """Channels, height and width of the pictures to call it with."""
     return (3, MODELS[name].size, MODELS[name].size)
-
-
-def wake(model: nn.Module) -> None:
-    """Small numbers where a fresh model starts with zeros."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not bool(parameter.any()):
-                parameter.normal_(std=0.02)
