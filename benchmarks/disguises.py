@@ -26,11 +26,11 @@ from torch import nn
 
 import passportize as pp
 from passportize.atomic_file import write_atomically
+from passportize.attachment import detach
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
 from passportize.claim import Claim, claim_of
 from passportize.demo_recipe import ImageData, accuracy, build_model, digits_data, train
-from passportize.surgery import detach
 from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
 
 OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))

@@ -27,6 +27,7 @@ from torch import nn
 
 import passportize as pp
 from passportize.atomic_file import write_atomically
+from passportize.attachment import detach
 from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.claim import Claim
 from passportize.demo_recipe import ImageData, accuracy, batches, build_model, digits_data, train
@@ -35,7 +36,6 @@ from passportize.matching import match_tensors
 from passportize.model_key import ModelKey
 from passportize.null_model import log2_binomial_tail
 from passportize.signature import prepare_sites, read_signature
-from passportize.surgery import detach
 from passportize.thresholds import ACCEPT_STRENGTH
 from passportize.weights_digest import structure_of
 

@@ -19,8 +19,8 @@ from passportize.forward import passport_layers, switch_of
 from passportize.layout import Layout
 from passportize.private_statistics import relative_statistics
 from passportize.site import Site
-from passportize.surgery import refuse_wrapped
 from passportize.weights_digest import feed_tensor, structure_of, weights_digest
+from passportize.wrappers import refuse_wrapped
 
 __all__ = ["VERSION", "Claim", "claim_of", "load_claim", "save_claim"]
 

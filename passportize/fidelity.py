@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.attachment import attached
 from passportize.batch_rows import map_tensors
 from passportize.errors import InvalidArgument
 from passportize.layer import PassportLayer
@@ -17,7 +18,6 @@ from passportize.model_state import frozen_model, frozen_random_state
 from passportize.passport import Passport
 from passportize.placement import PrivateBranch, place_sites
 from passportize.private_statistics import OFFSET, RATIO, has_statistics, restore_statistics
-from passportize.surgery import attached
 from passportize.thresholds import FIDELITY_GAP
 from passportize.training import branch
 

@@ -15,7 +15,7 @@ from passportize.example_inputs import ExampleInputs
 from passportize.forward import passport_layers, switch_of
 from passportize.layer import PassportLayer
 from passportize.model_state import frozen_model, frozen_random_state
-from passportize.surgery import swap, swap_back
+from passportize.swapping import swap, swap_back
 from passportize.tensor_trees import tensors_in
 from passportize.training import branch
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.attachment import attached
 from passportize.claim import Claim
 from passportize.errors import ClaimMismatch, InvalidArgument
 from passportize.fidelity import PrivateBranch, measure_fidelity, place_sites
@@ -19,7 +20,6 @@ from passportize.null_model import log2_binomial_tail
 from passportize.passport import Passport
 from passportize.private_statistics import has_statistics, relative_statistics
 from passportize.signature import Reading, prepare_sites, read_signature
-from passportize.surgery import attached
 from passportize.training import branch
 from passportize.weights_digest import structure_of
 

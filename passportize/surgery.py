@@ -1,70 +1,42 @@
-"""Putting private branches into a live model, and taking them out again without a trace."""
+"""Giving a live model its private branches, and taking them out again: the public functions."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import nn
 
-from passportize.binding import anchor_shapes, make_branches, site_configs
+from passportize.attachment import attach, detach
+from passportize.binding import site_configs
 from passportize.config import PassportConfig
 from passportize.errors import (
     AlreadyPassportized,
     DegenerateSite,
     InvalidArgument,
     NotPassportized,
-    SurgeryError,
-    WrappedModel,
     WrongPassport,
 )
-from passportize.forward import RootHooks, is_passportized, passport_layers, switch_of
-from passportize.functional_norms import hide, stand_ins
+from passportize.forward import is_passportized, passport_layers, switch_of
+from passportize.functional_norms import stand_ins
 from passportize.late_doubling import find_late_entry
-from passportize.layer import PassportLayer
-from passportize.layout import Layout
 from passportize.model_key import ModelKey
 from passportize.norms import find_norms
 from passportize.packed import packed_inputs, packed_module
 from passportize.passport import Passport
 from passportize.planning import Plan, plan
-from passportize.private_branch import Branch
 from passportize.selection import Where
-from passportize.single_element import hand_over_single_elements, take_back_single_elements
-from passportize.site import Role, Site
-from passportize.structural_adapter import adapter_of
-from passportize.switch import Switch
-from passportize.weight_owner import OWN_RULE, weight_owner_class
+from passportize.site import Role
+from passportize.wrappers import refuse_wrapped
 
-__all__ = [
-    "UnsavedBranchWarning",
-    "attach",
-    "attached",
-    "detach",
-    "install",
-    "passportize",
-    "refuse_wrapped",
-    "unlock",
-    "unpassportize",
-]
+__all__ = ["UnsavedBranchWarning", "passportize", "unlock", "unpassportize"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
 _logger = logging.getLogger(__name__)
-
-_WRAPPERS = {
-    "DistributedDataParallel": "wrap it in DDP afterwards",
-    "DataParallel": "wrap it in DataParallel afterwards (DDP is better)",
-    "FullyShardedDataParallel": "shard it afterwards",
-    "FSDPModule": "call fully_shard afterwards",
-    "OptimizedModule": "call torch.compile afterwards",
-    "ScriptModule": "TorchScript cannot be changed; start from the Python model",
-    "RecursiveScriptModule": "TorchScript cannot be changed; start from the Python model",
-}
 
 
 class UnsavedBranchWarning(UserWarning):
@@ -148,103 +120,6 @@ def passportize(
     return model
 
 
-def attach(
-    model: nn.Module,
-    sites: Sequence[Site],
-    passport: Passport,
-    config: PassportConfig,
-    configs: Sequence[PassportConfig] | None = None,
-    layout: Layout | None = None,
-    entry: str = "",
-) -> Switch:
-    """Put private branches at known sites; on any error the model is as before.
-
-    Args:
-        model: A plain model.
-        sites: Sites to change, with names of modules in ``model``.
-        passport: The owner's passport.
-        config: The model-wide formulation.
-        configs: The formulation of each site, the model-wide one by default.
-        layout: The layout that the bits were embedded with, where the model's names differ from
-            it; made from ``sites`` by default.
-        entry: Name of the module at whose input the batch is doubled in training; the root if
-            empty.
-    """
-    switch = Switch(config)
-    switch.entry = entry
-    each = list(configs) if configs is not None else [config] * len(sites)
-    switch.layout = layout or Layout.of(sites, each, anchor_shapes(model, sites))
-    switch.commitment = passport.commitment()
-    branches = make_branches(model, sites, ModelKey(passport, switch.layout), each, switch)
-    install(model, sites, branches, switch)
-    return switch
-
-
-def install(
-    model: nn.Module, sites: Sequence[Site], branches: Sequence[Branch], switch: Switch
-) -> None:
-    """Swap in finished branches and register the root hooks; undone on any error."""
-    swapped: list[nn.Module] = []
-    try:
-        for site, branch in zip(sites, branches, strict=True):
-            swap(model.get_submodule(site.name), branch)
-            swapped.append(model.get_submodule(site.name))
-        switch.sites = tuple(site.name for site in sites)
-        switch.batch_statistics = any(branch.running_mean is not None for branch in branches)
-        hand_over_single_elements(model)
-        RootHooks(switch).install(model)
-    except BaseException:
-        RootHooks.remove(model)
-        take_back_single_elements(model)
-        for module in swapped:
-            swap_back(module)
-        raise
-
-
-def swap(norm: nn.Module, branch: Branch) -> None:
-    """Make one live norm a two-branch layer.
-
-    Raises:
-        SurgeryError: It has no adapter, or an attribute called ``passport``.
-    """
-    anchor = branch.site.anchor
-    adapter: type[PassportLayer] | None
-    if anchor is not None and anchor.rule == OWN_RULE:
-        adapter = weight_owner_class(type(norm))
-    else:
-        adapter = adapter_of(norm)
-    if adapter is None:
-        raise SurgeryError(f"{branch.site.name}: {type(norm).__name__} has no adapter")
-    if hasattr(norm, "passport"):
-        raise SurgeryError(
-            f"{branch.site.name}: the norm already has an attribute called 'passport'; rename it "
-            "or leave the norm out with where="
-        )
-    norm.__class__ = adapter
-    try:
-        norm._modules["passport"] = branch
-    except BaseException:
-        norm.__class__ = adapter.host_class
-        raise
-
-
-def swap_back(layer: nn.Module) -> None:
-    """Make a two-branch layer the norm that it was."""
-    adapter = type(layer)
-    host_class = adapter.host_class  # type: ignore[attr-defined]
-    del layer._modules["passport"]
-    layer.__class__ = host_class
-
-
-def detach(model: nn.Module) -> None:
-    """Take all private branches out, without a warning."""
-    for layer in passport_layers(model).values():
-        swap_back(layer)
-    take_back_single_elements(model)
-    hide(model)
-    RootHooks.remove(model)
-
-
 def unpassportize(model: Model) -> Model:
     """Restore the plain model, in place and exactly; returns the same object.
 
@@ -299,36 +174,6 @@ def unlock(model: Model, passport: Passport) -> Model:
         assert weights is not None
         layer.passport.secret = secret.to(weights.rows()[0].device)
     return model
-
-
-@contextmanager
-def attached(
-    model: nn.Module,
-    sites: Sequence[Site],
-    passport: Passport,
-    config: PassportConfig,
-    configs: Sequence[PassportConfig] | None = None,
-    layout: Layout | None = None,
-) -> Iterator[Switch]:
-    """Private branches for the length of a ``with`` block; the model is left as it was."""
-    switch = attach(model, sites, passport, config, configs, layout)
-    try:
-        yield switch
-    finally:
-        detach(model)
-
-
-def refuse_wrapped(model: nn.Module) -> None:
-    """Raise WrappedModel if surgery would reach through DDP, FSDP, torch.compile or TorchScript."""
-    for name, module in model.named_modules():
-        for base in type(module).__mro__:
-            advice = _WRAPPERS.get(base.__name__)
-            if advice is not None and base.__module__.startswith("torch."):
-                place = f"its submodule {name!r}" if name else "the model"
-                raise WrappedModel(
-                    f"{place} is wrapped in {base.__name__}; passportize and unpassportize take "
-                    f"the plain model: {advice}"
-                )
 
 
 def _check_model(model: object, verb: str) -> None:

@@ -16,8 +16,8 @@ from passportize.checkpoint import host_state_dict, load_weights
 from passportize.errors import AlreadyPassportized, CheckpointError, InvalidArgument
 from passportize.forward import is_passportized
 from passportize.matching import match_tensors
-from passportize.surgery import refuse_wrapped
 from passportize.weights_digest import structure_of
+from passportize.wrappers import refuse_wrapped
 
 __all__ = ["Suspect", "open_suspect"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize import surgery
+from passportize import attachment
 from passportize.forward import RootHooks, passport_layers
 from passportize.model_state import frozen_model, frozen_random_state
 from passportize.site import Role
@@ -318,7 +318,7 @@ def assert_failure_leaves_no_trace(
     count = len([site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)])
     assert count
     before = ModelSnapshot.of(model)
-    swap = surgery.swap
+    swap = attachment.swap
     for failing in sorted({0, count // 2, count - 1}):
         done = 0
 
@@ -330,7 +330,7 @@ def assert_failure_leaves_no_trace(
             swap(norm, branch)
 
         with monkeypatch.context() as patch:
-            patch.setattr(surgery, "swap", swap_or_fail)
+            patch.setattr(attachment, "swap", swap_or_fail)
             _expect_interrupt(model, passport, kwargs)
         before.check(model)
 

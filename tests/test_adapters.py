@@ -24,7 +24,7 @@ from passportize.layer import PassportLayer
 from passportize.private_branch import Branch
 from passportize.registry import adapter_for, registered_norms
 from passportize.site import Role, Site
-from passportize.surgery import swap, swap_back
+from passportize.swapping import swap, swap_back
 from passportize.switch import Pass, Switch
 
 CHANNELS = 32

@@ -25,7 +25,7 @@ from passportize.private_branch import Branch
 from passportize.probe import probe
 from passportize.registry import registered_norms
 from passportize.site import Role, Site
-from passportize.surgery import swap, swap_back
+from passportize.swapping import swap, swap_back
 from passportize.switch import Pass, Switch
 
 CHANNELS, NODES, TYPES = 24, 30, 3

@@ -99,9 +99,9 @@ def test_the_owner_is_recognised(preset):
 
 def test_the_private_branch_is_the_one_that_was_trained():
     """Rounding aside, the branch put back by verify computes what it did in training."""
+    from passportize.attachment import attached
     from passportize.fidelity import _fill
     from passportize.placement import PrivateBranch
-    from passportize.surgery import attached
 
     for preset in ("keyed", "paper"):
         released = protected(preset)

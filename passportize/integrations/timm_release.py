@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from passportize.attachment import attach
 from passportize.checkpoint import is_private_key, load_weights, read_checkpoint
 from passportize.claim import Claim, save_claim
 from passportize.config import PassportConfig
@@ -15,7 +16,7 @@ from passportize.errors import CheckpointError, MissingExtra, WrongPassport
 from passportize.integrations.timm_checkpoint import TASK_KEY, BranchRecord, join_state
 from passportize.passport import Passport
 from passportize.strip import averaged_key
-from passportize.surgery import attach, passportize
+from passportize.surgery import passportize
 
 __all__ = ["claim_checkpoint", "model_of_checkpoint", "restore_checkpoint"]
 

@@ -20,8 +20,9 @@ from passportize.forward import JointOutput, passport_layers, switch_of
 from passportize.integrations.timm_patches import Patches
 from passportize.joint_criterion import JointCriterion, JointMeter
 from passportize.passport import Passport
-from passportize.surgery import passportize, refuse_wrapped
+from passportize.surgery import passportize
 from passportize.training import signature_accuracy, train_jointly
+from passportize.wrappers import refuse_wrapped
 
 __all__ = ["Session", "prepare"]
 
