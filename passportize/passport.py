@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from passportize import commitment as commitments
-from passportize import owner_message as messages
-from passportize.derivation import KEY_BYTES, LabelledStream, derive_key
-from passportize.errors import InvalidArgument, MessageTooLong
-from passportize.image_vectors import part_vectors, record_patches
+from passportize.derivation import KEY_BYTES, derive_key
+from passportize.errors import InvalidArgument
+from passportize.image_vectors import record_patches
 from passportize.owner_message import OwnerMessage
 from passportize.passport_file import PassportRecord, read_passport, write_passport
 from passportize.passport_images import PassportImages
-from passportize.secret_holder import SecretHolder
-from passportize.site import AnchorPart
+from passportize.reading_key import ReadingKey
 
 __all__ = ["Passport"]
 
 
-class Passport(SecretHolder):
+class Passport(ReadingKey):
     """An ownership passport. Immutable; make one with :meth:`generate` or :meth:`load`.
 
     A reading key is derived from the secret together with the owner message (and the images of an
@@ -34,14 +30,10 @@ class Passport(SecretHolder):
     Neither the secret nor the key is ever shown, logged, pickled or put into a checkpoint.
     """
 
-    __slots__ = ("_commitment", "_images", "_keyed", "_message", "_reading_key", "_secret")
+    __slots__ = ("_commitment", "_secret")
 
-    _secret: bytes
-    _message: OwnerMessage
-    _images: PassportImages | None
-    _reading_key: bytes
-    _keyed: LabelledStream
     _commitment: str
+    _secret: bytes
 
     def __init__(
         self, secret: bytes, message: OwnerMessage, images: PassportImages | None = None
@@ -51,15 +43,13 @@ class Passport(SecretHolder):
                 f"The secret must be {KEY_BYTES} bytes; leave it out to have one drawn."
             )
         digest = images.digest() if images is not None else b""
-        reading_key = derive_key(secret, "reading key", message.payload, digest)
+        super().__init__(
+            derive_key(secret, "reading key", message.payload, digest), message, images
+        )
         salt = commitments.commitment_salt(secret)
         for name, value in (
-            ("_secret", secret),
-            ("_message", message),
-            ("_images", images),
-            ("_reading_key", reading_key),
-            ("_keyed", LabelledStream(reading_key)),
             ("_commitment", commitments.commit(secret, salt, message, digest)),
+            ("_secret", secret),
         ):
             object.__setattr__(self, name, value)
 
@@ -151,114 +141,6 @@ class Passport(SecretHolder):
         """Whether passport vectors come from pictures that the claimant chose."""
         return self._images is not None
 
-    @property
-    def reading_key(self) -> bytes:
-        """32 bytes that give every vector and bit, but prove nothing about who owns the model.
-
-        Secret like the passport itself: whoever has it can locate and damage the mark. Hand it to
-        an expert who is to read a message without being told whose.
-        """
-        return self._reading_key
-
-    def vector(self, site: str, side: str, part: int, length: int) -> torch.Tensor:
-        """A passport vector: Rademacher signs, exact in every floating-point type.
-
-        Args:
-            site: Name of the normalization layer.
-            side: ``"gamma"`` or ``"beta"``.
-            part: Index of the anchor part, 0 for sites with one.
-            length: Number of entries. A longer vector begins with the shorter one.
-
-        Returns:
-            float32 ``[length]`` of +1 and -1.
-
-        Raises:
-            InvalidArgument: Another side, a negative part or a length below 1.
-        """
-        return self._keyed.signs("vector", site, _side(side), part, length=length)
-
-    def uniform(self, site: str, side: str, part: int, shape: Sequence[int]) -> torch.Tensor:
-        """A random passport as in the published system: uniform in (-1, 1).
-
-        Args:
-            site: Name of the normalization layer.
-            side: ``"gamma"`` or ``"beta"``.
-            part: Index of the anchor part.
-            shape: Sizes of the result, filled in row-major order.
-
-        Returns:
-            float32 of ``shape``: odd multiples of ``2**-24``, the same everywhere.
-
-        Raises:
-            InvalidArgument: Another side, a negative part or a size below 1.
-        """
-        return self._keyed.uniform("uniform", site, _side(side), part, shape=shape)
-
-    def image_vectors(self, part: AnchorPart, fan_in: int | None = None) -> torch.Tensor | None:
-        """Image passport of one part of an anchor.
-
-        Args:
-            part: Rows of a weight.
-            fan_in: Entries of one row, to be checked.
-
-        Returns:
-            Gamma and beta vector, float32 ``[fan_in, 2]``, or ``[groups, fan_in, 2]`` for a
-            grouped convolution (:func:`passportize.image_vectors.part_vectors`). None where
-            there is none: :meth:`uniform` takes its place.
-
-        Raises:
-            InvalidArgument: The pictures went through a model with rows of another length.
-        """
-        return None if self._images is None else part_vectors(self._images.patches, part, fan_in)
-
-    def bits(self, total: int, *, require_message: bool = False) -> torch.Tensor:
-        """The signature: pseudo-random bits XOR the owner message laid over all positions.
-
-        Null hypothesis (the key was drawn independently of the weights): the pseudo-random bits
-        are fair, independent coins, and a fair coin XOR any fixed bit is a fair coin. So the bits
-        match any fixed reading like ``total`` fair coin tosses, and the binomial p-value is
-        exact. The message is no loophole: it is part of the key, so whoever changes the message
-        draws all coins anew.
-
-        Args:
-            total: Number of signature bits of the model.
-            require_message: Insist on room for one copy of the owner message at least.
-
-        Returns:
-            int8 ``[total]`` of 0 and 1. More bits begin with the fewer.
-
-        Raises:
-            InvalidArgument: A total below 1.
-            MessageTooLong: The message was required and does not fit.
-        """
-        coins = self._keyed.bits("bits", total=total)
-        if require_message and not self.message_fits(total):
-            raise MessageTooLong(
-                f"The owner message takes {self._message.frame_bits} signature bits and the "
-                f"model has {total}; shorten owner or contact, or bind more layers."
-            )
-        return coins ^ messages.lay_over(self._message, total, self._keyed)
-
-    def message_fits(self, total: int) -> bool:
-        """Whether ``total`` signature bits hold the owner message once or more."""
-        return total >= self._message.frame_bits
-
-    def read_message(self, read_bits: Any, confidence: Any = None) -> OwnerMessage | None:
-        """Reads the owner message; see :func:`passportize.owner_message.read_message`.
-
-        Args:
-            read_bits: Tensor or array ``[total]`` of 0 and 1.
-            confidence: Weights ``[total]`` of at least 0; 0 for bits that could not be read.
-
-        Returns:
-            The message, or None where the checksum fails.
-        """
-        return messages.read_message(self._reading_key, read_bits, confidence)
-
-    def stream(self, label: str, length: int) -> bytes:
-        """Pseudo-random bytes for any other use, ``"triggers"`` say, independent per label."""
-        return self._keyed.stream("stream", label, length=length)
-
     def commitment(self) -> str:
         """Salted SHA-256 over secret, message and images, as hex; safe to publish."""
         return self._commitment
@@ -327,9 +209,3 @@ class Passport(SecretHolder):
 
     def __hash__(self) -> int:
         return hash(self._commitment)
-
-
-def _side(side: str) -> str:
-    if side not in ("gamma", "beta"):
-        raise InvalidArgument(f'side must be "gamma" or "beta", got {side!r}.')
-    return side
