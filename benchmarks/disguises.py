@@ -30,7 +30,8 @@ from passportize.attachment import detach
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
 from passportize.claim import Claim, claim_of
-from passportize.demo_recipe import ImageData, accuracy, build_model, digits_data, train
+from passportize.data.image_data import ImageData, digits_data
+from passportize.demo_recipe import accuracy, build_model, train
 from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
 
 OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))

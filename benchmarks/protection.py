@@ -30,7 +30,8 @@ from passportize.atomic_file import write_atomically
 from passportize.attachment import detach
 from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.claim import Claim
-from passportize.demo_recipe import ImageData, accuracy, batches, build_model, digits_data, train
+from passportize.data.image_data import ImageData, batches, digits_data
+from passportize.demo_recipe import accuracy, build_model, train
 from passportize.fidelity import PrivateBranch, measure_fidelity
 from passportize.matching import match_tensors
 from passportize.model_key import ModelKey

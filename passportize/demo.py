@@ -14,7 +14,8 @@ import torch
 from passportize import demo_steps as steps
 from passportize.checkpoint import load_weights
 from passportize.claim import save_claim
-from passportize.demo_recipe import ARCHITECTURE, ImageData, digits_data
+from passportize.data.image_data import ImageData, digits_data
+from passportize.demo_recipe import ARCHITECTURE
 from passportize.demo_story import Story, quiet_console
 from passportize.errors import InvalidArgument
 from passportize.passport import Passport

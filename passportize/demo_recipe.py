@@ -1,10 +1,9 @@
-"""The recipe that demo and benchmarks share: data, a small timm ResNet, one training loop."""
+"""The recipe that demo and benchmarks share: a small timm ResNet, one training loop."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from passportize.data.digits import load_digits_images
-from passportize.data.fashion_mnist import load_fashion_mnist
+from passportize.data.image_data import ImageData, batches
 from passportize.errors import InvalidArgument, MissingExtra
 from passportize.forward import is_passportized
 from passportize.training import branch as one_branch
@@ -23,13 +21,9 @@ __all__ = [
     "ARCHITECTURE",
     "ARCHITECTURE_ARGUMENTS",
     "History",
-    "ImageData",
     "Step",
     "accuracy",
-    "batches",
     "build_model",
-    "digits_data",
-    "fashion_data",
     "train",
 ]
 
@@ -43,41 +37,6 @@ ARCHITECTURE_ARGUMENTS = {
 """What ``timm.create_model`` is called with, beside the number of classes."""
 
 OPTIMIZERS = ("sgd", "adamw")
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """Images and labels of both splits, normalised by mean and deviation of the train split.
-
-    Attributes:
-        name: What the data are, for reports.
-        train_images, test_images: float32 ``[N, 1, size, size]``.
-        train_labels, test_labels: int64 ``[N]``.
-        classes: Number of classes.
-    """
-
-    name: str
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    classes: int = 10
-
-    @classmethod
-    def normalised(
-        cls,
-        name: str,
-        train: tuple[Tensor, Tensor],
-        test: tuple[Tensor, Tensor],
-        size: int,
-    ) -> ImageData:
-        """From images in [0, 1], scaled bilinearly to ``size`` pixels a side."""
-        if not isinstance(size, int) or size < 1:
-            raise InvalidArgument(f"size={size!r} must be a whole number of pixels")
-        images = [_resized(split[0], size) for split in (train, test)]
-        mean, deviation = images[0].mean(), images[0].std()
-        first, second = ((split - mean) / deviation for split in images)
-        return cls(name, first, train[1], second, test[1], int(train[1].max()) + 1)
 
 
 @dataclass(frozen=True)
@@ -112,26 +71,6 @@ class History:
     finite: bool = True
     seconds: float = 0.0
     step_seconds: float = 0.0
-
-
-def digits_data(size: int = 32) -> ImageData:
-    """The 1,797 handwritten digits of scikit-learn: 1,438 to train, 359 to test; offline.
-
-    Raises:
-        MissingExtra: scikit-learn is not installed.
-    """
-    train, test = load_digits_images("train"), load_digits_images("test")
-    return ImageData.normalised("the handwritten digits of scikit-learn", train, test, size)
-
-
-def fashion_data(root: str | os.PathLike[str], size: int = 32) -> ImageData:
-    """Fashion-MNIST from a folder with its four idx files.
-
-    Raises:
-        DatasetError: A file is missing or damaged.
-    """
-    train, test = load_fashion_mnist("train", root), load_fashion_mnist("test", root)
-    return ImageData.normalised("Fashion-MNIST", train, test, size)
 
 
 def build_model(seed: int, num_classes: int = 10) -> nn.Module:
@@ -254,11 +193,6 @@ def accuracy(
     return 100.0 * hits / len(labels)
 
 
-def batches(images: Tensor, labels: Tensor, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of images and labels, as :func:`passportize.verify` takes them."""
-    yield from zip(torch.split(images, size), torch.split(labels, size), strict=True)
-
-
 def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
     if name == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
@@ -285,12 +219,6 @@ def _record(history: History, losses: list[tuple[Tensor, Tensor | None, Tensor |
         series[index].append(mean)
         if values and not torch.isfinite(torch.tensor(mean)):
             history.finite = False
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    if images.shape[-2:] == (size, size):
-        return images
-    return functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:

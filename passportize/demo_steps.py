@@ -10,15 +10,8 @@ from torch import Tensor, nn
 from passportize.audit import is_clean
 from passportize.checkpoint import load_weights, save_weights
 from passportize.claim import Claim
-from passportize.demo_recipe import (
-    ARCHITECTURE,
-    History,
-    ImageData,
-    accuracy,
-    batches,
-    build_model,
-    train,
-)
+from passportize.data.image_data import ImageData, batches
+from passportize.demo_recipe import ARCHITECTURE, History, accuracy, build_model, train
 from passportize.demo_story import Story
 from passportize.passport import Passport
 from passportize.planning import Plan, plan

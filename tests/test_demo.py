@@ -13,15 +13,9 @@ from typer.testing import CliRunner
 import passportize as pp
 from passportize.checkpoint import load_weights
 from passportize.commands.application import application
+from passportize.data.image_data import ImageData, batches, digits_data
 from passportize.demo import run_demo
-from passportize.demo_recipe import (
-    ImageData,
-    accuracy,
-    batches,
-    build_model,
-    digits_data,
-    train,
-)
+from passportize.demo_recipe import accuracy, build_model, train
 from passportize.errors import DemoFailed, InvalidArgument
 from passportize.strangers import draw_strangers, read_claimed, strangers_accuracies
 

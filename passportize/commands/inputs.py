@@ -182,7 +182,7 @@ def load_data(name: str, model: nn.Module | None, batch: int) -> Iterable[Any]:
 
 def _demo_data(name: str, batch: int) -> list[Any]:
     from passportize.data.fashion_mnist import DEBIAN_FASHION_MNIST
-    from passportize.demo_recipe import batches, digits_data, fashion_data
+    from passportize.data.image_data import batches, digits_data, fashion_data
 
     folder = name.partition(":")[2] or DEBIAN_FASHION_MNIST
     data = digits_data() if name == "digits" else fashion_data(folder)
@@ -191,7 +191,7 @@ def _demo_data(name: str, batch: int) -> list[Any]:
 
 def _tensor_file(path: Path, batch: int) -> list[Any]:
     from passportize.checkpoint import load_weights
-    from passportize.demo_recipe import batches
+    from passportize.data.image_data import batches
 
     tensors = load_weights(path)
     if not {"images", "labels"} <= set(tensors):

@@ -36,8 +36,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Protect a small timm ResNet, train it on real images, strip it, prove whose it is."""
+    from passportize.data.image_data import digits_data, fashion_data
     from passportize.demo import run_demo
-    from passportize.demo_recipe import digits_data, fashion_data
 
     if epochs is None:
         epochs = EPOCHS if data is None else FASHION_EPOCHS
