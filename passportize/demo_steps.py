@@ -15,8 +15,8 @@ from passportize.demo_recipe import ARCHITECTURE, History, accuracy, build_model
 from passportize.demo_story import Story
 from passportize.passport import Passport
 from passportize.planning import Plan, plan
-from passportize.report import Section, Strangers
 from passportize.report_plots import training_picture
+from passportize.report_sections import Section, Strangers
 from passportize.strangers import draw_strangers, strangers_accuracies, strangers_strengths
 from passportize.surgery import passportize, unpassportize
 from passportize.training import branch

@@ -12,7 +12,8 @@ import torch
 from passportize import report_plots
 from passportize.errors import InvalidArgument, PassportizeError
 from passportize.owner_message import OwnerMessage
-from passportize.report import Section, Strangers, render_report, write_report
+from passportize.report import render_report, write_report
+from passportize.report_sections import Section, Strangers
 from passportize.signature import Reading
 from passportize.verdict import SiteVerdict, Verdict
 
