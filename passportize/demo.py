@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passportize import demo_steps as steps
 from passportize.checkpoint import load_weights
 from passportize.claim import save_claim
 from passportize.data.image_data import ImageData, digits_data
+from passportize.demo_proof import prove, try_strangers
 from passportize.demo_recipe import ARCHITECTURE
+from passportize.demo_release import commit, strip
 from passportize.demo_story import Story, quiet_console
+from passportize.demo_training import make_passport, train_both, training_section
 from passportize.errors import InvalidArgument
 from passportize.passport import Passport
 from passportize.report import write_report
@@ -119,13 +121,13 @@ def run_demo(
     }
 
     with _one_thread():
-        passport, planned = steps.make_passport(story, passport, paths, data, seed)
-        trained = steps.train_both(story, data, passport, epochs, seed)
+        passport, planned = make_passport(story, passport, paths, data, seed)
+        trained = train_both(story, data, passport, epochs, seed)
         claim = save_claim(trained.marked, paths["claim"], overwrite=True)
-        steps.commit(story, passport, claim, paths)
-        steps.strip(story, trained.marked, data, seed, paths)
-        verdict, tuned = steps.prove(story, passport, claim, data, paths)
-        others, refused = steps.try_strangers(story, claim, data, paths, (strangers, signatures))
+        commit(story, passport, claim, paths)
+        strip(story, trained.marked, data, seed, paths)
+        verdict, tuned = prove(story, passport, claim, data, paths)
+        others, refused = try_strangers(story, claim, data, paths, (strangers, signatures))
         reading = next(iter(read_claimed(load_weights(paths["weights"]), claim, [passport])))
     write_report(
         paths["report"],
@@ -133,7 +135,7 @@ def run_demo(
         title=f"{ARCHITECTURE} on {data.name}",
         reading=reading,
         strangers=others,
-        before=[steps.training_section(data, trained)],
+        before=[training_section(data, trained)],
     )
     story.console.print()
     story.say(f"report: {paths['report']}")
