@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, fields
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from coverage_libraries import LIBRARIES
 from csv_rows import append_row, read_rows
 
 RESULTS = Path(__file__).parent / "results"
@@ -156,9 +157,7 @@ def main() -> None:
         "--largest", type=float, default=150e6, help="cut the depth of models with more parameters"
     )
     parser.add_argument("--retry", action="store_true", help="measure rows with an error again")
-    parser.add_argument(
-        "--library", default="timm", choices=("timm", "torchvision", "transformers")
-    )
+    parser.add_argument("--library", default="timm", choices=tuple(LIBRARIES))
     arguments = parser.parse_args()
     library = arguments.library
     if arguments.mode == "report":
@@ -172,8 +171,6 @@ def main() -> None:
         )
         return
     os.nice(2)
-    from coverage_checks import model_names
-
     known = read_table(library, arguments.mode)
     if arguments.retry:
         failed = {name for name, row in known.items() if row["error"]}
@@ -181,7 +178,7 @@ def main() -> None:
         known = {name: row for name, row in known.items() if name not in failed}
     names = [
         name
-        for name in model_names(library)
+        for name in LIBRARIES[library].names()
         if name not in known and fnmatch.fnmatch(name, arguments.names)
     ]
     if arguments.mode == "real":

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import re
 import resource
-import sys
 import time
-import warnings
 from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
-import torchvision
-from torch import Tensor, nn
-
-import passportize as pp
-from passportize.errors import NoNormalization
-from passportize.site import Role
-from passportize.tensor_trees import tensors_in
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
+from coverage_libraries import LIBRARIES, Library, Size
 from round_trip import (
     ModelSnapshot,
     assert_joint_step,
@@ -33,13 +21,18 @@ from round_trip import (
     is_host_key,
     wake,
 )
+from torch import Tensor, nn
+
+import passportize as pp
+from passportize.errors import NoNormalization
+from passportize.site import Role
+from passportize.tensor_trees import tensors_in
 
 if TYPE_CHECKING:
     from coverage import Row
 
 PASSPORT = pp.Passport.generate(owner="coverage sweep", secret=bytes(range(32)))
-SIZES = (64, 128)
-DEPTH_CUTS: tuple[dict[str, Any], ...] = (
+CUTS: tuple[dict[str, Any], ...] = (
     {"depth": 2},
     {"depths": (1, 1, 1, 1)},
     {"depths": (1, 1, 1)},
@@ -47,71 +40,39 @@ DEPTH_CUTS: tuple[dict[str, Any], ...] = (
     {"stem_width": 32, "base_width": 16, "cardinality": 8},
     {"block_args": None, "channel_multiplier": 0.25},
 )
+HUGE = 5
+HUGE_CUTS: tuple[dict[str, Any], ...] = (
+    {"depth": 2, "num_kv_heads": (None, 8)},  # one block with all heads, one with grouped queries
+    {"depth": 6, "wa": 1200.0},  # the same four widths in fewer blocks
+    {"channels": (64, 128, 256, 512)},
+)
+"""For models so many times larger than the limit, which would not fit into memory whole."""
 BATCH = 2
 
 torch.set_num_threads(1)
 
 
-def model_names(library: str) -> list[str]:
-    """Every name that a library registers; of torchvision those for images.
-
-    Of transformers, which builds models from configs, the small ones of the tests.
-    """
-    if library == "timm":
-        return list(timm.list_models())
-    if library == "transformers":
-        import transformers_models
-
-        return list(transformers_models.MODELS)
-    modules = (torchvision.models, torchvision.models.segmentation)
-    return [name for module in modules for name in torchvision.models.list_models(module=module)]
-
-
-def _build(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:
-    if library == "timm":
-        return cast(nn.Module, timm.create_model(name, **arguments))
-    if library == "transformers":
-        import transformers_models
-
-        return transformers_models.build(name)
-    if name in torchvision.models.list_models(module=torchvision.models.segmentation):
-        arguments = {"weights_backbone": None, **arguments}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # how some of them used to initialise
-        return cast(nn.Module, torchvision.models.get_model(name, weights=None, **arguments))
-
-
-def _build_on_meta(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:
+def _build_on_meta(library: Library, name: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         with torch.device("meta"):
-            return _build(library, name, arguments)
+            return library.build(name, arguments)
     except NotImplementedError:  # torchvision's RegNet computes its widths with tensors
-        return _build(library, name, arguments).to("meta")
+        return library.build(name, arguments).to("meta")
 
 
-def _default_size(library: str, name: str, model: nn.Module) -> tuple[int, ...]:
-    if library == "transformers":
-        import transformers_models
-
-        return transformers_models.image_size(name)
-    config = getattr(model, "default_cfg", None)
-    return tuple(config["input_size"]) if config is not None else (3, 224, 224)
-
-
-def measure(library: str, row: Row, largest: float) -> None:
+def measure(source: str, row: Row, largest: float) -> None:
     """Fill the row of one model.
 
     Args:
-        library: Where the name is from.
+        source: The library that the name is from.
         row: Has the name and the mode.
         largest: Models with more parameters are built with less depth.
 
     Raises:
         Exception: Whatever went wrong; the row holds what was measured before.
     """
-    versions = {"torch": torch.__version__, "timm": timm.__version__}
-    if library == "transformers":
-        versions = {"torch": torch.__version__, library: version(library)}
+    library = LIBRARIES[source]
+    versions = {name: version(name) for name in library.packages}
     versions["passportize"] = pp.__version__
     row.versions = ", ".join(f"{name} {number}" for name, number in versions.items())
     if row.mode == "meta":
@@ -120,32 +81,32 @@ def measure(library: str, row: Row, largest: float) -> None:
         _measure_for_real(library, row, largest)
 
 
-def _measure_on_meta(library: str, row: Row) -> None:
+def _measure_on_meta(library: Library, row: Row) -> None:
     started = time.process_time()
     model = _build_on_meta(library, row.name, {})
     row.build_s = time.process_time() - started
     row.built_with, row.input = "meta device", "default"
     inputs = None
-    if library != "timm":
-        inputs = torch.empty(BATCH, *_default_size(library, row.name, model), device="meta")
+    if library.needs_inputs:
+        inputs = torch.empty(BATCH, *library.size(row.name, model), device="meta")
     _plan(row, model, inputs)
     before = ModelSnapshot.of(model)
     _passportize(row, model, before, inputs)
     _restore(row, model, before)
 
 
-def _measure_for_real(library: str, row: Row, largest: float) -> None:
+def _measure_for_real(library: Library, row: Row, largest: float) -> None:
     arguments, size = _reduced(library, row, largest)
     torch.manual_seed(0)
     base = _peak_mib()
     started = time.process_time()
-    model = _build(library, row.name, arguments)
+    model = library.build(row.name, arguments)
     row.build_s = time.process_time() - started
     row.build_peak_mib = _peak_mib() - base
     wake(model)
     x = torch.randn(BATCH, *size)
     row.input = "x".join(map(str, x.shape))
-    inputs = x if library != "timm" else None
+    inputs = x if library.needs_inputs else None
     _plan(row, model, inputs)
     row.surgery_peak_mib = _peak_mib() - base
     before = ModelSnapshot.of(model)
@@ -172,7 +133,7 @@ def _measure_for_real(library: str, row: Row, largest: float) -> None:
 
 
 def _plan(row: Row, model: nn.Module, inputs: Tensor | None) -> None:
-    row.parameters = row.parameters or sum(tensor.numel() for tensor in model.parameters())
+    row.parameters = row.parameters or _count(model)
     started = time.process_time()
     row.preset = "keyed"
     try:
@@ -218,48 +179,53 @@ def _restore(row: Row, model: nn.Module, before: ModelSnapshot) -> None:
         row.restored = f"no: {error}"[:200]
 
 
-def _reduced(library: str, row: Row, largest: float) -> tuple[dict[str, Any], tuple[int, ...]]:
+def _reduced(library: Library, row: Row, largest: float) -> tuple[Mapping[str, Any], Size]:
     """The first cheaper way to build and call the model that works on the meta device."""
-    full = _try_on_meta(library, row.name, {}, None)
-    assert full is not None, "the model does not run on the meta device"
-    row.parameters, default = full
+    whole = _build_on_meta(library, row.name, {})
+    row.parameters = _count(whole)
+    default = library.size(row.name, whole)
+    sizes = [
+        *((default[0], size, size) for size in library.smaller if size < default[-1]),
+        default,
+        *((default[0], size, size) for size in library.larger),
+    ]
     cuts: tuple[dict[str, Any], ...] = ({},)
     if row.parameters > largest:
-        cuts = (*DEPTH_CUTS, {})
+        cuts = (*CUTS, *(HUGE_CUTS if row.parameters > HUGE * largest else ()), {})
     for cut in cuts:
-        for size in SIZES if library != "transformers" else ():
-            smaller = (default[0], size, size)
-            if size >= default[-1]:
-                continue
-            for arguments in (cut, {**cut, "img_size": size}):
-                if _try_on_meta(library, row.name, arguments, smaller) is not None:
-                    row.built_with = _described(arguments)
-                    return arguments, smaller
-        if _try_on_meta(library, row.name, cut, default) is not None:
-            row.built_with = "a small config" if library == "transformers" else _described(cut)
-            return cut, default
+        for size in sizes:
+            for arguments in (cut, {**cut, "img_size": size[-1]}):
+                # In training, too, where smaller pictures may do; the largest is the last resort.
+                last = size == sizes[-1]
+                left = _parameters_if_it_runs(library, row.name, arguments, size, training=not last)
+                # Some builders take arguments that mean nothing to them.
+                if left and (not cut or left < row.parameters):
+                    row.built_with = _described(arguments) or library.as_built
+                    return arguments, size
     raise AssertionError("no way to build the model runs on the meta device")
 
 
-def _try_on_meta(
-    library: str, name: str, arguments: dict[str, Any], size: tuple[int, ...] | None
-) -> tuple[int, tuple[int, ...]] | None:
-    """Parameters and default input size, or None where it cannot be built or called."""
+def _parameters_if_it_runs(
+    library: Library, name: str, arguments: Mapping[str, Any], size: Size, training: bool
+) -> int | None:
+    """Number of parameters of a model that can be built so and called with such pictures."""
     try:
-        model = _build_on_meta(library, name, arguments).eval()
+        model = _build_on_meta(library, name, arguments)
         with torch.device("meta"), torch.no_grad():
-            default = _default_size(library, name, model)
-            if size is not None:
-                model(torch.empty(BATCH, *size))
-                if size != default:
-                    model.train()(torch.empty(BATCH, *size))
+            model.eval()(torch.empty(BATCH, *size))
+            if training:
+                model.train()(torch.empty(BATCH, *size))
     except Exception:  # whatever a model raises on arguments or sizes that it does not take
         return None
-    return sum(tensor.numel() for tensor in model.parameters()), default
+    return _count(model)
 
 
-def _described(arguments: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in arguments.items()) or "default"
+def _count(model: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in model.parameters())
+
+
+def _described(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in arguments.items())
 
 
 def _agree(one: Any, other: Any) -> bool:
