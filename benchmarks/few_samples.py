@@ -2,9 +2,9 @@
 
 Question: with the default, a quarter of each batch goes through the private branch too; at batch 32
 that is eight samples. What does it cost when their loss counts in full, and what with the weight
-that `passportize.forward.weight_for` gives it? A small convolutional net with batch norm, digits
-under heavy noise (so that nothing saturates), short trainings from the same start on the same
-batches.
+that `passportize.private_share.weight_for` gives it? A small convolutional net with batch norm,
+digits under heavy noise (so that nothing saturates), short trainings from the same start on the
+same batches.
 
     python benchmarks/few_samples.py            # about five minutes on one thread
     python benchmarks/few_samples.py --smoke    # seconds, nothing is written
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import passportize as pp
 from passportize.atomic_file import write_atomically
 from passportize.data import load_digits_images
-from passportize.forward import weight_for
+from passportize.private_share import weight_for
 
 OUT = Path(__file__).parent / "results" / "few_samples.json"
 EPOCHS, NOISE, COPIES = 8, 0.6, 4

@@ -13,7 +13,7 @@ from pathlib import Path
 from short_training import BATCH
 
 from passportize.atomic_file import write_atomically
-from passportize.forward import MINIMUM_SAMPLES
+from passportize.private_share import MINIMUM_SAMPLES
 
 PRESETS = ("plain", "keyed", "keyed, quarter", "paper", "signature")
 

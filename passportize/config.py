@@ -31,7 +31,7 @@ class PassportConfig:
         sign_weight: Weight of the sign loss.
         response_weight: Weight of the sum of squared raw responses (``"paper"`` only).
         private_weight: Weight of the private branch's loss; less where it sees only a few samples
-            of a batch (:func:`passportize.forward.weight_for`).
+            of a batch (:func:`passportize.private_share.weight_for`).
         private_fraction: Share of the batch that also passes through the private branch; at least
             8 samples where norms use statistics of the batch, and 16 where one of them sees a
             single value per channel of each sample.

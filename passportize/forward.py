@@ -1,14 +1,13 @@
 """The joint forward pass: two hooks on the root of a passportized model.
 
 Before the root's forward, or where the first bound part of the model begins, the private part of
-the batch is appended (``cat([x, x[:k]])``); every
-two-branch layer norms its rows with their own branch; after it the output is cut in two. DDP, AMP,
-EMA, torch.compile and activation checkpointing see one ordinary forward pass.
+the batch is appended (``cat([x, x[:k]])``); every two-branch layer norms its rows with their own
+branch; after it the output is cut in two. DDP, AMP, EMA, torch.compile and activation
+checkpointing see one ordinary forward pass.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -17,35 +16,12 @@ from torch import Tensor, nn
 from passportize.batch_rows import append_rows, count_rows, cut_rows, is_packing, map_tensors
 from passportize.errors import BranchLost, BranchMisuse, NotPassportized
 from passportize.layer import PassportLayer
+from passportize.private_share import private_share, weight_for
 from passportize.switch import Pass, Switch
 from passportize.tensor_trees import tensors_in
 from passportize.weight_owner import WeightOwner
 
-__all__ = [
-    "FULL_WEIGHT_ROWS",
-    "MINIMUM_ROWS",
-    "MINIMUM_SAMPLES",
-    "JointOutput",
-    "RootHooks",
-    "is_passportized",
-    "passport_layers",
-    "switch_of",
-]
-
-MINIMUM_ROWS = 8
-"""Samples of a batch that go through the private branch at least, where it has batch statistics.
-
-Those of two samples are so ill conditioned that a deep network's gradients explode.
-"""
-
-MINIMUM_SAMPLES = 16
-"""The same where a norm sees one value per channel of each sample, behind a global pooling say.
-
-Elsewhere there are as many values as there are positions times samples.
-"""
-
-FULL_WEIGHT_ROWS = 32
-"""From so many private samples on the private branch's loss counts in full, see `weight_for`."""
+__all__ = ["JointOutput", "RootHooks", "is_passportized", "passport_layers", "switch_of"]
 
 
 class JointOutput(NamedTuple):
@@ -58,7 +34,8 @@ class JointOutput(NamedTuple):
         penalty: Weighted sign loss of all sites, a scalar.
         private_rows: Number of samples that went through the private branch; -1 for all of them,
             in a pass of their own.
-        private_weight: Weight of the private branch's loss in this step, see :func:`weight_for`.
+        private_weight: Weight of the private branch's loss in this step, see
+            :func:`~passportize.private_share.weight_for`.
     """
 
     public: Any
@@ -66,21 +43,6 @@ class JointOutput(NamedTuple):
     penalty: Tensor
     private_rows: int
     private_weight: float
-
-
-def weight_for(weight: float, public_rows: int, private_rows: int) -> float:
-    """Weight of the private branch's loss where it sees fewer samples than the public one.
-
-    The gradient of a mean over ``n`` samples has a variance of ``1 / n``. With a weight of
-    ``sqrt(n / N)`` the private one adds no more than the public one has over ``N``, so that a few
-    samples do not drown what the whole batch says. ``N`` is the batch, at most
-    ``FULL_WEIGHT_ROWS``: over more samples the variance is small against what is learnt.
-
-    >>> weight_for(1.0, 32, 8), weight_for(1.0, 8, 8), weight_for(1.0, 128, 32)
-    (0.5, 1.0, 1.0)
-    """
-    enough = min(public_rows, FULL_WEIGHT_ROWS)
-    return weight if private_rows >= enough else weight * math.sqrt(private_rows / enough)
 
 
 def passport_layers(model: nn.Module) -> dict[str, PassportLayer]:
@@ -163,10 +125,7 @@ class RootHooks:
         rows = count_rows((args, kwargs), switch.two_passes)
         if not (torch.compiler.is_compiling() or switch.trained or switch.rows_apart):
             self._check_unpacked((args, kwargs), rows)
-        least = 1
-        if switch.batch_statistics:
-            least = MINIMUM_SAMPLES if switch.samples_only else MINIMUM_ROWS
-        share = min(rows, max(least, round(rows * switch.config.private_fraction)))
+        share = private_share(switch, rows)
         switch.public_rows, switch.private_rows = rows, share
         if switch.entry:
             return None
