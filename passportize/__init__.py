@@ -7,6 +7,7 @@
 from passportize.checkpoint import host_state_dict
 from passportize.claim import Claim, load_claim, save_claim
 from passportize.config import PassportConfig
+from passportize.embedding import Embedding, embed_signature
 from passportize.errors import PassportizeError
 from passportize.layer import PassportLayer
 from passportize.passport import Passport
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Claim",
+    "Embedding",
     "JointLoss",
     "Passport",
     "PassportConfig",
@@ -35,6 +37,7 @@ __all__ = [
     "Plan",
     "Verdict",
     "branch",
+    "embed_signature",
     "host_state_dict",
     "joint_loss",
     "load_claim",

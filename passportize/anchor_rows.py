@@ -12,7 +12,7 @@ from torch import Tensor
 from passportize.errors import AnchorNotFound
 from passportize.site import AnchorPart
 
-__all__ = ["anchor_fan_in", "anchor_rows", "anchor_width"]
+__all__ = ["anchor_fan_in", "anchor_rows", "anchor_width", "row_positions"]
 
 
 def _layout(shape: Sequence[int], part: AnchorPart) -> tuple[int, int, int]:
@@ -61,7 +61,8 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
     consume it (``"input"``), in the order of the weight's dimensions; with ``repeats`` the rows
     ``start + j * channels + c`` lie side by side, and so do the rows of the experts of a mixture,
     expert by expert. The result is differentiable, and a view of the weight where its layout
-    allows and nothing is taken from it (``centred``; then it is in at least float32).
+    allows and nothing is taken from it (``centred``, ``less_mean_row``; then it is in at least
+    float32).
 
     Args:
         weight: ``[out, in / groups, ...]``, or ``[in, out / groups, ...]`` for a transposed layout,
@@ -82,6 +83,9 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
             f"{tuple(weight.shape)} has {rows} along its {part.axis} axis. Is it the weight of "
             "another model?"
         )
+    if part.less_mean_row:
+        whole = _exact(anchor_rows(weight, replace(part, less_mean_row=False)))
+        return whole - whole.mean(0, keepdim=True)
     if part.centred:
         return anchor_rows(_centred(weight), replace(part, centred=False))
     if part.expert_shape:
@@ -101,13 +105,31 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
     return torch.cat(torch.split(chosen, part.channels), dim=1)
 
 
+def row_positions(weight: Tensor, part: AnchorPart) -> Tensor:
+    """Where the entries of :func:`anchor_rows` lie in the flattened weight.
+
+    Args:
+        weight: The weight.
+        part: Which rows.
+
+    Returns:
+        int64 ``[channels, fan_in]``.
+    """
+    numbers = torch.arange(weight.numel(), device=weight.device).view(weight.shape)
+    return anchor_rows(numbers, replace(part, centred=False, less_mean_row=False))
+
+
 def _rows(weight: Tensor, start: int, stop: int) -> Tensor:
     # The gradient of a slice is a tensor of zeros to copy into, also where all is taken.
     chosen = weight if stop - start == len(weight) else weight[start:stop]
     return chosen.reshape(stop - start, -1)
 
 
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def _centred(weight: Tensor) -> Tensor:
     """A weight of which every kernel has the mean zero."""
-    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    exact = _exact(weight)
     return exact - exact.mean(tuple(range(1, exact.dim())), keepdim=True)

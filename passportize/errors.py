@@ -99,6 +99,10 @@ class PassportLocked(TrainingError):
     """The private branch was loaded without its secret; unlock it with the passport."""
 
 
+class EmbeddingFailed(TrainingError):
+    """The signature cannot be written into a weight; the message names it and says why."""
+
+
 class BranchLost(TrainingError):
     """Another conversion replaced passportized layers after surgery."""
 

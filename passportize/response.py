@@ -44,6 +44,7 @@ __all__ = [
     "normalised_responses",
     "raw_responses",
     "raw_sign_penalty",
+    "reach_of",
     "sign_penalty",
 ]
 
@@ -211,11 +212,16 @@ def sign_penalty(
     )
     sums = []
     for index, (_, entries) in enumerate(parts):
-        reach = min(margin, math.sqrt(entries) / 4)
+        reach = reach_of(margin, entries)
         missing = torch.relu(reach - gauge[index].abs())
         missing = missing + torch.relu(reach - sign[index] * gamma[index])
         sums.append(torch.dot(length[index].square() / math.sqrt(entries), missing))
     return torch.stack(sums).sum() if len(sums) > 1 else sums[0]
+
+
+def reach_of(margin: float, entries: int) -> float:
+    """The margin of a row: for short ones a quarter of what its response can be at most."""
+    return min(margin, math.sqrt(entries) / 4)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

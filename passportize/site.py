@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["ADDED_LATER", "Anchor", "AnchorPart", "Role", "Site"]
 
-ADDED_LATER = frozenset({"expert_shape", "centred"})
+ADDED_LATER = frozenset({"expert_shape", "centred", "less_mean_row"})
 """Fields of a part that stand in its JSON form only where they are set."""
 
 
@@ -47,6 +47,8 @@ class AnchorPart:
         centred: Whether the mean of each kernel (of each index of the first dimension) is taken
             from it before rows are read, because the layer does so itself: adding a constant to a
             kernel then changes nothing.
+        less_mean_row: Whether the mean of all rows is taken from each of them, because the norm
+            takes the mean over its channels: adding a vector to all rows then changes nothing.
     """
 
     weight: str
@@ -58,6 +60,7 @@ class AnchorPart:
     transposed: bool = False
     expert_shape: tuple[int, ...] = ()
     centred: bool = False
+    less_mean_row: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form, from which the digest of a layout is made.

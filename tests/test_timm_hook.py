@@ -43,7 +43,6 @@ SCRIPTS = Path(__file__).parent / "train_scripts"
 GENERATIONS = ("train_without_tasks", "train_with_task", "train_task_first")
 PASSPORT = pp.Passport.generate("Hooked", date="2026-01-01", secret=bytes(range(32)))
 CLASSES = 4
-STRONG = ("--set", "sign_weight=0.5")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +61,7 @@ def passport(tmp_path: Path) -> Path:
     return path
 
 
-def run(passport: Path, script: str, output: Path, *arguments: str, own: tuple = STRONG) -> None:
+def run(passport: Path, script: str, output: Path, *arguments: str, own: tuple = ()) -> None:
     launch(
         [
             *("--passport", str(passport), *own, str(SCRIPTS / f"{script}.py")),
@@ -107,8 +106,7 @@ def assert_releasable(output: Path, own_state: bool) -> None:
         ).eval()
         with torch.no_grad():
             assert torch.equal(plain(x), restored(x))
-        if not ema:
-            assert pp.signature_accuracy(restored) == 1.0
+        assert pp.signature_accuracy(restored) == 1.0
     if own_state:
         timm.create_model(
             "test_resnet", num_classes=CLASSES, checkpoint_path=str(output / "last.pth.tar")
@@ -188,7 +186,7 @@ def test_summary_claim_and_no_name_left_behind(
     before, claim = names(), tmp_path / "owner.claim"
     output = tmp_path / "out"
     with caplog.at_level("INFO", logger="passportize.timm"):
-        run(passport, GENERATIONS[2], output, own=(*STRONG, "--claim", str(claim)))
+        run(passport, GENERATIONS[2], output, own=("--claim", str(claim)))
     assert names() == before
     with (output / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -434,3 +432,17 @@ def test_prepare_refuses_what_cannot_work() -> None:
     assert passport_layers(model)
     with pytest.raises(AlreadyPassportized):
         prepare(model, PASSPORT)
+
+
+def test_the_signature_is_there_before_the_first_step(
+    passport: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    assert pp.signature_accuracy(prepare(fresh(), PASSPORT)) == 1.0
+    assert pp.signature_accuracy(prepare(fresh(), PASSPORT, embed=False)) < 0.7
+    with caplog.at_level("INFO", logger="passportize.timm"):
+        run(passport, GENERATIONS[2], tmp_path / "with")
+        assert "Passport: 1040 of 1040 bits" in caplog.text
+        caplog.clear()
+        run(passport, GENERATIONS[2], tmp_path / "without", own=("--no-embed",))
+        assert "1040 of 1040" not in caplog.text

@@ -45,7 +45,7 @@ def launch(argv: Sequence[str] | None = None) -> None:
             "timm is not installed, which its training script needs; run "
             "pip install 'passportize[timm]'"
         ) from None
-    session = Session(options.passport, options.config, options.where)
+    session = Session(options.passport, options.config, options.where, options.embed)
     before = sys.argv, list(sys.path)
     sys.argv = [str(options.script), *options.arguments]
     sys.path.insert(0, str(options.script.resolve().parent))

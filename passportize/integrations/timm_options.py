@@ -34,6 +34,7 @@ class LaunchOptions:
         passport: The owner's passport.
         config: The formulation.
         where: Glob patterns of the norms to bind; None for all.
+        embed: Whether the signature is put into the weights before the training starts.
         claim: Where to write the claim after training, or None.
         script: The training script.
         arguments: What follows it on the command line, untouched.
@@ -42,6 +43,7 @@ class LaunchOptions:
     passport: Passport
     config: PassportConfig
     where: tuple[str, ...] | None
+    embed: bool
     claim: Path | None
     script: Path
     arguments: tuple[str, ...]
@@ -77,6 +79,12 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
         metavar="NAME=VALUE",
         help="another setting of PassportConfig, private_fraction=0.5 say; repeatable",
     )
+    parser.add_argument(
+        "--no-embed",
+        action="store_true",
+        help="leave the bits to the training instead of turning the weights before it starts, for "
+        "weights that are trained already",
+    )
     parser.add_argument("--claim", metavar="FILE", help="write the claim on the final weights here")
     parser.add_argument("script", help="train.py; all that follows is for the script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -94,7 +102,9 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
     # Taken out of the environment, which training scripts and their trackers like to log.
     passport = Passport.load(options.passport, os.environ.pop(PASSPHRASE, None))
     where = tuple(options.where) if options.where else None
-    return LaunchOptions(passport, config, where, claim, script, tuple(options.arguments))
+    return LaunchOptions(
+        passport, config, where, not options.no_embed, claim, script, tuple(options.arguments)
+    )
 
 
 def refuse_unsupported(arguments: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from passportize.claim import save_claim
 from passportize.config import PassportConfig
+from passportize.embedding import embed_signature
 from passportize.errors import InvalidArgument, TrainingError, UnsupportedNorm
 from passportize.forward import JointOutput, passport_layers, switch_of
 from passportize.integrations.timm_patches import Patches
@@ -35,6 +36,7 @@ def prepare(
     *,
     config: PassportConfig | None = None,
     where: str | Sequence[str] | None = None,
+    embed: bool = True,
     **settings: Any,
 ) -> nn.Module:
     """Passportize a model of timm for a training script, in place, and train it jointly.
@@ -47,6 +49,9 @@ def prepare(
         passport: The owner's passport.
         config: A preset; keyed by default.
         where: Which norms to bind.
+        embed: Put the signature into the weights at once
+            (:func:`passportize.embed_signature`). Say False for weights that are trained already
+            and must not lose accuracy for a while.
         **settings: Further arguments of :func:`passportize.passportize`.
 
     Returns:
@@ -69,6 +74,10 @@ def prepare(
                 "statistics, which the rows of the private branch would shift; leave --split-bn out"
             )
     passportize(model, passport, config=config, where=where, **settings)
+    if embed:
+        done = embed_signature(model)
+        if _primary():
+            _logger.info("Passport: %s", done)
     return train_jointly(model)
 
 
@@ -79,19 +88,25 @@ class Session:
         passport: The owner's passport.
         config: The formulation.
         where: Glob patterns of the norms to bind; None for all.
+        embed: Whether the signature is put into the weights before the training starts.
 
     Attributes:
         model: The passportized model once there is one.
     """
 
     def __init__(
-        self, passport: Passport, config: PassportConfig, where: Sequence[str] | None = None
+        self,
+        passport: Passport,
+        config: PassportConfig,
+        where: Sequence[str] | None = None,
+        embed: bool = True,
     ) -> None:
         self.model: nn.Module | None = None
         self.meter = JointMeter()
         self._passport = passport
         self._config = config
         self._where = where
+        self._embed = embed
 
     def install(self, patches: Patches) -> None:
         """Replace names of timm and torch; ``patches`` puts them back."""
@@ -116,7 +131,11 @@ class Session:
         def create_optimizer_v2(model_or_params: Any, *args: Any, **kwargs: Any) -> Any:
             if isinstance(model_or_params, nn.Module) and self.model is None:
                 self.model = prepare(
-                    model_or_params, self._passport, config=self._config, where=self._where
+                    model_or_params,
+                    self._passport,
+                    config=self._config,
+                    where=self._where,
+                    embed=self._embed,
                 )
                 if _primary():
                     layers = [layer.passport for layer in passport_layers(self.model).values()]
