@@ -17,6 +17,7 @@ from passportize.layer import PassportLayer
 
 __all__ = [
     "AcrossChannels",
+    "AcrossChannelsLessMean",
     "BatchStatistics",
     "FrozenStatistics",
     "PerChannel",
@@ -69,7 +70,7 @@ class FrozenStatistics(PerChannel):
 
 
 class AcrossChannels(PassportLayer):
-    """LayerNorm, RMSNorm and their kin: statistics over ``normalized_shape``."""
+    """RMSNorm and its kin: statistics over ``normalized_shape``."""
 
     @classmethod
     def channel_choices(cls, norm: nn.Module) -> tuple[tuple[int, int], ...]:
@@ -88,6 +89,15 @@ class AcrossChannels(PassportLayer):
                 for side in (scale, shift)
             )
         return super().private_norm(x, scale, shift, *args, **kwargs)
+
+
+class AcrossChannelsLessMean(AcrossChannels):
+    """LayerNorm and its kin: they take the mean away, as RMSNorm does not."""
+
+    @classmethod
+    def removes_mean(cls, norm: nn.Module) -> bool:
+        """If it norms over the channels alone."""
+        return len(norm.normalized_shape) == 1  # type: ignore[arg-type]
 
 
 def make_adapters(

@@ -23,6 +23,12 @@ class PassportFunctionalNorm(PassportLayer, FunctionalNorm):
         return channels_of_normalized_shape(tuple(norm.weight.shape))
 
     @classmethod
+    def removes_mean(cls, norm: nn.Module) -> bool:
+        """A layer norm over the channels alone."""
+        assert isinstance(norm, FunctionalNorm) and norm.weight is not None
+        return norm.function == "layer_norm" and norm.weight.dim() == 1
+
+    @classmethod
     def mixes_samples(cls, norm: nn.Module) -> bool:
         """Batch norms, and those with running statistics."""
         assert isinstance(norm, FunctionalNorm)

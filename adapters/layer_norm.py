@@ -34,6 +34,12 @@ class PassportLayerNorm(PassportLayer, nn.LayerNorm):
         assert isinstance(norm, nn.LayerNorm)
         return channels_of_normalized_shape(norm.normalized_shape)
 
+    @classmethod
+    def removes_mean(cls, norm: nn.Module) -> bool:
+        """If it norms over the channels alone."""
+        assert isinstance(norm, nn.LayerNorm)
+        return len(norm.normalized_shape) == 1
+
     def private_norm(
         self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *args: Any, **kwargs: Any
     ) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from timm.models import metaformer, mlp_mixer
 from torch import nn
 
-from passportize.adapters.families import AcrossChannels, PerChannel, make_adapters
+from passportize.adapters.families import AcrossChannelsLessMean, PerChannel, make_adapters
 
 __all__ = ["ADAPTERS", "AffineOnly"]
 
@@ -28,8 +28,8 @@ ADAPTERS = {
         metaformer,
         {
             "GroupNorm1NoBias": PerChannel,
-            "LayerNorm2dNoBias": AcrossChannels,
-            "LayerNormNoBias": AcrossChannels,
+            "LayerNorm2dNoBias": AcrossChannelsLessMean,
+            "LayerNormNoBias": AcrossChannelsLessMean,
         },
         globals(),
     ),

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from timm.layers import norm
 
-from passportize.adapters.families import AcrossChannels, PerChannel, make_adapters
+from passportize.adapters.families import (
+    AcrossChannels,
+    AcrossChannelsLessMean,
+    PerChannel,
+    make_adapters,
+)
 
 __all__ = ["ADAPTERS"]
 
@@ -13,13 +18,13 @@ ADAPTERS = make_adapters(
     {
         "GroupNorm": PerChannel,
         "GroupNorm1": PerChannel,
-        "LayerNorm": AcrossChannels,
-        "LayerNormFp32": AcrossChannels,
-        "LayerNorm2d": AcrossChannels,
-        "LayerNorm2dFp32": AcrossChannels,
-        "LayerNorm3d": AcrossChannels,
-        "LayerNorm3dFp32": AcrossChannels,
-        "LayerNormExp2d": AcrossChannels,
+        "LayerNorm": AcrossChannelsLessMean,
+        "LayerNormFp32": AcrossChannelsLessMean,
+        "LayerNorm2d": AcrossChannelsLessMean,
+        "LayerNorm2dFp32": AcrossChannelsLessMean,
+        "LayerNorm3d": AcrossChannelsLessMean,
+        "LayerNorm3dFp32": AcrossChannelsLessMean,
+        "LayerNormExp2d": AcrossChannelsLessMean,
         "RmsNorm": AcrossChannels,
         "RmsNormFp32": AcrossChannels,
         "RmsNorm2d": AcrossChannels,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from passportize.adapters.families import (
     AcrossChannels,
+    AcrossChannelsLessMean,
     BatchStatistics,
     FrozenStatistics,
     PerChannel,
@@ -44,10 +45,10 @@ ADAPTERS = make_adapters(
         "FrozenBatchNormAct2d": FrozenStatistics,
         "GroupNormAct": PerChannel,
         "GroupNorm1Act": PerChannel,
-        "LayerNormAct": AcrossChannels,
-        "LayerNormActFp32": AcrossChannels,
-        "LayerNormAct2d": AcrossChannels,
-        "LayerNormAct2dFp32": AcrossChannels,
+        "LayerNormAct": AcrossChannelsLessMean,
+        "LayerNormActFp32": AcrossChannelsLessMean,
+        "LayerNormAct2d": AcrossChannelsLessMean,
+        "LayerNormAct2dFp32": AcrossChannelsLessMean,
         "RmsNormAct": AcrossChannels,
         "RmsNormActFp32": AcrossChannels,
         "RmsNormAct2d": AcrossChannels,

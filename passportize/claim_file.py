@@ -231,6 +231,7 @@ def _part(entry: Any) -> AnchorPart:
         transposed=_typed(record["transposed"], bool),
         expert_shape=_shape(record.get("expert_shape", [])),
         centred=_typed(record.get("centred", False), bool),
+        less_mean_row=_typed(record.get("less_mean_row", False), bool),
     )
 
 

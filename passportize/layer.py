@@ -70,6 +70,11 @@ class PassportLayer(nn.Module):
         """Whether its factors never train: then it is bound with ``include_frozen=True`` only."""
         return False
 
+    @classmethod
+    def removes_mean(cls, norm: nn.Module) -> bool:
+        """Whether it takes the mean over all channels at each position, as LayerNorm does."""
+        return False
+
     # --- what an adapter computes ----------------------------------------------------------------
 
     def private_norm(

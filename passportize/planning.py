@@ -13,6 +13,7 @@ from passportize.anchors import AnchorSearch, anchor_fan_in, find_anchors
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument, NoNormalization
 from passportize.functional_norms import expose, hide
+from passportize.mean_rows import read_less_mean_rows
 from passportize.norms import FoundNorm, find_norms, measures_batch
 from passportize.registry import describe_type
 from passportize.selection import Where, select
@@ -158,6 +159,9 @@ def _plan(
         search = find_anchors(model, widths, example_inputs=example_inputs, user_anchors=anchors)
     else:
         search = AnchorSearch(anchors={}, executed=None, method="none", notes=[])
+    if config.formulation != "paper":
+        by_name = {norm.name: norm for norm in found}
+        search.anchors = read_less_mean_rows(search.anchors, by_name)
     sites = []
     for norm, wanted in zip(found, chosen, strict=True):
         sites.append(_site(model, norm, wanted, search, config, include_frozen))
