@@ -30,10 +30,10 @@ def prove(
     test = list(batches(data.test_images, data.test_labels))
     verdict = verify(paths["weights"], passport, claim, test, model=shell)
     message = verdict.message
-    shown = (message.owner, message.contact, message.date) if message is not None else ()
+    shown = "not readable" if message is None else message.text
     story.say(f"signature:   {verdict.matched} of {verdict.total} bits match")
     story.say(f"strength:    {verdict.strength:.0f} bits, p = {verdict.p_value}")
-    story.say(f"message:     {', '.join(shown) or 'not readable'} (read from the weights)")
+    story.say(f"message:     {shown} (read from the weights)")
     story.say(f"accuracy:    {verdict.private_accuracy:.2f} % of the private branch, put back")
     story.claim(
         f"accepted: all {verdict.total} bits, more than {STRENGTH:g} bits of strength",

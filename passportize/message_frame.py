@@ -83,6 +83,11 @@ class OwnerMessage:
         )
 
     @property
+    def text(self) -> str:
+        """Owner, contact and date on one line, without what is empty."""
+        return ", ".join(part for part in (self.owner, self.contact, self.date) if part)
+
+    @property
     def payload(self) -> bytes:
         """Canonical bytes: days since 0000-12-31 (3, big-endian), owner length (1), both texts."""
         owner, contact = self.owner.encode(), self.contact.encode()

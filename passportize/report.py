@@ -98,10 +98,7 @@ def _cards(verdict: Verdict) -> list[tuple[str, str, str]]:
 
 
 def _facts(verdict: Verdict) -> list[tuple[str, str]]:
-    message = "not readable"
-    if verdict.message is not None:
-        shown = [verdict.message.owner, verdict.message.contact, verdict.message.date]
-        message = ", ".join(part for part in shown if part)
+    message = "not readable" if verdict.message is None else verdict.message.text
     fidelity = {True: "passed", False: "failed", None: "not judged"}[verdict.fidelity]
     facts = [
         ("Owner message, as read from the weights", message),

@@ -127,8 +127,7 @@ class Verdict:
                 f"           after {self.log2_alternatives:.1f} bits for the ways of matching"
             )
         if self.message is not None:
-            shown = [self.message.owner, self.message.contact, self.message.date]
-            lines.append(f"message:   {', '.join(part for part in shown if part)}")
+            lines.append(f"message:   {self.message.text}")
         elif self.total:
             lines.append("message:   not readable")
         lines += self.links.lines() if self.links is not None else []
