@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from passportize.errors import (
     MissingExtra,
 )
 from passportize.example_inputs import ExampleInputs, default_inputs
+from passportize.model_state import in_eval_mode
 from passportize.strip import averaged_key
 
 __all__ = ["FORMATS", "export"]
@@ -89,7 +89,7 @@ def _write_onnx(model: nn.Module, path: Path, example_inputs: Any) -> None:
             "exporting to ONNX needs the packages onnx and onnxscript; run pip install "
             "'passportize[onnx]'"
         )
-    with _in_eval(model), torch.no_grad():
+    with in_eval_mode(model), torch.no_grad():
         torch.onnx.export(
             model,
             inputs.args,
@@ -103,7 +103,7 @@ def _write_onnx(model: nn.Module, path: Path, example_inputs: Any) -> None:
 
 def _write_program(model: nn.Module, path: Path, example_inputs: Any) -> None:
     inputs = _inputs(model, example_inputs)
-    with _in_eval(model), torch.no_grad():
+    with in_eval_mode(model), torch.no_grad():
         program = torch.export.export(model, inputs.args, dict(inputs.kwargs))
     torch.export.save(program, path)
 
@@ -131,17 +131,6 @@ _WRITERS: dict[str, Callable[[nn.Module, Path, Any], None]] = {
     "torch-export": _write_program,
     "hf": _write_hf,
 }
-
-
-@contextmanager
-def _in_eval(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _inputs(model: nn.Module, example_inputs: Any) -> ExampleInputs:

@@ -7,8 +7,8 @@ so that is what an image passport keeps for every layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from passportize.errors import ExampleInputFailed, InvalidArgument
 from passportize.image_passport import mean_patch_of
+from passportize.model_state import in_eval_mode
 from passportize.site import AnchorPart
 
 __all__ = ["part_vectors", "record_patches"]
@@ -104,7 +105,7 @@ def _one_side(model: nn.Module, picture: Tensor) -> dict[str, Tensor]:
             if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
                 hook = module.register_forward_pre_hook(record, with_kwargs=True)
                 stack.callback(hook.remove)
-        stack.enter_context(_in_eval_mode(model))
+        stack.enter_context(in_eval_mode(model))
         stack.enter_context(torch.no_grad())
         batch = picture.to(like.device, like.dtype)
         try:
@@ -115,14 +116,3 @@ def _one_side(model: nn.Module, picture: Tensor) -> dict[str, Tensor]:
                 f"image passport: {type(problem).__name__}: {problem}"
             ) from problem
     return {name: total / calls[name] for name, total in sums.items()}
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

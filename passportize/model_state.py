@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MODULE_CALLS", "frozen_model", "frozen_random_state"]
+__all__ = ["MODULE_CALLS", "frozen_model", "frozen_random_state", "in_eval_mode"]
 
 _CONTAINERS = (dict, list, set)
 
@@ -90,6 +90,18 @@ def frozen_random_state(cuda: bool = False) -> Iterator[None]:
             numpy.random.set_state(numpy_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for the length of a ``with`` block; every module gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager
