@@ -6,12 +6,12 @@ import re
 import resource
 import time
 from collections import Counter
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
-from coverage_libraries import LIBRARIES, Library, Size
+from coverage_libraries import LIBRARIES, Library
+from coverage_ways import BATCH, build_on_meta, cheapest_way, count
 from round_trip import (
     ModelSnapshot,
     assert_joint_step,
@@ -32,32 +32,8 @@ if TYPE_CHECKING:
     from coverage import Row
 
 PASSPORT = pp.Passport.generate(owner="coverage sweep", secret=bytes(range(32)))
-CUTS: tuple[dict[str, Any], ...] = (
-    {"depth": 2},
-    {"depths": (1, 1, 1, 1)},
-    {"depths": (1, 1, 1)},
-    {"layers": (1, 1, 1, 1)},
-    {"stem_width": 32, "base_width": 16, "cardinality": 8},
-    {"block_args": None, "channel_multiplier": 0.25},
-)
-HUGE = 5
-HUGE_CUTS: tuple[dict[str, Any], ...] = (
-    {"depth": 2, "num_kv_heads": (None, 8)},  # one block with all heads, one with grouped queries
-    {"depth": 6, "wa": 1200.0},  # the same four widths in fewer blocks
-    {"channels": (64, 128, 256, 512)},
-)
-"""For models so many times larger than the limit, which would not fit into memory whole."""
-BATCH = 2
 
 torch.set_num_threads(1)
-
-
-def _build_on_meta(library: Library, name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            return library.build(name, arguments)
-    except NotImplementedError:  # torchvision's RegNet computes its widths with tensors
-        return library.build(name, arguments).to("meta")
 
 
 def measure(source: str, row: Row, largest: float) -> None:
@@ -83,7 +59,7 @@ def measure(source: str, row: Row, largest: float) -> None:
 
 def _measure_on_meta(library: Library, row: Row) -> None:
     started = time.process_time()
-    model = _build_on_meta(library, row.name, {})
+    model = build_on_meta(library, row.name, {})
     row.build_s = time.process_time() - started
     row.built_with, row.input = "meta device", "default"
     inputs = None
@@ -96,15 +72,16 @@ def _measure_on_meta(library: Library, row: Row) -> None:
 
 
 def _measure_for_real(library: Library, row: Row, largest: float) -> None:
-    arguments, size = _reduced(library, row, largest)
+    way = cheapest_way(library, row.name, largest)
+    row.parameters, row.built_with = way.parameters, way.described
     torch.manual_seed(0)
     base = _peak_mib()
     started = time.process_time()
-    model = library.build(row.name, arguments)
+    model = library.build(row.name, way.arguments)
     row.build_s = time.process_time() - started
     row.build_peak_mib = _peak_mib() - base
     wake(model)
-    x = torch.randn(BATCH, *size)
+    x = torch.randn(BATCH, *way.size)
     row.input = "x".join(map(str, x.shape))
     inputs = x if library.needs_inputs else None
     _plan(row, model, inputs)
@@ -133,7 +110,7 @@ def _measure_for_real(library: Library, row: Row, largest: float) -> None:
 
 
 def _plan(row: Row, model: nn.Module, inputs: Tensor | None) -> None:
-    row.parameters = row.parameters or _count(model)
+    row.parameters = row.parameters or count(model)
     started = time.process_time()
     row.preset = "keyed"
     try:
@@ -177,55 +154,6 @@ def _restore(row: Row, model: nn.Module, before: ModelSnapshot) -> None:
         row.restored = "yes"
     except AssertionError as error:
         row.restored = f"no: {error}"[:200]
-
-
-def _reduced(library: Library, row: Row, largest: float) -> tuple[Mapping[str, Any], Size]:
-    """The first cheaper way to build and call the model that works on the meta device."""
-    whole = _build_on_meta(library, row.name, {})
-    row.parameters = _count(whole)
-    default = library.size(row.name, whole)
-    sizes = [
-        *((default[0], size, size) for size in library.smaller if size < default[-1]),
-        default,
-        *((default[0], size, size) for size in library.larger),
-    ]
-    cuts: tuple[dict[str, Any], ...] = ({},)
-    if row.parameters > largest:
-        cuts = (*CUTS, *(HUGE_CUTS if row.parameters > HUGE * largest else ()), {})
-    for cut in cuts:
-        for size in sizes:
-            for arguments in (cut, {**cut, "img_size": size[-1]}):
-                # In training, too, where smaller pictures may do; the largest is the last resort.
-                last = size == sizes[-1]
-                left = _parameters_if_it_runs(library, row.name, arguments, size, training=not last)
-                # Some builders take arguments that mean nothing to them.
-                if left and (not cut or left < row.parameters):
-                    row.built_with = _described(arguments) or library.as_built
-                    return arguments, size
-    raise AssertionError("no way to build the model runs on the meta device")
-
-
-def _parameters_if_it_runs(
-    library: Library, name: str, arguments: Mapping[str, Any], size: Size, training: bool
-) -> int | None:
-    """Number of parameters of a model that can be built so and called with such pictures."""
-    try:
-        model = _build_on_meta(library, name, arguments)
-        with torch.device("meta"), torch.no_grad():
-            model.eval()(torch.empty(BATCH, *size))
-            if training:
-                model.train()(torch.empty(BATCH, *size))
-    except Exception:  # whatever a model raises on arguments or sizes that it does not take
-        return None
-    return _count(model)
-
-
-def _count(model: nn.Module) -> int:
-    return sum(tensor.numel() for tensor in model.parameters())
-
-
-def _described(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in arguments.items())
 
 
 def _agree(one: Any, other: Any) -> bool:
