@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -50,7 +51,8 @@ def write_report(
             library,
             "*meta*: built at full size without values; plan, swap, restore. *real*: built with "
             "values, at 64 or 128 pixels where the model allows it, models above 150 million "
-            "parameters with less depth where timm can (column `built_with`), ",
+            "parameters smaller where their builder takes an argument for it (column "
+            "`built_with`, counted below), ",
         )
         + "a batch of 2 public and 2 private samples. Zero-initialised parameters get small random "
         "values first, since the output of many fresh models is all zeros otherwise.",
@@ -65,7 +67,17 @@ def write_report(
     for check, text in REAL_CHECKS.items():
         on_meta = _count(meta.values(), check) if check in META_CHECKS else ""
         lines.append(f"| {text} | {on_meta} | {_count(real.values(), check)} |")
-    lines += ["", *_sites(meta), "", *_times(meta, real), "", *_kinds(meta, real), ""]
+    lines += [
+        "",
+        *_built(real),
+        "",
+        *_sites(meta),
+        "",
+        *_times(meta, real),
+        "",
+        *_kinds(meta, real),
+        "",
+    ]
     lines += _failures(names, meta, real)
     path.write_text("\n".join(lines) + "\n")
 
@@ -93,6 +105,20 @@ def _count(rows: Iterable[Record], check: str) -> str:
 
 def _versions(rows: Iterable[Record]) -> str:
     return "; ".join(sorted({row["versions"] for row in rows if row["versions"]}))
+
+
+def _built(real: Mapping[str, Record]) -> list[str]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, row in real.items():
+        # The size of the pictures takes no block and no channel away.
+        arguments = re.sub(r"(, )?\bimg_size=\d+", "", row["built_with"])
+        names[arguments or "default"].append(name)
+    lines = ["## Built with (real)", "", "| arguments | models | |", "|---|---|---|"]
+    for arguments in sorted(names, key=lambda key: -len(names[key])):
+        few = names[arguments] if len(names[arguments]) <= 6 else []
+        listed = ", ".join(f"`{name}`" for name in few)
+        lines.append(f"| {arguments} | {len(names[arguments])} | {listed} |")
+    return lines
 
 
 def _sites(meta: Mapping[str, Record]) -> list[str]:
