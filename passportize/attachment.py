@@ -10,7 +10,7 @@ from torch import nn
 from passportize.binding import anchor_shapes, make_branches
 from passportize.config import PassportConfig
 from passportize.forward import RootHooks, passport_layers
-from passportize.functional_norms import hide
+from passportize.functional_exposure import hide
 from passportize.layout import Layout
 from passportize.model_key import ModelKey
 from passportize.passport import Passport

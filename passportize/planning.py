@@ -12,7 +12,7 @@ from torch import nn
 from passportize.anchors import AnchorSearch, anchor_fan_in, find_anchors
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument, NoNormalization
-from passportize.functional_norms import expose, hide
+from passportize.functional_exposure import expose, hide
 from passportize.mean_rows import read_less_mean_rows
 from passportize.norms import FoundNorm, find_norms, measures_batch
 from passportize.registry import describe_type

@@ -21,7 +21,7 @@ from passportize.errors import (
     WrongPassport,
 )
 from passportize.forward import is_passportized, passport_layers, switch_of
-from passportize.functional_norms import stand_ins
+from passportize.functional_exposure import stand_ins
 from passportize.late_doubling import find_late_entry
 from passportize.model_key import ModelKey
 from passportize.norms import find_norms
