@@ -1,4 +1,4 @@
-"""Finds the functional norms of a model in its graph; gives each its stand-in, and takes it back."""
+"""Finds a model's functional norms in its graph; gives each its stand-in, and takes it back."""
 
 from __future__ import annotations
 
