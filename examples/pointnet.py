@@ -1,10 +1,11 @@
 """A PointNet that carries a passport: train, release, have it fine-tuned by a pirate, verify.
 
+    pip install -e '.[plots]'
     python examples/pointnet.py                       # generated shapes, about two minutes
     python examples/pointnet.py --root kicad-packages3d_6.0.10-1_all.deb    # real solids, longer
 
 Writes ``out/pointnet/``: the passport (keep it secret), the claim, the released weights and a
-picture of test clouds with what the released model makes of them.
+picture of a test cloud of each class with what the released model makes of it.
 """
 
 from __future__ import annotations
@@ -71,24 +72,32 @@ def accuracy(model: nn.Module, data: Part) -> float:
 
 
 def picture(model: nn.Module, test: Part, classes: tuple[str, ...], path: Path) -> None:
-    """Test clouds, titled with the answer of the model: green where it is right."""
+    """A test cloud of each class, titled with the answer of the model: green where it is right."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    labels = test[1].tolist()
+    shown = [labels.index(label) for label in sorted(set(labels))][:15]
     with torch.no_grad():
-        guesses = model(test[0][:12]).argmax(1)
-    figure = pyplot.figure(figsize=(12, 9))
-    for index, guess in enumerate(guesses.tolist()):
-        axes = figure.add_subplot(3, 4, index + 1, projection="3d")
-        axes.scatter(*test[0][index].T.numpy(), s=3, c=test[0][index][:, 2], cmap="viridis")
-        right = guess == int(test[1][index])
-        title = classes[guess] if right else f"{classes[guess]}, is {classes[int(test[1][index])]}"
-        axes.set_title(title, color="green" if right else "red", fontsize=9)
+        guesses = model(test[0][shown]).argmax(1).tolist()
+    figure = pyplot.figure(figsize=(12, 8))
+    for place, (index, guess) in enumerate(zip(shown, guesses, strict=True), start=1):
+        # The same box for all, with axes of one scale, or a ball would not be round.
+        axes = figure.add_subplot(3, 5, place, projection="3d")
+        axes.set_box_aspect((1, 1, 1), zoom=1.2)
+        axes.scatter(*test[0][index].T.numpy(), s=8, c=test[0][index][:, 2], cmap="viridis")
+        right = guess == labels[index]
+        title = classes[guess] if right else f"{classes[guess]}, is {classes[labels[index]]}"
+        axes.set_title(title, color="green" if right else "red", fontsize=11)
         axes.set_axis_off()
         axes.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), zlim=(-0.8, 0.8))
-    figure.tight_layout()
+    figure.suptitle(
+        f"What the released model says of test clouds ({accuracy(model, test):.1%} right; "
+        "green: right, red: wrong)"
+    )
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=0.9, wspace=0, hspace=0.12)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
