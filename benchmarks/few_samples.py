@@ -1,10 +1,10 @@
-"""What a small private part of a small batch costs the public branch.
+"""What the private branch's loss costs the public branch, and what its weight does about it.
 
-Question: with the default, a quarter of each batch goes through the private branch too; at batch 32
-that is eight samples. What does it cost when their loss counts in full, and what with the weight
-that `passportize.private_share.weight_for` gives it? A small convolutional net with batch norm,
-digits under heavy noise (so that nothing saturates), short trainings from the same start on the
-same batches.
+Question: what does the public branch lose when the private loss counts as much as its own, and what
+with the weight that it has by default (`PassportConfig.keyed().private_weight`, and less where it
+sees only a few samples, `passportize.private_share.weight_for`)? A quarter of a batch of 32 is
+eight samples. A small convolutional net with batch norm, digits under heavy noise (so that nothing
+saturates), trainings from the same start on the same batches, signature embedded.
 
     python benchmarks/few_samples.py            # about five minutes on one thread
     python benchmarks/few_samples.py --smoke    # seconds, nothing is written
@@ -18,6 +18,7 @@ import json
 import statistics
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,7 +39,8 @@ VARIANTS = (
     ("8 samples, as is", 8, False),
     ("16 samples, in full", 16, True),
     ("16 samples, as is", 16, False),
-    ("whole batch", 32, False),
+    ("whole batch, in full", 32, True),
+    ("whole batch, as is", 32, False),
 )
 
 
@@ -82,13 +84,13 @@ def run(samples: int, full: bool, seed: int, epochs: int) -> tuple[float, float 
     test = torch.cat([noisy(clean, generator) for _ in range(COPIES)])
     torch.manual_seed(seed)
     model: nn.Module = Net()
-    weight = 1.0 / weight_for(1.0, BATCH, samples) if full else 1.0
-    config = pp.PassportConfig.keyed(
-        private_fraction=max(samples, 1) / BATCH, private_weight=weight
-    )
     if samples:
+        config = pp.PassportConfig.keyed(private_fraction=samples / BATCH)
+        if full:
+            config = replace(config, private_weight=1.0 / weight_for(1.0, BATCH, samples))
         passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
         pp.passportize(model, passport, config=config, example_inputs=images[:2])
+        pp.embed_signature(model)
     train(model, images, labels, noisy, epochs, seed, joint=samples > 0)
     targets = answers.repeat(COPIES)
     if not samples:

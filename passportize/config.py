@@ -30,8 +30,9 @@ class PassportConfig:
             its bit. In standard deviations of the response at the start (raw for ``"paper"``).
         sign_weight: Weight of the sign loss.
         response_weight: Weight of the sum of squared raw responses (``"paper"`` only).
-        private_weight: Weight of the private branch's loss; less where it sees only a few samples
-            of a batch (:func:`passportize.private_share.weight_for`).
+        private_weight: Weight of the private branch's loss beside that of the public one; less
+            where it sees only a few samples of a batch
+            (:func:`passportize.private_share.weight_for`).
         private_fraction: Share of the batch that also passes through the private branch; at least
             8 samples where norms use statistics of the batch, and 16 where one of them sees a
             single value per channel of each sample.
@@ -89,8 +90,13 @@ class PassportConfig:
 
     @classmethod
     def keyed(cls, **changes: Any) -> PassportConfig:
-        """The default: nothing in the private branch is free, so its accuracy is evidence too."""
-        return _preset(cls(formulation="keyed", margin=2.0, sign_weight=0.1), changes)
+        """The default: nothing in the private branch is free, so its accuracy is evidence too.
+
+        Its loss counts half: that costs the public branch half as much and the private one little
+        (``benchmarks/few_samples.py``).
+        """
+        preset = cls(formulation="keyed", margin=2.0, sign_weight=0.1, private_weight=0.5)
+        return _preset(preset, changes)
 
     @classmethod
     def paper(cls, **changes: Any) -> PassportConfig:

@@ -418,7 +418,7 @@ def test_criterion_cuts_soft_targets_and_knows_jensen_shannon() -> None:
     soft = F.one_hot(y, CLASSES).double() * 0.8 + 0.1
     loss = JointCriterion(timm_loss.SoftTargetCrossEntropy())(joint, soft)
     expected = timm_loss.SoftTargetCrossEntropy()
-    weight = math.sqrt(9 / 18)
+    weight = 0.5 * math.sqrt(9 / 18)
     torch.testing.assert_close(
         loss, expected(joint.public, soft) + weight * expected(joint.private, soft[:9])
     )
