@@ -14,18 +14,6 @@ ATTENTION: dict[str, Any] = {
     "num_heads": (2, 4, 6, 8),
 }
 
-LONGER = {
-    "resnet10t",
-    "resnetv2_50d_evos",
-    "resnetv2_50d_frn",
-    "regnety_002",
-    "mobilenetv3_small_100",
-    "mobilenetv3_small_050",
-    "convnextv2_atto",
-    "test_vit",
-}
-"""Models that go on for as many steps again."""
-
 MODELS: dict[str, dict[str, Any]] = {
     "resnet10t": {},
     "resnetv2_50d_evos": {"layers": (1, 1, 1, 1)},
