@@ -9,6 +9,7 @@ from torch import nn
 from passportize.data.image_data import ImageData
 from passportize.demo_recipe import ARCHITECTURE, History, accuracy, build_model, train
 from passportize.demo_story import Story
+from passportize.embedding import embed_signature
 from passportize.passport import Passport
 from passportize.planning import Plan, plan
 from passportize.report_plots import training_picture
@@ -68,6 +69,7 @@ def train_both(
     marked = passportize(
         build_model(seed, data.classes), passport, example_inputs=data.train_images[:2]
     )
+    story.say(f"put into the fresh weights at once: {embed_signature(marked)}")
     with story.training("with passports   ") as bar:
         second = train(marked, data, epochs=epochs, seed=seed, on_step=bar)
     test = data.test_images, data.test_labels
