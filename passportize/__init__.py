@@ -11,8 +11,9 @@ from passportize.embedding import Embedding, embed_signature
 from passportize.errors import PassportizeError
 from passportize.layer import PassportLayer
 from passportize.passport import Passport
-from passportize.planning import Plan, plan
+from passportize.planning import plan
 from passportize.registry import register_adapter
+from passportize.site_plan import Plan
 from passportize.surgery import passportize, unlock, unpassportize
 from passportize.training import (
     JointLoss,

@@ -11,9 +11,10 @@ from passportize.demo_recipe import ARCHITECTURE, History, accuracy, build_model
 from passportize.demo_story import Story
 from passportize.embedding import embed_signature
 from passportize.passport import Passport
-from passportize.planning import Plan, plan
+from passportize.planning import plan
 from passportize.report_plots import training_picture
 from passportize.report_sections import Section
+from passportize.site_plan import Plan
 from passportize.surgery import passportize
 
 __all__ = ["Trained", "make_passport", "train_both", "training_section"]

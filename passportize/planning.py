@@ -1,10 +1,10 @@
-"""The plan: what surgery would do with every normalization layer, as a value to look at first."""
+"""Planning: what surgery would do with every normalization layer of a model."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -18,82 +18,15 @@ from passportize.norms import FoundNorm, find_norms, measures_batch
 from passportize.registry import describe_type
 from passportize.selection import Where, select
 from passportize.site import Anchor, Role, Site
+from passportize.site_plan import Plan
 from passportize.weight_sites import weight_sites
 
-__all__ = ["MINIMUM_FAN_IN", "Plan", "plan"]
+__all__ = ["MINIMUM_FAN_IN", "plan"]
 
 MINIMUM_FAN_IN = 8
 """A row with fewer entries has too little freedom: one bit would bend the weight visibly."""
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What surgery would do. ``print(plan)`` shows a table.
-
-    Attributes:
-        model: Class name of the model.
-        sites: Every normalization layer, in registration order.
-        method: How the anchors were found (``"fx-meta"``, ``"fx-leaf"``, ``"autograd"``, ...).
-        notes: What the user should know.
-        samples_only: Norms that see one value per channel of each sample, so that statistics of a
-            batch are taken over its samples alone.
-    """
-
-    model: str
-    sites: tuple[Site, ...]
-    method: str
-    notes: tuple[str, ...] = ()
-    samples_only: frozenset[str] = frozenset()
-
-    def role(self, role: Role) -> tuple[Site, ...]:
-        """The sites of one role."""
-        return tuple(site for site in self.sites if site.role is role)
-
-    @property
-    def bits(self) -> int:
-        """Signature bits that the model can carry."""
-        return sum(site.bits for site in self.sites)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-compatible form."""
-        return {
-            "model": self.model,
-            "method": self.method,
-            "bits": self.bits,
-            "sites": [site.to_dict() for site in self.sites],
-            "notes": list(self.notes),
-        }
-
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Table rows: name, norm, bits, what happens, anchor or reason."""
-        rows = []
-        for site in self.sites:
-            detail = site.reason
-            if site.anchor is not None and site.role is Role.BOUND:
-                weights = [part.weight for part in site.anchor.parts]
-                more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
-                detail = f"{site.anchor.rule}: {weights[0]}{more}"
-            kind = site.norm_type.rpartition(".")[2]
-            bits = str(site.bits) if site.bits else ""
-            rows.append((site.name or "(root)", kind, bits, site.role.value, detail))
-        return rows
-
-    def summary(self) -> str:
-        """One line: how many sites of each role, how many bits."""
-        counts = [f"{len(self.role(role))} {role.value}" for role in Role if self.role(role)]
-        return f"{self.model}: {len(self.sites)} norms, {', '.join(counts)}; {self.bits} bits"
-
-    def __str__(self) -> str:
-        header = ("site", "norm", "bits", "role", "anchor or reason")
-        table = [header, *self.rows()]
-        widths = [max(len(row[column]) for row in table) for column in range(4)]
-        lines = [
-            "  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip()
-            for row in table
-        ]
-        return "\n".join([*lines, self.summary(), *(f"note: {note}" for note in self.notes)])
 
 
 def plan(

@@ -27,9 +27,10 @@ from passportize.model_key import ModelKey
 from passportize.norms import find_norms
 from passportize.packed import packed_inputs, packed_module
 from passportize.passport import Passport
-from passportize.planning import Plan, plan
+from passportize.planning import plan
 from passportize.selection import Where
 from passportize.site import Role
+from passportize.site_plan import Plan
 from passportize.wrappers import refuse_wrapped
 
 __all__ = ["UnsavedBranchWarning", "passportize", "unlock", "unpassportize"]
