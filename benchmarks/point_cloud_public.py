@@ -1,16 +1,19 @@
-"""Public point-cloud code, as its authors wrote it: anchors, round trip, joint step, strength.
+r"""Public point-cloud code, as its authors wrote it: anchors, round trip, joint step, strength.
 
-Question: does surgery work on repositories that know nothing of it? Nothing of them is part of this
-project. Clone them next to each other, each into ``owner+name``, and name the folder:
+Question: does surgery work on code that knows nothing of it? Nothing of it is part of this project.
+Clone the repositories next to each other, each into ``owner+name``, put the packages beside them,
+and name the folder:
 
     git clone https://github.com/yanx27/Pointnet_Pointnet2_pytorch yanx27+Pointnet_Pointnet2_pytorch
     ...            WangYueFt/dgcnn, antao97/dgcnn.pytorch, ma-xu/pointMLP-pytorch,
-                   Strawberry-Eat-Mango/PCT_Pytorch
+                   Strawberry-Eat-Mango/PCT_Pytorch, fxia22/pointnet.pytorch, vinits5/learning3d
+    pip install --no-deps --target packages torch-pointcloud==0.0.18 openpoints==0.1.2 \
+        h5py pandas python-dateutil six joblib tqdm multimethod easydict termcolor shortuuid
     python benchmarks/point_cloud_public.py --checkouts FOLDER
 
 What is changed to run them without CUDA, in memory only: ``torch.device('cuda')`` in the two DGCNNs
-becomes the CPU, and the CUDA extension ``pointnet2_ops`` (PointMLP, PCT) is replaced by a farthest
-point sampling in plain torch.
+becomes the CPU, and the compiled extensions ``pointnet2_ops`` (PointMLP, PCT) and ``pyg_lib``
+(torch-pointcloud) are replaced by sampling and neighbour search in plain torch.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from csv_rows import read_rows
-from torch import Tensor
+from torch import Tensor, nn
 
 import passportize as pp
 from passportize.atomic_file import write_atomically
@@ -39,22 +42,44 @@ from passportize.site import Role
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from public_models import CLASSES, MODELS, Public, load, stand_in
+from public_code import load, stand_in
+from public_models import CLASSES, MODELS, Public
 from round_trip import assert_round_trip
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 OUT = Path(__file__).parent / "results" / "point_cloud_public.md"
 
 
-def scores(output: Any) -> Tensor:
-    """The class scores; some models return the features, too."""
-    first: Tensor = output[0] if isinstance(output, tuple) else output
-    return first
-
-
-def batch(model: Public, seed: int, size: int) -> tuple[Tensor, Tensor]:
-    """Generated clouds ``[B, 3, N]`` and their labels."""
+def batch(model: Public, seed: int, size: int) -> tuple[Any, Tensor]:
+    """Generated clouds, as the model takes them, and their labels."""
     clouds, labels = generate_shapes(1, model.points, seed=seed)
-    return clouds[:size].transpose(1, 2).contiguous(), labels[:size]
+    return model.inputs(clouds[:size].transpose(1, 2).contiguous()), labels[:size]
+
+
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Scores of clouds ``[B, C]`` or of points ``[B, C, N]``: each has the class of its cloud."""
+    points = scores.shape[2:]
+    return F.cross_entropy(scores, labels.view(-1, *[1] * len(points)).expand(-1, *points))
+
+
+def first_pass(model: nn.Module, inputs: Any) -> set[nn.Module]:
+    """Norms of torch that run, counted without the library; lazy layers get their shapes.
+
+    Draws no random number of what follows.
+    """
+    ran: set[nn.Module] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda norm, _: ran.add(norm))
+        for module in model.modules()
+        if isinstance(module, NORMS)
+    ]
+    with torch.no_grad(), torch.random.fork_rng():
+        model.eval()
+        model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        model.train()
+    for handle in handles:
+        handle.remove()
+    return ran
 
 
 def measure(public: Public, folder: Path) -> dict[str, str]:
@@ -62,14 +87,17 @@ def measure(public: Public, folder: Path) -> dict[str, str]:
     start = time.process_time()
     torch.manual_seed(0)
     with redirect_stdout(None):
-        model = public.build(load(folder / public.repository / public.file))
+        model = public.build(load(folder, public.repository, public.code))
     passport = pp.Passport.generate("Benchmark", secret=bytes(32), date="2026-01-01")
     x, _ = batch(public, 0, 3)
+    ran = first_pass(model, x)
     planned = pp.plan(model, example_inputs=x)
+    swapped = planned.role(Role.BOUND) + planned.role(Role.STATISTICS)
+    missed = ran - {model.get_submodule(site.name) for site in swapped}
     # One walk of the autograd graph checks the graph; a difference is a note that says so.
     differences = [note for note in planned.notes if "forward pass says" in note]
     assert_round_trip(
-        model, passport, x, criterion=lambda output, _: scores(output).square().mean()
+        model, passport, x, criterion=lambda output, _: public.scores(output).square().mean()
     )
     pp.passportize(model, passport, example_inputs=x)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -78,7 +106,7 @@ def measure(public: Public, folder: Path) -> dict[str, str]:
     for step in range(public.steps):
         clouds, labels = batch(public, step + 1, public.batch)
         loss = pp.joint_loss(
-            model, clouds, labels, lambda output, y: F.cross_entropy(scores(output), y)
+            model, clouds, labels, lambda output, y: cross_entropy(public.scores(output), y)
         )
         optimizer.zero_grad()
         loss.total.backward()
@@ -94,11 +122,12 @@ def measure(public: Public, folder: Path) -> dict[str, str]:
     rules = {site.anchor.rule for site in planned.sites if site.anchor}
     return {
         "model": public.label,
-        "repository": f"{public.repository.replace('+', '/')} @ {public.commit[:10]}",
+        "from": public.origin,
         "norms": str(len(planned.sites)),
         "bound": str(roles[Role.BOUND]),
         "statistics only": str(roles[Role.STATISTICS]),
         "never run": str(roles[Role.UNREACHED]),
+        "run, not swapped": str(len(missed)),
         "read by": f"{planned.method} ({', '.join(sorted(rules))})",
         "walk disagrees": str(len(differences)),
         "round trip": "exact",
@@ -118,15 +147,30 @@ def table(rows: list[dict[str, str]]) -> str:
     return f"""# Public point-cloud code
 
 Measured by `benchmarks/point_cloud_public.py` on one CPU thread, models at their published size,
-generated clouds of {CLASSES} classes, preset `keyed`, Adam, learning rate 0.01.
-"statistics only": the norm behind the first layer, whose rows of three coordinates carry no bit.
-"walk disagrees": norms for which the autograd graph of a real forward pass names another weight
-than the fx graph. "round trip": public output in eval and training mode, buffers, and every
-attribute of every module after `unpassportize`, bit for bit; one joint step reaches every bound
-weight. "strength": bits of evidence after the training steps, -log2 of the exact p-value.
+generated clouds of {CLASSES} classes (each point has the class of its cloud where a model judges
+points), preset `keyed`, Adam, learning rate 0.01.
+
+- "statistics only": norms behind weights with rows of three coordinates, which carry no bit.
+- "never run": norms that the forward pass does not call; the plan names them, and they stay as
+  they are.
+- "run, not swapped": norms of torch that forward hooks saw, without help of the library, and that
+  surgery left as they are.
+- "walk disagrees": norms for which the autograd graph of a real forward pass names another weight
+  than the fx graph.{notes(rows)}
+- "round trip": public output in eval and training mode, buffers, and every attribute of every
+  module after `unpassportize`, bit for bit; one joint step reaches every bound weight.
+- "strength": bits of evidence after the training steps, -log2 of the exact p-value.
 
 {body}
 """
+
+
+def notes(rows: list[dict[str, str]]) -> str:
+    """What a disagreement means, where there is one."""
+    if not any(int(row["walk disagrees"]) and "downstream" in row["read by"] for row in rows):
+        return ""
+    return """ With the rule "downstream" that is expected: behind a sum over
+  neighbours the graph binds a norm to the weight that reads it, the walk to one of the summands."""
 
 
 def as_csv(rows: list[dict[str, str]]) -> str:
@@ -147,15 +191,16 @@ def main() -> None:
     torch.set_num_threads(1)
     stand_in()
     rows = read_rows(OUT.with_suffix(".csv")) if arguments.only is None else []
-    done = {row["model"] for row in rows}
+    done = {(row["model"], row["from"]) for row in rows}
     for public in MODELS:
-        if public.label in done or arguments.only not in (None, public.label):
+        if (public.label, public.origin) in done or arguments.only not in (None, public.label):
             continue
         rows.append(measure(public, arguments.checkouts))
         print(rows[-1], flush=True)
         if arguments.only is None:
             write_atomically(OUT.with_suffix(".csv"), as_csv(rows).encode())
-            write_atomically(OUT, table(rows).encode())
+    if arguments.only is None and rows:
+        write_atomically(OUT, table(rows).encode())
 
 
 if __name__ == "__main__":
