@@ -5,7 +5,7 @@
     python examples/pointnet.py --root kicad-packages3d_6.0.10-1_all.deb    # real solids, longer
 
 Writes ``out/pointnet/``: the passport (keep it secret), the claim, the released weights and a
-picture of a test cloud of each class with what the released model makes of it.
+picture of a test cloud of each class (of 15 at most) with what the released model makes of it.
 """
 
 from __future__ import annotations
@@ -89,15 +89,15 @@ def picture(model: nn.Module, test: Part, classes: tuple[str, ...], path: Path) 
         axes.set_box_aspect((1, 1, 1), zoom=1.2)
         axes.scatter(*test[0][index].T.numpy(), s=8, c=test[0][index][:, 2], cmap="viridis")
         right = guess == labels[index]
-        title = classes[guess] if right else f"{classes[guess]}, is {classes[labels[index]]}"
-        axes.set_title(title, color="green" if right else "red", fontsize=11)
+        title = classes[guess] if right else f"{classes[guess]}\n(is {classes[labels[index]]})"
+        axes.set_title(title, color="green" if right else "red", fontsize=10)
         axes.set_axis_off()
         axes.set(xlim=(-0.8, 0.8), ylim=(-0.8, 0.8), zlim=(-0.8, 0.8))
     figure.suptitle(
         f"What the released model says of test clouds ({accuracy(model, test):.1%} right; "
         "green: right, red: wrong)"
     )
-    figure.subplots_adjust(left=0, right=1, bottom=0, top=0.9, wspace=0, hspace=0.12)
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=0.89, wspace=0, hspace=0.16)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
