@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,15 @@ _LAYOUT = (
 )  # fmt: skip
 # Backward nodes of weight standardisation, which lie there as well.
 _STANDARDISATION = ("NativeBatchNormBackward", "CudnnBatchNormBackward", "MiopenBatchNormBackward")
+
+
+_Found = tuple[tuple[AnchorPart, ...], tuple[str, ...]]
+
+
+def _step_name(node: Any) -> str:
+    """Plain name of a backward node: ``"add"`` for ``AddBackward0``."""
+    name = re.sub(r"Backward\d*$", "", node.name())
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _executed_at(node: Any) -> int:
@@ -76,38 +86,42 @@ class AutogradSearch:
         if node is None:
             return None
         for width in widths:
-            parts = self._nearest(node, width, blocked)
-            if parts is not None:
-                return Anchor(parts, "autograd")
+            found = self._nearest(node, width, blocked)
+            if found is not None:
+                return Anchor(found[0], "autograd", found[1])
         return None
 
-    def _nearest(self, start: Any, width: int, blocked: bool) -> tuple[AnchorPart, ...] | None:
+    def _nearest(self, start: Any, width: int, blocked: bool) -> _Found | None:
         """Parts for a width, or for any width (the first weight met) if ``width`` is 0.
+
+        With them the steps that were crossed, nearest to the weight first.
 
         Operations are visited in reverse order of execution, which is what autograd numbers them
         by, so the weight used last is found first.
         """
         seen, pushed = {start}, 0
-        heap = [(-_executed_at(start), 0, start)]
+        none: tuple[str, ...] = ()
+        heap = [(-_executed_at(start), 0, start, none)]
         while heap:
-            _, _, node = heapq.heappop(heap)
+            _, _, node, path = heapq.heappop(heap)
             if blocked and node.name().startswith(_PRODUCTS):
                 part = self._multiplied(node, width)
                 if part is not None:
-                    return (part,)
+                    return (part,), path
                 continue
             if node.name().startswith("CatBackward"):
                 joined = self._joined(node, width)
                 if joined is not None:
-                    return joined
+                    return joined, ("cat", *path)
             part = None if blocked else self._multiplied(node, width)
             if part is not None:
-                return (part,)
+                return (part,), path
+            further = (_step_name(node), *path)
             for ahead, _ in node.next_functions:
                 if ahead is not None and ahead not in seen:
                     seen.add(ahead)
                     pushed += 1
-                    heapq.heappush(heap, (-_executed_at(ahead), pushed, ahead))
+                    heapq.heappush(heap, (-_executed_at(ahead), pushed, ahead, further))
         return None
 
     def _parameter(self, node: Any, width: int) -> AnchorPart | None:
@@ -148,7 +162,7 @@ class AutogradSearch:
             found = self._nearest(ahead, 0, True) if ahead is not None else None
             if found is None:
                 return None
-            parts += found
+            parts += found[0]
         total = sum(part.channels for part in parts)
         return tuple(parts) if width in (0, total) and len(parts) > 1 else None
 

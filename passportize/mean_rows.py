@@ -26,6 +26,8 @@ _EQUAL_FOR_ALL_CHANNELS = frozenset(
         *("expand", "squeeze", "unsqueeze", "getitem", "chunk", "split", "unbind", "select"),
         *("mean", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d"),
         *("pad", "t", "movedim", "swapaxes", "narrow"),
+        # As autograd calls them.
+        *("alias", "constant_pad_nd", "reshape_alias", "slice", "to_copy", "unsafe_view"),
     }
 )
 """Steps that carry what was added to all channels on to all channels. A product is not among them:
@@ -66,7 +68,7 @@ def _only_differences_count(anchor: Anchor, norm: FoundNorm) -> bool:
     return (
         norm.adapter is not None
         and norm.adapter.removes_mean(norm.module)
-        and anchor.rule == "upstream"
+        and anchor.rule in ("upstream", "autograd")
         and part.axis == "output"
         and part.channels >= _FEWEST_CHANNELS
         and set(anchor.crossed) <= _EQUAL_FOR_ALL_CHANNELS

@@ -153,6 +153,23 @@ def test_only_where_nothing_but_the_mean_is_taken() -> None:
     assert all(flags(timm.create_model("test_vit")).values())
 
 
+class Unread(Stream):
+    """The same with a branch on what a layer computes, which no trace can follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if float(x.sum()) > 1e9:
+            x = -x
+        return self.head(self.norm(self.blocks(x)).mean(1))
+
+
+def test_where_the_autograd_graph_has_to_do() -> None:
+    planned = pp.plan(Unread(), example_inputs=batch())
+    assert planned.method == "autograd"
+    assert all(flags(Unread(), batch()).values())
+    assert flags(Unread(scaled=True), batch()) == flags(Stream(scaled=True), batch())
+
+
 def test_rows_less_their_mean() -> None:
     weight = torch.randn(24, 6, requires_grad=True)
     for part in (AnchorPart("w", 24), AnchorPart("w", 8, start=8), AnchorPart("w", 8, repeats=3)):
