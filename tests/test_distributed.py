@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import passportize as pp
 from passportize.adapters.sync_batch_norm import synchronised_batch_norm
-from passportize.errors import WrappedModel
+from passportize.errors import EmbeddingFailed, WrappedModel
 from passportize.forward import passport_layers
 from passportize.joint_criterion import JointCriterion
 from passportize.training import train_jointly
@@ -209,7 +209,13 @@ def train_sharded(rank: int, ranks: int, name: str) -> dict[str, object]:
         pp.passportize(late, PASSPORT, example_inputs=example())
     except WrappedModel as error:
         message = str(error)
-    return {"state": {k: v.numpy() for k, v in full.items()}, "message": message}
+    embedding = ""
+    try:
+        pp.embed_signature(model)
+    except EmbeddingFailed as error:
+        embedding = str(error)
+    state = {k: v.numpy() for k, v in full.items()}
+    return {"state": state, "message": message, "embedding": embedding}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -240,3 +246,4 @@ def test_fsdp2_after_passportize_is_exact_and_before_is_refused(name: str) -> No
     plain = Net(nn.GroupNorm).double()
     plain.load_state_dict(pp.host_state_dict(expected))
     assert all("fully_shard" in result["message"] for result in results)
+    assert all("before fully_shard" in result["embedding"] for result in results)
