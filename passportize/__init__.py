@@ -4,6 +4,7 @@
 >>> model = pp.passportize(model, pp.Passport.generate(owner="Acme"))   # doctest: +SKIP
 """
 
+from passportize.arbitration import Arbitration, Party, arbitrate
 from passportize.checkpoint import host_state_dict
 from passportize.claim import Claim, load_claim, save_claim
 from passportize.config import PassportConfig
@@ -28,15 +29,18 @@ from passportize.verification import verify
 __version__ = "0.1.0"
 
 __all__ = [
+    "Arbitration",
     "Claim",
     "Embedding",
     "JointLoss",
+    "Party",
     "Passport",
     "PassportConfig",
     "PassportLayer",
     "PassportizeError",
     "Plan",
     "Verdict",
+    "arbitrate",
     "branch",
     "embed_signature",
     "host_state_dict",
