@@ -51,6 +51,15 @@ def write_page(
         if chosen:
             lines += ["", f"## {TITLES[kind].format(rate=rate)}", "", *_summary(chosen)]
             lines += ["", *_table(chosen)]
+    short = [row["name"] for row in rows if row["closed_matched"] != row["bits"]]
+    if short:
+        lines += [
+            "",
+            f"Not all bits after the second embedding: {', '.join(f'`{name}`' for name in short)}. "
+            "Where two norms answer to the same short rows (a depthwise kernel of nine entries "
+            "that a BatchNorm and a LayerNorm are bound to), their conditions can exclude each "
+            "other.",
+        ]
     path.write_text("\n".join(lines) + "\n")
 
 
