@@ -40,7 +40,10 @@ def cost(record: dict[str, Any]) -> str:
     for label in labels:
         cells = []
         for model in models:
-            value = record["ratios"][model][label]
+            value = record["ratios"][model].get(label)
+            if value is None:
+                cells.append("")
+                continue
             cells.append(
                 f"{value['median']:.2f} ({value['quartile_1']:.2f} - {value['quartile_3']:.2f})"
             )
@@ -48,12 +51,16 @@ def cost(record: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Cost of a training step",
-            "Multiples of the plain step (median and quartiles); 'plain again' is a second one.",
+            "Multiples of the plain step (median and quartiles); 'plain again' is a second one. "
+            "'plain, a quarter more' and 'plain, twice the batch' are plain steps on as many "
+            "samples as `keyed` and `keyed, whole batch` send through the model: what these samples "
+            "cost by themselves. The aim is 1.05 times one plus the share of the batch. 'last "
+            "stage': only the last stage is bound, and the trunk before it runs once.",
             table(["", *models, "aim"], rows),
             source(
                 record,
-                f"; batch {record['batch']} at {record['image_size']} pixels, "
-                f"{record['rounds']} rounds of {record['steps_per_round']} steps",
+                f"; batch {record['batch']}, {record['rounds']} rounds of "
+                f"{max(record['steps_per_round'].values())} steps or half as many",
             ),
         ]
     )
