@@ -54,8 +54,8 @@ def cost(record: dict[str, Any]) -> str:
             "Multiples of the plain step (median and quartiles); 'plain again' is a second one. "
             "'plain, a quarter more' and 'plain, twice the batch' are plain steps on as many "
             "samples as `keyed` and `keyed, whole batch` send through the model: what these "
-            "samples cost by themselves. The aim is 1.05 times one plus the share of the batch. 'last "
-            "stage': only the last stage is bound, and the trunk before it runs once.",
+            "samples cost by themselves. The aim is 1.05 times one plus the share of the batch. "
+            "'last stage': only the last stage is bound, and the trunk before it runs once.",
             table(["", *models, "aim"], rows),
             source(
                 record,
