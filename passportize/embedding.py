@@ -127,17 +127,19 @@ def _embed(branch: Branch, margin: float | None) -> bool:
     for (owner, attribute, part), side in zip(
         branch.weights.owners, branch.secret.sides, strict=True
     ):
-        weight = getattr(owner, attribute).detach()
+        # On the CPU, where float64 exists and every machine computes the same.
+        weight = getattr(owner, attribute).detach().cpu()
         rows = anchor_rows(weight, part).double()
-        bits = branch.secret.bits[start : start + part.channels].double()
+        bits = branch.secret.bits[start : start + part.channels].cpu().double()
+        vectors = side.values.cpu().double()
         start += part.channels
         if config.formulation == "paper":
             offset, window = 0, rows
-            wanted = moved_rows(window, side.values.double(), bits, reach)
+            wanted = moved_rows(window, vectors, bits, reach)
         else:
             offset = side.offset
             window = rows.narrow(1, offset, len(side.values))
-            wanted = turned_rows(window, side.values.double(), bits, reach)
+            wanted = turned_rows(window, vectors, bits, reach)
         if wanted is None:
             continue
         moved = True
@@ -158,8 +160,8 @@ def _matched(branches: list[Branch]) -> int:
 
 def _square_lengths(now: Tensor, before: Tensor) -> tuple[float, float]:
     """Of what was added, and of what was there."""
-    exact = before.double()
-    return float((now.double() - exact).square().sum()), float(exact.square().sum())
+    exact = before.cpu().double()
+    return float((now.cpu().double() - exact).square().sum()), float(exact.square().sum())
 
 
 def _check(owner: nn.Module, attribute: str, name: str) -> None:
