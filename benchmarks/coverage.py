@@ -8,8 +8,8 @@
 
 Each model runs in a process of its own; rows are appended to ``results/coverage_timm.csv`` as they
 come, so a run that is killed goes on where it stopped. ``real`` takes the smallest models first, at
-a reduced input size where the model allows one, and cuts the depth of large ones with timm's own
-arguments: the row says so. ``report`` writes ``results/coverage_timm.md``.
+a reduced input size where the model allows one, and cuts the depth (else the width) of large ones
+with timm's own arguments: the row says so. ``report`` writes ``results/coverage_timm.md``.
 """
 
 from __future__ import annotations
