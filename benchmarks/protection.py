@@ -60,6 +60,8 @@ def protect(
 ) -> tuple[nn.Module, Claim, dict[str, Any]]:
     """Train with passports, save the claim, restore the plain model."""
     model = pp.passportize(build_model(seed), OWNER, config=PRESETS[preset]())
+    if preset != "paper":  # which trains as published
+        pp.embed_signature(model)
     history = train(model, data, epochs=epochs, seed=seed)
     test = (data.test_images, data.test_labels)
     row: dict[str, Any] = {

@@ -71,6 +71,8 @@ def main() -> None:
                 model = build_model(0)
                 if config is not None:
                     pp.passportize(model, passport, config=config)
+                    if preset != "paper":  # which trains as published
+                        pp.embed_signature(model)
                 history = train(
                     model, data, epochs=arguments.epochs, lr=lr, optimizer=optimizer, seed=0
                 )

@@ -127,6 +127,7 @@ def main() -> None:
     # Behind the pooling a row is a cloud: whole batches give the private statistics enough rows.
     config = pp.PassportConfig.keyed(private_fraction=1.0)
     pp.passportize(model, passport, config=config, example_inputs=ours[0][:2])
+    print(f"signature put in: {pp.embed_signature(model)}")
     train(model, data, arguments.epochs, protected=True)
     with pp.branch(model, "private"):
         private = accuracy(model, test)
