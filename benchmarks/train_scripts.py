@@ -131,7 +131,9 @@ def perform(run: Run, version: str, work: Path, limit: float) -> dict[str, Any]:
     row: dict[str, Any] = {
         "passport": run.passport,
         "processes": run.processes,
-        "arguments": shlex.join([*run.arguments, *(("; then", *run.then) if run.then else ())]),
+        "arguments": "; then ".join(
+            shlex.join(part) for part in (run.arguments, run.then) if part is not None
+        ),
         "own": shlex.join(run.own),
         "outcome": outcome,
         "seconds": round(time.perf_counter() - start),

@@ -16,6 +16,7 @@ def write_page(path: Path, rows: Sequence[Record], common: Sequence[str]) -> Pat
 
 
 def _lines(rows: Sequence[Record], common: Sequence[str]) -> Iterator[str]:
+    rows = sorted(rows, key=_by_version)
     halves = [row for row in rows if row["name"].startswith("halves")]
     refused = [row for row in rows if "REFUSED:" in row["outcome"].upper()]
     trained = [row for row in rows if row not in halves and row not in refused]
@@ -63,13 +64,13 @@ def _lines(rows: Sequence[Record], common: Sequence[str]) -> Iterator[str]:
             f"{row['name']}{'' if row['passport'] == YES else ', plain control'}",
             row["processes"],
             _code(row["own"]),
-            _code(row["arguments"]),
+            "; then ".join(map(_code, row["arguments"].split("; then "))),
             row["outcome"],
             _bits(row, "right"),
             _bits(row, "right_ema"),
             _public(row),
             _verdict(row),
-            row["public_loss"],
+            f"{float(row['public_loss']):.4f}" if row["public_loss"] else "",
             row["seconds"],
         )
         yield f"| {' | '.join(cells)} |"
@@ -113,6 +114,12 @@ def _lines(rows: Sequence[Record], common: Sequence[str]) -> Iterator[str]:
     yield "These end before the script starts and write nothing.\n"
     for row in refused:
         yield f"- {row['script']}, {_code(row['arguments'])}: {row['outcome']}"
+
+
+def _by_version(row: Record) -> tuple[bool, list[int]]:
+    """Tags by their numbers, main behind them."""
+    tag = row["script"].removeprefix("v").split(".")
+    return (True, []) if row["script"].startswith("main") else (False, [int(part) for part in tag])
 
 
 def _timm(rows: Sequence[Record], script: str) -> str:
