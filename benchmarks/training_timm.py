@@ -45,7 +45,7 @@ RESULTS = Path(__file__).parent / "results"
 TABLE, PAGE = RESULTS / "training_timm.csv", RESULTS / "training_timm.md"
 PASSPORT = pp.Passport.generate("training of timm models", secret=bytes(range(32)))
 STEPS, BATCH, SIZE, WARM_UP = 30, 16, 64, 5
-RATES = {"sgd": 0.05, "adamw": 2e-3}
+RATES = {"sgd": 0.02, "adamw": 2e-3}
 WINDOW = 5
 """Steps over which the first and the last losses are averaged."""
 
