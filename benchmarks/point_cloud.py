@@ -96,6 +96,8 @@ def run(
         passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
         config = CONFIGS[preset]
         pp.passportize(model, passport, config=config, example_inputs=data[0][:2])
+        if preset != "paper":
+            pp.embed_signature(model)
         train(model, *data, shaken, epochs, seed, joint=True)
         if config.has_private_pass:
             private, _ = accuracy(model, test, "private", classes)
@@ -151,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--root", help="kicad-packages3d .deb or a folder with its *.3dshapes")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--points", type=int, default=64)
     parser.add_argument("--per-class", type=int, default=60, help="solids per class at most")
     parser.add_argument("--processes", type=int, default=2, help="to read the solids")

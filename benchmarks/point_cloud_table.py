@@ -146,7 +146,8 @@ nets, {first.classes} classes, {first.train_items} solids for training, {first.p
 {first.epochs} epochs, batch {BATCH}, each cloud turned around z at random in training and test.
 "keyed" and "paper" send every cloud through both branches (`private_fraction=1.0`), "keyed,
 quarter" is the default: a quarter of each batch through the private one, here at least
-{MINIMUM_SAMPLES} clouds, see [method.md](../../docs/method.md). Accuracies in percent of about
+{MINIMUM_SAMPLES} clouds, see [method.md](../../docs/method.md). The signature is embedded before
+the first step, except in "paper", which trains as published. Accuracies in percent of about
 {first.test_items} test solids, mean ± standard deviation over seeds. "minus plain" is paired: same
 seed, same start, same batches. One standard error from the size of the test part alone is about
 {error:.1f} points. "strength" is the weakest seed, in bits (-log2 of the exact p-value), read from
@@ -157,6 +158,6 @@ the stripped model.
 {report(rows)}
 
 The family split holds out whole families of names, the random one tests on siblings of training
-solids that differ in a number of pins, say. Chance is {100 / first.classes:.1f} %. These are short
+solids that differ in a number of pins, say. Chance is {100 / first.classes:.1f} %. These are
 trainings of a small model, made to compare the rows with each other, not with other people's.
 """
