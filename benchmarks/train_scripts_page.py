@@ -16,7 +16,9 @@ def write_page(path: Path, rows: Sequence[Record], common: Sequence[str]) -> Pat
 
 
 def _lines(rows: Sequence[Record], common: Sequence[str]) -> Iterator[str]:
-    rows = sorted(rows, key=_by_version)
+    newest = {(row["script"], row["name"], row["passport"]): row for row in rows}
+    repeated = [row for row in rows if row not in newest.values()]
+    rows = sorted(newest.values(), key=_by_version)
     halves = [row for row in rows if row["name"].startswith("halves")]
     refused = [row for row in rows if "REFUSED:" in row["outcome"].upper()]
     trained = [row for row in rows if row not in halves and row not in refused]
@@ -110,6 +112,7 @@ def _lines(rows: Sequence[Record], common: Sequence[str]) -> Iterator[str]:
                 _difference(control) if control else "not run",
             )
             yield f"| {' | '.join(cells)} |"
+    yield from _repeated(repeated)
     yield "\n## Refused\n"
     yield "These end before the script starts and write nothing.\n"
     for row in refused:
@@ -120,6 +123,21 @@ def _by_version(row: Record) -> tuple[bool, list[int]]:
     """Tags by their numbers, main behind them."""
     tag = row["script"].removeprefix("v").split(".")
     return (True, []) if row["script"].startswith("main") else (False, [int(part) for part in tag])
+
+
+def _repeated(rows: Sequence[Record]) -> Iterator[str]:
+    if not rows:
+        return
+    yield "\n## Hung and repeated\n"
+    yield (
+        "Runs that went over their limit on a busy machine, with a passport and without. Where a "
+        "debugger was at hand, a worker of the data loader waited in `os.fork`, in "
+        "`PyOS_AfterFork_Child`, for a lock that one of gloo's threads had held at the fork. The "
+        "tables have the repetition.\n"
+    )
+    for row in rows:
+        control = "" if row["passport"] == YES else ", plain control"
+        yield f"- {row['script']}, {row['name']}{control}: {row['outcome']}"
 
 
 def _timm(rows: Sequence[Record], script: str) -> str:
