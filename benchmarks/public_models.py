@@ -115,7 +115,8 @@ def _yanx27(label: str, points: int, **more: Any) -> Public:
 
 def _torch_pointcloud(label: str, steps: int) -> Public:
     def build(module: ModuleType) -> nn.Module:
-        made: nn.Module = module.create_model(label, in_channels=0, num_classes=CLASSES)
+        options = {"in_channels": 0, "num_classes": CLASSES}
+        made: nn.Module = module.create_model(label, task="classification", **options)
         return made
 
     package = ("torch-pointcloud", "0.0.18", "torch_pointcloud.models")
