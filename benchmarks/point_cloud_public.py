@@ -150,7 +150,8 @@ Measured by `benchmarks/point_cloud_public.py` on one CPU thread, models at thei
 generated clouds of {CLASSES} classes (each point has the class of its cloud where a model judges
 points), preset `keyed`, Adam, learning rate 0.01.
 
-- "statistics only": norms behind weights with rows of three coordinates, which carry no bit.
+- "statistics only": norms behind weights whose rows have fewer than 8 entries (three coordinates,
+  mostly), which carry no bit.
 - "never run": norms that the forward pass does not call; the plan names them, and they stay as
   they are.
 - "run, not swapped": norms of torch that forward hooks saw, without help of the library, and that
