@@ -40,10 +40,7 @@ def cost(record: dict[str, Any]) -> str:
     for label in labels:
         cells = []
         for model in models:
-            value = record["ratios"][model].get(label)
-            if value is None:
-                cells.append("")
-                continue
+            value = record["ratios"][model][label]
             cells.append(
                 f"{value['median']:.2f} ({value['quartile_1']:.2f} - {value['quartile_3']:.2f})"
             )
@@ -59,8 +56,8 @@ def cost(record: dict[str, Any]) -> str:
             table(["", *models, "aim"], rows),
             source(
                 record,
-                f"; batch {record['batch']}, {record['rounds']} rounds of "
-                f"{max(record['steps_per_round'].values())} steps or half as many",
+                f"; batch {record['batch']} at {max(record['image_size'].values())} pixels, "
+                f"{record['rounds']} rounds of {record['steps_per_round']} steps",
             ),
         ]
     )
