@@ -91,7 +91,7 @@ def embed_signature(model: nn.Module, margin: float | None = None) -> Embedding:
     }
     for owner, attribute, name in owners.values():
         _check(owner, attribute, name)
-    before = _matched(branches)
+    before = sum(branch.matched() for branch in branches)
     kept = {
         key: getattr(owner, attribute).detach().clone()
         for key, (owner, attribute, _) in owners.items()
@@ -105,7 +105,7 @@ def embed_signature(model: nn.Module, margin: float | None = None) -> Embedding:
             _square_lengths(getattr(owner, attribute), kept[key])
             for key, (owner, attribute, _) in owners.items()
         ]
-        after = _matched(branches)
+        after = sum(branch.matched() for branch in branches)
     except BaseException:
         for key, (owner, attribute, _) in owners.items():
             _write(owner, attribute, kept[key])
@@ -149,13 +149,6 @@ def _embed(branch: Branch, margin: float | None) -> bool:
         flat[positions] += wanted - window
         _write(owner, attribute, flat.view(weight.shape).to(weight.dtype))
     return moved
-
-
-def _matched(branches: list[Branch]) -> int:
-    return sum(
-        int(((branch.responses().gamma >= 0) == (branch.secret.bits > 0)).sum())
-        for branch in branches
-    )
 
 
 def _square_lengths(now: Tensor, before: Tensor) -> tuple[float, float]:

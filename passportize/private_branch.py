@@ -119,6 +119,17 @@ class Branch(nn.Module):
                 return raw_responses(rows, self.secret.sides)
             return normalised_responses(rows, self.secret.sides)
 
+    @torch.no_grad()
+    def matched(self) -> int:
+        """Signature bits that the weights carry now; 0 for sites without bits.
+
+        Raises:
+            PassportLocked: The branch was loaded without its secret.
+        """
+        if not self.bound:
+            return 0
+        return int(((self.responses().gamma >= 0) == (self.secret.bits > 0)).sum())
+
     def forward(
         self, scale: Tensor | None, shift: Tensor | None, like: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -216,11 +216,6 @@ def signature_accuracy(model: nn.Module) -> float:
         NotPassportized: The model carries no private branch.
         PassportLocked: The private branch was loaded without its secret.
     """
-    matched = total = 0
-    with torch.no_grad():
-        for layer in passport_layers(model).values():
-            if layer.passport.bound:
-                gamma = layer.passport.responses().gamma
-                matched += int(((gamma >= 0) == (layer.passport.secret.bits > 0)).sum())
-                total += gamma.numel()
-    return matched / total if total else 0.0
+    branches = [layer.passport for layer in passport_layers(model).values()]
+    total = sum(branch.site.bits for branch in branches)
+    return sum(branch.matched() for branch in branches) / total if total else 0.0

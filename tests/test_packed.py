@@ -129,7 +129,8 @@ def expect_two_passes(model: nn.Module, inputs: Any, targets: Tensor, rows: int 
         private = twin(*inputs)
     torch.testing.assert_close(loss.output, public)
     torch.testing.assert_close(loss.private_output, private)
-    total = scores(public, targets) + scores(private, targets)
+    weight = switch_of(model).config.private_weight
+    total = scores(public, targets) + weight * scores(private, targets)
     for layer in passport_layers(twin).values():
         penalty = layer.private_factors()[2]
         total = total if penalty is None else total + penalty

@@ -532,7 +532,8 @@ def test_late_doubling_runs_the_trunk_once(reentrant: bool | None) -> None:
     trunk = reference.stem(x)
     expected = F.cross_entropy(rest(trunk), y)
     with pp.branch(reference, "private"):
-        expected = expected + math.sqrt(8 / 16) * F.cross_entropy(rest(trunk[:8]), y[:8])
+        weight = config.private_weight * math.sqrt(8 / 16)
+        expected = expected + weight * F.cross_entropy(rest(trunk[:8]), y[:8])
     for layer in passport_layers(reference).values():
         expected = expected + layer.private_factors()[2]
     expected.backward()
