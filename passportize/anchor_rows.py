@@ -12,7 +12,14 @@ from torch import Tensor
 from passportize.errors import AnchorNotFound
 from passportize.site import AnchorPart
 
-__all__ = ["anchor_fan_in", "anchor_rows", "anchor_width", "row_positions"]
+__all__ = [
+    "added_to_rows",
+    "anchor_fan_in",
+    "anchor_rows",
+    "anchor_width",
+    "exact",
+    "row_positions",
+]
 
 
 def _layout(shape: Sequence[int], part: AnchorPart) -> tuple[int, int, int]:
@@ -54,7 +61,7 @@ def anchor_fan_in(shape: Sequence[int], part: AnchorPart) -> int:
     return _layout(shape, part)[1] * part.repeats
 
 
-def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
+def anchor_rows(weight: Tensor, part: AnchorPart, window: slice | None = None) -> Tensor:
     """One row of weights for every channel of a part.
 
     Row ``c`` holds the entries of the weight that produce channel ``c`` (axis ``"output"``) or
@@ -68,9 +75,10 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
         weight: ``[out, in / groups, ...]``, or ``[in, out / groups, ...]`` for a transposed layout,
             or ``[experts, numbers]`` of flattened kernels.
         part: Which rows.
+        window: Which entries of each row; all by default.
 
     Returns:
-        Tensor ``[channels, fan_in]``.
+        Tensor ``[channels, fan_in]``, or as many entries as the window has.
 
     Raises:
         AnchorNotFound: The weight has fewer rows than the part asks for.
@@ -84,8 +92,11 @@ def anchor_rows(weight: Tensor, part: AnchorPart) -> Tensor:
             "another model?"
         )
     if part.less_mean_row:
-        whole = _exact(anchor_rows(weight, replace(part, less_mean_row=False)))
-        return whole - whole.mean(0, keepdim=True)
+        chosen = exact(anchor_rows(weight, replace(part, less_mean_row=False), window))
+        return chosen - chosen.mean(0, keepdim=True)
+    if window is not None:
+        whole = anchor_rows(weight, part)
+        return whole if window == slice(0, whole.shape[1]) else whole[:, window]
     if part.centred:
         return anchor_rows(_centred(weight), replace(part, centred=False))
     if part.expert_shape:
@@ -119,17 +130,37 @@ def row_positions(weight: Tensor, part: AnchorPart) -> Tensor:
     return anchor_rows(numbers, replace(part, centred=False, less_mean_row=False))
 
 
+def added_to_rows(
+    weight: Tensor, part: AnchorPart, added: Tensor, window: slice | None = None
+) -> Tensor:
+    """A copy of a weight with something added to rows, computed in float64.
+
+    What is taken from rows before they are read (``centred``, ``less_mean_row``) stays in it.
+
+    Args:
+        weight: The weight.
+        part: Which rows.
+        added: Float64, ``[channels, entries]`` or what is broadcast to that.
+        window: Which entries of each row; all by default.
+    """
+    positions = row_positions(weight, part)
+    flat = weight.double().reshape(-1)
+    flat[positions if window is None else positions[:, window]] += added
+    return flat.view(weight.shape).to(weight.dtype)
+
+
 def _rows(weight: Tensor, start: int, stop: int) -> Tensor:
     # The gradient of a slice is a tensor of zeros to copy into, also where all is taken.
     chosen = weight if stop - start == len(weight) else weight[start:stop]
     return chosen.reshape(stop - start, -1)
 
 
-def _exact(tensor: Tensor) -> Tensor:
+def exact(tensor: Tensor) -> Tensor:
+    """In at least float32."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _centred(weight: Tensor) -> Tensor:
     """A weight of which every kernel has the mean zero."""
-    exact = _exact(weight)
-    return exact - exact.mean(tuple(range(1, exact.dim())), keepdim=True)
+    kernels = exact(weight)
+    return kernels - kernels.mean(tuple(range(1, kernels.dim())), keepdim=True)

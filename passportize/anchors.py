@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from passportize.anchor_rows import anchor_fan_in, anchor_rows, anchor_width, row_positions
+from passportize.anchor_rows import anchor_fan_in, anchor_rows, anchor_width
 from passportize.anchor_rules import AnchorRules
 from passportize.autograd_walk import walk_autograd
 from passportize.errors import ExampleInputFailed, ExampleInputRequired
@@ -21,7 +21,7 @@ from passportize.weight_modules import owns_weight, part_of
 from passportize.weight_steps import WeightTable
 from passportize.width_rules import WidthRules
 
-__all__ = ["AnchorSearch", "anchor_fan_in", "anchor_rows", "find_anchors", "row_positions"]
+__all__ = ["AnchorSearch", "anchor_fan_in", "anchor_rows", "find_anchors"]
 
 
 @dataclass

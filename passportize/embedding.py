@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from passportize.anchors import anchor_rows, row_positions
+from passportize.anchor_rows import added_to_rows, anchor_rows
 from passportize.errors import EmbeddingFailed, InvalidArgument
 from passportize.forward import passport_layers, switch_of
 from passportize.private_branch import Branch
@@ -83,32 +83,26 @@ def embed_signature(model: nn.Module, margin: float | None = None) -> Embedding:
     if margin is not None and not (0 < margin < math.inf):
         raise InvalidArgument(f"embed_signature: margin={margin!r} must be a number above 0")
     branches = [layer.passport for layer in passport_layers(model).values() if layer.passport.bound]
-    owners = {
-        (id(owner), attribute): (owner, attribute, part.weight)
+    weights: dict[str, Tensor] = {
+        part.weight: getattr(owner, attribute)
         for branch in branches
         if branch.weights is not None
         for owner, attribute, part in branch.weights.owners
     }
-    for owner, attribute, name in owners.values():
-        _check(owner, attribute, name)
+    for name, weight in weights.items():
+        _check(name, weight)
     before = sum(branch.matched() for branch in branches)
-    kept = {
-        key: getattr(owner, attribute).detach().clone()
-        for key, (owner, attribute, _) in owners.items()
-    }
+    kept = {name: weight.clone() for name, weight in weights.items()}
     try:
         for _ in range(_ROUNDS):
             moved = [_embed(branch, margin) for branch in branches]
             if not any(moved):
                 break
-        added = [
-            _square_lengths(getattr(owner, attribute), kept[key])
-            for key, (owner, attribute, _) in owners.items()
-        ]
+        added = [_square_lengths(weight, kept[name]) for name, weight in weights.items()]
         after = sum(branch.matched() for branch in branches)
     except BaseException:
-        for key, (owner, attribute, _) in owners.items():
-            _write(owner, attribute, kept[key])
+        for name, weight in weights.items():
+            weight.copy_(kept[name])
         raise
     ratios = [math.sqrt(change / length) for change, length in added if length > 0]
     length = sum(length for _, length in added)
@@ -128,26 +122,18 @@ def _embed(branch: Branch, margin: float | None) -> bool:
         branch.weights.owners, branch.secret.sides, strict=True
     ):
         # On the CPU, where float64 exists and every machine computes the same.
-        weight = getattr(owner, attribute).detach().cpu()
-        rows = anchor_rows(weight, part).double()
+        weight: Tensor = getattr(owner, attribute)
+        values = weight.cpu()
+        paper = config.formulation == "paper"
+        window = None if paper else side.window
+        rows = anchor_rows(values, part, window).double()
         bits = branch.secret.bits[start : start + part.channels].cpu().double()
         vectors = side.values.cpu().double()
         start += part.channels
-        if config.formulation == "paper":
-            offset, window = 0, rows
-            wanted = moved_rows(window, vectors, bits, reach)
-        else:
-            offset = side.offset
-            window = rows.narrow(1, offset, len(side.values))
-            wanted = turned_rows(window, vectors, bits, reach)
-        if wanted is None:
-            continue
-        moved = True
-        # What is taken from rows before they are read stays in the weight.
-        positions = row_positions(weight, part).narrow(1, offset, window.shape[1])
-        flat = weight.double().reshape(-1)
-        flat[positions] += wanted - window
-        _write(owner, attribute, flat.view(weight.shape).to(weight.dtype))
+        wanted = (moved_rows if paper else turned_rows)(rows, vectors, bits, reach)
+        if wanted is not None:
+            moved = True
+            weight.copy_(added_to_rows(values, part, wanted - rows, window))
     return moved
 
 
@@ -157,15 +143,10 @@ def _square_lengths(now: Tensor, before: Tensor) -> tuple[float, float]:
     return float((now.cpu().double() - exact).square().sum()), float(exact.square().sum())
 
 
-def _check(owner: nn.Module, attribute: str, name: str) -> None:
-    weight = getattr(owner, attribute)
+def _check(name: str, weight: Tensor) -> None:
     if weight.is_meta:
         raise EmbeddingFailed(f"{name} has no values; load or initialise the model first")
     if hasattr(weight, "device_mesh"):
         raise EmbeddingFailed(
             f"{name} is sharded; embed the signature before fully_shard, or leave it to training"
         )
-
-
-def _write(owner: nn.Module, attribute: str, value: Tensor) -> None:
-    getattr(owner, attribute).copy_(value)

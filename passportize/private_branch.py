@@ -12,6 +12,7 @@ from passportize.anchors import anchor_rows
 from passportize.config import PassportConfig
 from passportize.response import (
     Responses,
+    Vectors,
     normalised_responses,
     raw_responses,
     raw_sign_penalty,
@@ -40,6 +41,13 @@ class AnchorWeights:
         """Rows of each part, ``[channels_i, fan_in_i]``."""
         return [
             anchor_rows(getattr(module, attribute), part) for module, attribute, part in self.owners
+        ]
+
+    def windows(self, sides: Sequence[Vectors]) -> list[Tensor]:
+        """The entries of each part's rows that answer to vectors, ``[channels_i, entries_i]``."""
+        return [
+            anchor_rows(getattr(module, attribute), part, side.window)
+            for (module, attribute, part), side in zip(self.owners, sides, strict=True)
         ]
 
 
@@ -114,10 +122,10 @@ class Branch(nn.Module):
         bits = self.secret.bits
         assert self.weights is not None
         with torch.autocast(device_type=bits.device.type, enabled=False):
-            rows = self.weights.rows()
+            sides = self.secret.sides
             if self.config.formulation == "paper":
-                return raw_responses(rows, self.secret.sides)
-            return normalised_responses(rows, self.secret.sides)
+                return raw_responses(self.weights.rows(), sides)
+            return normalised_responses(self.weights.windows(sides), sides)
 
     @torch.no_grad()
     def matched(self) -> int:

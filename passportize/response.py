@@ -36,6 +36,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from passportize.anchor_rows import exact
+
 __all__ = [
     "WINDOW",
     "Responses",
@@ -67,6 +69,11 @@ class Vectors(NamedTuple):
 
     values: Tensor
     offset: int = 0
+
+    @property
+    def window(self) -> slice:
+        """The entries of a row that they answer to."""
+        return slice(self.offset, self.offset + len(self.values))
 
 
 class Responses(NamedTuple):
@@ -107,9 +114,9 @@ def raw_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Responses
         sides: Gamma and beta vector of each part.
     """
     products = torch.cat(
-        [_products(_exact(part), vectors.values) for part, vectors in zip(rows, sides, strict=True)]
+        [_products(exact(part), vectors.values) for part, vectors in zip(rows, sides, strict=True)]
     )
-    lengths = torch.cat([torch.linalg.vector_norm(_exact(part), dim=1) for part in rows])
+    lengths = torch.cat([torch.linalg.vector_norm(exact(part), dim=1) for part in rows])
     return Responses(products[:, 0], products[:, 1], torch.zeros_like(lengths), lengths)
 
 
@@ -117,18 +124,16 @@ def normalised_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Re
     """Responses in standard deviations, immune to rescaling and to changes of sign.
 
     Args:
-        rows: Rows of each part of the anchor, ``[channels_i, fan_in_i]``.
+        rows: Rows of each part of the anchor, ``[channels_i, fan_in_i]``, or their windows.
         sides: ``s``, ``t`` and ``r`` of each part.
     """
     answers, lengths = [], []
-    for part, (vectors, offset) in zip(rows, sides, strict=True):
-        window = part
-        if part.shape[1] != len(vectors):
-            window = part.narrow(1, offset, len(vectors))
-        exact = _exact(window)
+    for part, side in zip(rows, sides, strict=True):
+        vectors = side.values
+        read = exact(part if part.shape[1] == len(vectors) else part[:, side.window])
         # A compiler fuses the plain formula by itself.
         standardise = _standardised if torch.compiler.is_compiling() else _Standardised.apply
-        answer, length = standardise(exact, vectors.to(exact.dtype))
+        answer, length = standardise(read, vectors.to(read.dtype))
         answers.append(answer)
         lengths.append(length)
     gauge, gamma, beta = _joined(answers).unbind(1)
@@ -226,10 +231,6 @@ def reach_of(margin: float, entries: int) -> float:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
-
-
-def _exact(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _products(rows: Tensor, vectors: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import passportize as pp
 from passportize import planning
-from passportize.anchors import anchor_rows, row_positions
+from passportize.anchor_rows import anchor_rows, row_positions
 from passportize.attacks.stream_shift import shift_streams
 from passportize.claim import claim_of
 from passportize.errors import InvalidArgument
@@ -174,8 +175,10 @@ def test_rows_less_their_mean() -> None:
     weight = torch.randn(24, 6, requires_grad=True)
     for part in (AnchorPart("w", 24), AnchorPart("w", 8, start=8), AnchorPart("w", 8, repeats=3)):
         plain = anchor_rows(weight, part)
-        less = anchor_rows(weight, AnchorPart(**{**part.__dict__, "less_mean_row": True}))
+        less = anchor_rows(weight, replace(part, less_mean_row=True))
         assert torch.allclose(less, plain - plain.mean(0))
+        window = anchor_rows(weight, replace(part, less_mean_row=True), slice(1, 4))
+        assert torch.allclose(window, less[:, 1:4])
     record = AnchorPart("w", 24, less_mean_row=True).to_dict()
     assert record["less_mean_row"] is True
     assert AnchorPart.from_dict(record) == AnchorPart("w", 24, less_mean_row=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.anchors import row_positions
+from passportize.anchor_rows import added_to_rows, row_positions
 from passportize.attacks.function_check import FunctionCheck
 from passportize.errors import InvalidArgument
 from passportize.planning import plan
@@ -78,10 +78,7 @@ def _written(model: nn.Module, example_inputs: Any) -> list[AnchorPart]:
 def _shifted(
     weight: Tensor, part: AnchorPart, size: float, generator: torch.Generator | None
 ) -> Tensor:
-    flat = weight.double().reshape(-1)
-    positions = row_positions(weight, part)
-    rows = flat[positions]
+    rows = weight.double().reshape(-1)[row_positions(weight, part)]
     vector = torch.randn(rows.shape[1], generator=generator, dtype=torch.float64).to(rows.device)
     length = size * rows.square().sum(1).mean().sqrt()
-    flat[positions] = rows + vector * (length / torch.linalg.vector_norm(vector))
-    return flat.view(weight.shape).to(weight.dtype)
+    return added_to_rows(weight, part, vector * (length / torch.linalg.vector_norm(vector)))
