@@ -17,6 +17,7 @@ from passportize.passport import Passport
 from passportize.private_branch import Branch
 from passportize.single_element import hand_over_single_elements, take_back_single_elements
 from passportize.site import Site
+from passportize.step_counter import StepCounter
 from passportize.swapping import swap, swap_back
 from passportize.switch import Switch
 
@@ -65,6 +66,8 @@ def install(
             swap(model.get_submodule(site.name), branch)
             swapped.append(model.get_submodule(site.name))
         switch.sites = tuple(site.name for site in sites)
+        if switch.counts and branches:
+            branches[0].add_module("counter", StepCounter(switch))
         switch.batch_statistics = any(branch.running_mean is not None for branch in branches)
         hand_over_single_elements(model)
         RootHooks(switch).install(model)

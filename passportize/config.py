@@ -37,7 +37,8 @@ class PassportConfig:
             8 samples where norms use statistics of the batch, and 16 where one of them sees a
             single value per channel of each sample.
         private_every: The private branch is run at every so many training steps.
-        sign_every: The sign loss is applied at every so many training steps.
+        sign_every: The sign loss is applied at every so many training steps; in the others the
+            responses are constants, so that nothing is learned through them.
         shift_scale: Standard deviation of the private shift in units of the public scale
             (``"keyed"`` only).
         bottleneck: The learnable map of ``"paper"`` narrows the channels by this factor.

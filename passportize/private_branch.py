@@ -150,15 +150,17 @@ class Branch(nn.Module):
 
         Returns:
             Scale and shift in the shape and dtype of the public ones, and a scalar in at least
-            float32; None for what does not exist.
+            float32; None for what does not exist or, as the penalty may be, is not due.
 
         Raises:
             PassportLocked: The branch was loaded without its secret.
         """
         if not self.bound:
             return scale, shift, None
-        responses = self.responses()
-        penalty = self._penalty(responses)
+        constant = self.switch.responses_constant
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
+            responses = self.responses()
+        penalty = None if constant else self._penalty(responses)
         if not self.transforms:
             return scale, shift, penalty
         with torch.autocast(device_type=responses.gamma.device.type, enabled=False):

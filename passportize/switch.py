@@ -96,6 +96,18 @@ class Switch:
         """Whether there are steps in which not everything happens."""
         return self.config.private_every > 1 or self.config.sign_every > 1
 
+    @property
+    def responses_constant(self) -> bool:
+        """Whether nothing is to be learned through the responses in the pass under way.
+
+        So it is in joint steps without sign loss. The gradient of a response is as large as the
+        weight it was read from, however few entries were read, so leaving it out is most of what
+        ``sign_every`` saves.
+        """
+        if self.sign_due:
+            return False
+        return self.effective() is Pass.JOINT or (self.active and self.mixed)
+
     # A number that changes is a new program at every step for torch.compile; what is due is not.
     # (torch.compiler.disable would do the same, and import the compiler with this module.)
     @torch._disable_dynamo  # type: ignore[attr-defined]

@@ -263,6 +263,87 @@ def test_a_step_counter_is_no_new_program_at_every_step(config: pp.PassportConfi
     dynamo.reset()
 
 
+@pytest.mark.parametrize("passes", ["doubled", "separate"])
+@pytest.mark.parametrize("preset", ["keyed", "paper"])
+def test_without_a_sign_loss_the_responses_are_constants(preset: str, passes: str) -> None:
+    make = getattr(pp.PassportConfig, preset)
+    x, y = batch()
+    models = {
+        "turns": small(make(sign_every=2, private_fraction=1.0, passes=passes)),
+        "frozen": small(make(sign_weight=0.0, response_weight=0.0, private_fraction=1.0)),
+    }
+    for layer in passport_layers(models["frozen"]).values():
+        whole = layer.passport.responses
+        layer.passport.responses = lambda whole=whole: type(whole())(*(t.detach() for t in whole()))
+    for model in models.values():
+        for step in range(2):
+            loss = pp.joint_loss(model, x, y, F.cross_entropy)
+            if step == 0 and model is models["turns"]:
+                assert loss.sign.requires_grad
+            model.zero_grad()
+            loss.total.backward()
+    assert loss.private is not None
+    assert gradients(models["turns"]).keys() == gradients(models["frozen"]).keys()
+    for key, gradient in gradients(models["frozen"]).items():
+        torch.testing.assert_close(gradient, gradients(models["turns"])[key], rtol=1e-9, atol=1e-11)
+    # Not what a step with sign loss would have given.
+    learning = small(make(sign_weight=0.0, response_weight=0.0, private_fraction=1.0))
+    pp.joint_loss(learning, x, y, F.cross_entropy).total.backward()
+    weight = "project.weight"
+    assert not torch.allclose(gradients(learning)[weight], gradients(models["frozen"])[weight])
+
+
+def test_a_private_pass_of_ones_own_keeps_its_gradient_after_a_step_without_sign_loss() -> None:
+    model = small(pp.PassportConfig.keyed(sign_every=2))
+    x, y = batch()
+    for _ in range(2):
+        pp.joint_loss(model, x, y, F.cross_entropy)
+    with pp.branch(model, "private"):
+        F.cross_entropy(model(x), y).backward()
+    fresh = small(pp.PassportConfig.keyed())
+    with pp.branch(fresh, "private"):
+        F.cross_entropy(fresh(x), y).backward()
+    for key, gradient in gradients(fresh).items():
+        torch.testing.assert_close(gradient, gradients(model)[key], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_repeats_a_step_without_sign_loss(reentrant: bool) -> None:
+    config = pp.PassportConfig.keyed(sign_every=2, private_fraction=0.5)
+    models = [small(config), small(config, reentrant=reentrant)]
+    x, y = batch()
+    x.requires_grad_()
+    for model in models:
+        for _ in range(2):
+            model.zero_grad()
+            pp.joint_loss(model, x, y, F.cross_entropy).total.backward()
+    for key, gradient in gradients(models[0]).items():
+        torch.testing.assert_close(gradient, gradients(models[1])[key], rtol=1e-9, atol=1e-11)
+
+
+def test_the_step_counter_travels_in_the_state_dict_and_leaves_with_the_branch() -> None:
+    config = pp.PassportConfig.keyed(sign_every=4)
+    model, resumed = small(config), small(config)
+    plain = copy.deepcopy(model)
+    pp.unpassportize(plain)
+    x, y = batch()
+    for _ in range(3):
+        pp.joint_loss(model, x, y, F.cross_entropy)
+    averaged = copy.deepcopy(model)
+    state = model.state_dict()
+    assert [key for key in state if "counter" in key] == ["stem.1.passport.counter._extra_state"]
+    resumed.load_state_dict(state)
+    for candidate in (resumed, averaged):
+        due = [
+            bool(pp.joint_loss(candidate, x, y, F.cross_entropy).sign.requires_grad)
+            for _ in range(3)
+        ]
+        assert due == [False, True, False]
+    assert switch_of(model).step == 3
+    assert pp.host_state_dict(model).keys() == plain.state_dict().keys()
+    assert not any("counter" in name for name, _ in small().named_modules())
+
+
 def test_every_branch_feeds_its_own_statistics_only() -> None:
     model = small(pp.PassportConfig.keyed(private_fraction=0.5))
     plain = copy.deepcopy(model)
