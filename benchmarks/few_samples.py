@@ -3,8 +3,10 @@
 Question: what does the public branch lose when the private loss counts as much as its own, and what
 with the weight that it has by default (`PassportConfig.keyed().private_weight`, and less where it
 sees only a few samples, `passportize.private_share.weight_for`)? A quarter of a batch of 32 is
-eight samples. A small convolutional net with batch norm, digits under heavy noise (so that nothing
-saturates), trainings from the same start on the same batches, signature embedded.
+eight samples. And what changes where the sign loss comes at every eighth step only, four times as
+heavy as by default (`sign_every`)? A small convolutional net with batch norm, digits under heavy
+noise (so that nothing saturates), trainings from the same start on the same batches, signature
+embedded.
 
     python benchmarks/few_samples.py            # about five minutes on one thread
     python benchmarks/few_samples.py --smoke    # seconds, nothing is written
@@ -20,6 +22,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from short_training import BATCH, train
@@ -32,15 +35,18 @@ from passportize.private_share import weight_for
 
 OUT = Path(__file__).parent / "results" / "few_samples.json"
 EPOCHS, NOISE, COPIES = 8, 0.6, 4
-# Name, private samples of each batch, and whether their loss counts in full.
-VARIANTS = (
-    ("plain", 0, False),
-    ("8 samples, in full", 8, True),
-    ("8 samples, as is", 8, False),
-    ("16 samples, in full", 16, True),
-    ("16 samples, as is", 16, False),
-    ("whole batch, in full", 32, True),
-    ("whole batch, as is", 32, False),
+RARELY = {"sign_every": 8, "sign_weight": 0.4}
+# Name, private samples of each batch, whether their loss counts in full, settings that differ.
+VARIANTS: tuple[tuple[str, int, bool, dict[str, Any]], ...] = (
+    ("plain", 0, False, {}),
+    ("8 samples, in full", 8, True, {}),
+    ("8 samples, as is", 8, False, {}),
+    ("8 samples, sign_every=8", 8, False, RARELY),
+    ("16 samples, in full", 16, True, {}),
+    ("16 samples, as is", 16, False, {}),
+    ("whole batch, in full", 32, True, {}),
+    ("whole batch, as is", 32, False, {}),
+    ("whole batch, sign_every=8", 32, False, RARELY),
 )
 
 
@@ -76,8 +82,10 @@ def accuracy(model: nn.Module, which: str | None, images: Tensor, labels: Tensor
         return 100 * float((model(images).argmax(1) == labels).double().mean())
 
 
-def run(samples: int, full: bool, seed: int, epochs: int) -> tuple[float, float | None]:
-    """Train once; public and private accuracy in percent."""
+def run(
+    samples: int, full: bool, changes: dict[str, Any], seed: int, epochs: int
+) -> tuple[float, float | None, float | None]:
+    """Train once; public and private accuracy and bits that match, in percent."""
     images, labels = load_digits_images("train")
     clean, answers = load_digits_images("test")
     generator = torch.Generator().manual_seed(10_000)
@@ -85,7 +93,7 @@ def run(samples: int, full: bool, seed: int, epochs: int) -> tuple[float, float 
     torch.manual_seed(seed)
     model: nn.Module = Net()
     if samples:
-        config = pp.PassportConfig.keyed(private_fraction=samples / BATCH)
+        config = pp.PassportConfig.keyed(private_fraction=samples / BATCH, **changes)
         if full:
             config = replace(config, private_weight=1.0 / weight_for(1.0, BATCH, samples))
         passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
@@ -94,8 +102,12 @@ def run(samples: int, full: bool, seed: int, epochs: int) -> tuple[float, float 
     train(model, images, labels, noisy, epochs, seed, joint=samples > 0)
     targets = answers.repeat(COPIES)
     if not samples:
-        return accuracy(model, None, test, targets), None
-    return accuracy(model, "public", test, targets), accuracy(model, "private", test, targets)
+        return accuracy(model, None, test, targets), None, None
+    return (
+        accuracy(model, "public", test, targets),
+        accuracy(model, "private", test, targets),
+        100 * pp.signature_accuracy(model),
+    )
 
 
 def main() -> None:
@@ -107,9 +119,11 @@ def main() -> None:
     seeds, epochs = (1, 1) if arguments.smoke else (arguments.seeds, EPOCHS)
     torch.set_num_threads(1)
     start = time.process_time()
-    found: dict[str, list[tuple[float, float | None]]] = {name: [] for name, _, _ in VARIANTS}
-    for seed, (name, samples, full) in itertools.product(range(seeds), VARIANTS):
-        found[name].append(run(samples, full, seed, epochs))
+    found: dict[str, list[tuple[float, float | None, float | None]]] = {
+        name: [] for name, *_ in VARIANTS
+    }
+    for seed, (name, samples, full, changes) in itertools.product(range(seeds), VARIANTS):
+        found[name].append(run(samples, full, changes, seed, epochs))
         print(seed, name, found[name][-1], flush=True)
     record = {
         "question": "accuracy in percent where few samples of a batch take the private branch",
@@ -122,12 +136,13 @@ def main() -> None:
         "seconds": round(time.process_time() - start),
         "variants": {
             name: {
-                "public": summary([public for public, _ in pairs]),
-                "private": summary([private for _, private in pairs if private is not None]),
+                "public": summary([public for public, _, _ in pairs]),
+                "private": summary([private for _, private, _ in pairs if private is not None]),
+                "bits": summary([bits for _, _, bits in pairs if bits is not None]),
                 "minus_plain": summary(
                     [
                         public - plain
-                        for (public, _), (plain, _) in zip(pairs, found["plain"], strict=True)
+                        for (public, _, _), (plain, _, _) in zip(pairs, found["plain"], strict=True)
                     ]
                 ),
             }

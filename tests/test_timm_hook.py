@@ -145,21 +145,24 @@ def test_two_processes_with_everything_on_and_resumed(
         assert str(passport).encode() not in file.read_bytes(), file.name
 
 
-def train_until_killed(rank: int, passport: str, script: str, output: str) -> None:
-    run(Path(passport), script, Path(output), "--model-ema", "--kill-at", "6")
+def train_until_killed(rank: int, passport: str, script: str, output: str, own: tuple) -> None:
+    run(Path(passport), script, Path(output), "--model-ema", "--kill-at", "6", own=own)
 
 
+@pytest.mark.parametrize(
+    "own", [(), ("--no-embed", "--set", "sign_every=3")], ids=["every step", "every third"]
+)
 @pytest.mark.parametrize("script", ["train_without_tasks", "train_task_first"])
 def test_killed_in_an_epoch_and_resumed_nothing_is_lost(
-    script: str, passport: Path, tmp_path: Path
+    script: str, own: tuple, passport: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "killed"
     with pytest.raises(RuntimeError, match="died"):
-        run_ranks(1, train_until_killed, str(passport), script, str(output), group=False)
+        run_ranks(1, train_until_killed, str(passport), script, str(output), own, group=False)
     assert last(output)["epoch"] == 0
     resumed = ("--model-ema", "--resume", str(output / "last.pth.tar"))
-    run(passport, script, tmp_path / "resumed", *resumed)
-    run(passport, script, tmp_path / "whole", "--model-ema")
+    run(passport, script, tmp_path / "resumed", *resumed, own=own)
+    run(passport, script, tmp_path / "whole", "--model-ema", own=own)
     whole, resumed = last(tmp_path / "whole"), last(tmp_path / "resumed")
     for key in ("state_dict", "state_dict_ema", "optimizer", "task_state", "task_state_ema"):
         assert_same(whole.get(key), resumed.get(key), key)
