@@ -3,10 +3,10 @@
 Question: what does the public branch lose when the private loss counts as much as its own, and what
 with the weight that it has by default (`PassportConfig.keyed().private_weight`, and less where it
 sees only a few samples, `passportize.private_share.weight_for`)? A quarter of a batch of 32 is
-eight samples. And what changes where the sign loss comes at every eighth step only, four times as
-heavy as by default (`sign_every`)? A small convolutional net with batch norm, digits under heavy
-noise (so that nothing saturates), trainings from the same start on the same batches, signature
-embedded.
+eight samples. And what would change if the sign loss came at every step, or at every eighth only
+(`sign_every`; every fourth by default)? A small convolutional net with batch norm, digits under
+heavy noise (so that nothing saturates), trainings from the same start on the same batches,
+signature embedded.
 
     python benchmarks/few_samples.py            # about five minutes on one thread
     python benchmarks/few_samples.py --smoke    # seconds, nothing is written
@@ -35,17 +35,20 @@ from passportize.private_share import weight_for
 
 OUT = Path(__file__).parent / "results" / "few_samples.json"
 EPOCHS, NOISE, COPIES = 8, 0.6, 4
+OFTEN = {"sign_every": 1, "sign_weight": 0.1}
 RARELY = {"sign_every": 8, "sign_weight": 0.4}
 # Name, private samples of each batch, whether their loss counts in full, settings that differ.
 VARIANTS: tuple[tuple[str, int, bool, dict[str, Any]], ...] = (
     ("plain", 0, False, {}),
     ("8 samples, in full", 8, True, {}),
     ("8 samples, as is", 8, False, {}),
+    ("8 samples, sign_every=1", 8, False, OFTEN),
     ("8 samples, sign_every=8", 8, False, RARELY),
     ("16 samples, in full", 16, True, {}),
     ("16 samples, as is", 16, False, {}),
     ("whole batch, in full", 32, True, {}),
     ("whole batch, as is", 32, False, {}),
+    ("whole batch, sign_every=1", 32, False, OFTEN),
     ("whole batch, sign_every=8", 32, False, RARELY),
 )
 

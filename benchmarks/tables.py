@@ -34,17 +34,28 @@ def source(record: dict[str, Any], extra: str = "") -> str:
 
 def cost(record: dict[str, Any]) -> str:
     """Step cost of each preset."""
-    models = list(record["ratios"])
-    labels = list(record["ratios"][models[0]])
+    runs = sorted(record["runs"], key=lambda run: (-run["image_size"], run["model"]))
+    labels = list(dict.fromkeys(label for run in runs for label in run["ratios"]))
     rows = []
     for label in labels:
         cells = []
-        for model in models:
-            value = record["ratios"][model][label]
+        for run in runs:
+            value = run["ratios"].get(label)
             cells.append(
-                f"{value['median']:.2f} ({value['quartile_1']:.2f} - {value['quartile_3']:.2f})"
+                f"{value['median']:.3f} ({value['quartile_1']:.2f} - {value['quartile_3']:.2f})"
+                if value
+                else ""
             )
         rows.append([label, *cells, record["limits"].get(label, "")])
+    heads = [f"{run['model']}, {run['image_size']} px" for run in runs]
+    sources = {
+        run["command"]: source(
+            run,
+            f"; batch {run['batch']} at {run['image_size']} pixels, "
+            f"{run['rounds']} rounds of {run['steps_per_round']} steps",
+        )
+        for run in runs
+    }
     return "\n\n".join(
         [
             "## Cost of a training step",
@@ -53,12 +64,8 @@ def cost(record: dict[str, Any]) -> str:
             "samples as `keyed` and `keyed, whole batch` send through the model: what these "
             "samples cost by themselves. The aim is 1.05 times one plus the share of the batch. "
             "'last stage': only the last stage is bound, and the trunk before it runs once.",
-            table(["", *models, "aim"], rows),
-            source(
-                record,
-                f"; batch {record['batch']} at {max(record['image_size'].values())} pixels, "
-                f"{record['rounds']} rounds of {record['steps_per_round']} steps",
-            ),
+            table(["", *heads, "aim"], rows),
+            *sources.values(),
         ]
     )
 
