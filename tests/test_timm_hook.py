@@ -150,7 +150,7 @@ def train_until_killed(rank: int, passport: str, script: str, output: str, own: 
 
 
 @pytest.mark.parametrize(
-    "own", [(), ("--no-embed", "--set", "sign_every=3")], ids=["every step", "every third"]
+    "own", [(), ("--no-embed", "--set", "sign_every=3")], ids=["by default", "every third"]
 )
 @pytest.mark.parametrize("script", ["train_without_tasks", "train_task_first"])
 def test_killed_in_an_epoch_and_resumed_nothing_is_lost(

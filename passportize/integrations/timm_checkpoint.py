@@ -28,7 +28,6 @@ class BranchRecord:
         sites: Bound sites and those with private statistics.
         configs: The formulation of each.
         commitment: Commitment of the passport.
-        step: Joint training steps so far, where they are counted.
     """
 
     def __init__(
@@ -37,13 +36,11 @@ class BranchRecord:
         sites: tuple[Site, ...],
         configs: tuple[PassportConfig, ...],
         commitment: str,
-        step: int,
     ) -> None:
         self.config = config
         self.sites = sites
         self.configs = configs
         self.commitment = commitment
-        self.step = step
 
     @classmethod
     def of(cls, model: nn.Module) -> BranchRecord:
@@ -55,7 +52,6 @@ class BranchRecord:
             tuple(branch.site for branch in branches),
             tuple(branch.config for branch in branches),
             switch.commitment,
-            switch.step,
         )
 
     def to_json(self) -> str:
@@ -65,7 +61,6 @@ class BranchRecord:
             "sites": [site.to_dict() for site in self.sites],
             "configs": [config.to_dict() for config in self.configs],
             "commitment": self.commitment,
-            "step": self.step,
         }
         return json.dumps(record, sort_keys=True)
 
@@ -83,7 +78,6 @@ class BranchRecord:
                 tuple(Site.from_dict(site) for site in record["sites"]),
                 tuple(PassportConfig.from_dict(config) for config in record["configs"]),
                 str(record["commitment"]),
-                int(record["step"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
@@ -120,7 +114,7 @@ def join_state(
     """Inverse of :func:`part_state`: one state dict for the passportized model.
 
     Args:
-        model: The passportized model, unwrapped; its step count is set.
+        model: The passportized model, unwrapped.
         state_dict: What the checkpoint holds of the model.
         branch: The entry :data:`TASK_KEY` of its task state, if any.
 
@@ -150,6 +144,5 @@ def join_state(
     ):
         raise CheckpointError("the private branch in this checkpoint is damaged; use another one")
     joined.update(tensors)
-    switch.step = record.step
     switch.trained = True
     return joined
