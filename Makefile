@@ -1,4 +1,4 @@
-# make demo   the main job on real data        make test   ruff, mypy, the whole test suite
+# make demo   the main job on real data        make test   ruff, mypy, import contracts, the whole test suite
 # Both make their own .venv; a second call only runs.
 
 PYTHON ?= python3
@@ -19,6 +19,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # torch first and pinned, so that no later requirement pulls another build of it.
 $(READY): pyproject.toml setup.cfg requirements-dev.txt tools/torchvision_beside_cpu_torch.py

@@ -8,9 +8,6 @@ if __name__ != "passportize.adapters":
         "import passportize.adapters (the PyPI package called 'adapters' is something else)"
     )
 
-import importlib
-import sys
-
 from torch import nn
 
 from passportize.adapters.batch_norm import (
@@ -27,9 +24,9 @@ from passportize.adapters.instance_norm import (
 )
 from passportize.adapters.layer_norm import PassportLayerNorm, PassportRMSNorm
 from passportize.adapters.sync_batch_norm import PassportSyncBatchNorm
-from passportize.functional_norms import FunctionalNorm
-from passportize.layer import PassportLayer
-from passportize.registry import has_adapter, register_adapter
+from passportize.layers.functional_norm import FunctionalNorm
+from passportize.layers.layer import PassportLayer
+from passportize.layers.registry import FRAMEWORKS, NOT_ADAPTED, register_adapter
 
 TORCH: dict[type[nn.Module], type[PassportLayer]] = {
     nn.BatchNorm1d: PassportBatchNorm1d,
@@ -45,43 +42,31 @@ TORCH: dict[type[nn.Module], type[PassportLayer]] = {
     FunctionalNorm: PassportFunctionalNorm,
 }
 
-# Norms that stay as they are, and why.
-NOT_ADAPTED: dict[type[nn.Module], str] = {
-    nn.LocalResponseNorm: "has no scale and no statistics per channel, so nothing to bind",
-    nn.CrossMapLRN2d: "has no scale and no statistics per channel, so nothing to bind",
-}
+NOT_ADAPTED.update(
+    dict.fromkeys(
+        (nn.LocalResponseNorm, nn.CrossMapLRN2d),
+        "has no scale and no statistics per channel, so nothing to bind",
+    )
+)
+
+FRAMEWORKS.update(
+    {
+        framework: tuple(f"passportize.adapters.{name}" for name in names)
+        for framework, names in {
+            "timm.layers": (
+                "timm_norm",
+                "timm_norm_act",
+                "timm_evo_norm",
+                "timm_response_norm",
+                "timm_inplace_abn",
+                "timm_split_batch_norm",
+            ),
+            "timm.models": ("timm_model_norms",),
+            "torchvision.models": ("torchvision_norm",),
+            "torch_geometric.nn.norm": ("pyg",),
+        }.items()
+    }
+)
 
 for _norm, _adapter in TORCH.items():
     register_adapter(_norm, _adapter)
-
-
-# Modules of other libraries, and where the adapters of the norms defined there are.
-_FRAMEWORKS = {
-    "timm.layers": (
-        "timm_norm",
-        "timm_norm_act",
-        "timm_evo_norm",
-        "timm_response_norm",
-        "timm_inplace_abn",
-        "timm_split_batch_norm",
-    ),
-    "timm.models": ("timm_model_norms",),
-    "torchvision.models": ("torchvision_norm",),
-    "torch_geometric.nn.norm": ("pyg",),
-}
-
-
-def register_loaded_frameworks() -> None:
-    """Register the adapters of frameworks that the program has imported already.
-
-    A model can only hold timm norms if timm is loaded, so nothing is imported that is not there.
-    An adapter that the user has registered before stays.
-    """
-    for framework in [name for name in _FRAMEWORKS if name in sys.modules]:
-        for name in _FRAMEWORKS[framework]:
-            family = importlib.import_module(f"passportize.adapters.{name}")
-            for norm, adapter in family.ADAPTERS.items():
-                if not has_adapter(norm):
-                    register_adapter(norm, adapter)
-            NOT_ADAPTED.update(getattr(family, "NOT_ADAPTED", {}))
-        _FRAMEWORKS.pop(framework, None)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from passportize.layer import PassportLayer
-from passportize.private_branch import Branch
+from passportize.layers.layer import PassportLayer
+from passportize.layers.private_branch import Branch
 
 __all__ = [
     "BatchNormAdapter",

@@ -1,6 +1,7 @@
 """What the norms of other libraries have in common, and how their adapters are made.
 
-The private forward of all of them is the host's own, see :class:`passportize.host_view.HostView`;
+The private forward of all of them is the host's own, see
+:class:`passportize.layers.layer.HostView`;
 a family only says what a channel is.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.adapters.layer_norm import channels_of_normalized_shape
-from passportize.layer import PassportLayer
+from passportize.layers.layer import PassportLayer
 
 __all__ = [
     "AcrossChannels",

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.adapters.layer_norm import channels_of_normalized_shape
-from passportize.functional_norms import FUNCTIONS, FunctionalNorm, arguments_of
-from passportize.layer import PassportLayer
+from passportize.layers.functional_norm import FUNCTIONS, FunctionalNorm, arguments_of
+from passportize.layers.layer import PassportLayer
 
 __all__ = ["PassportFunctionalNorm"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from passportize.layer import PassportLayer
+from passportize.layers.layer import PassportLayer
 
 __all__ = ["PassportGroupNorm"]
 

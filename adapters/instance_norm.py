@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from passportize.layer import PassportLayer
+from passportize.layers.layer import PassportLayer
 
 __all__ = [
     "InstanceNormAdapter",

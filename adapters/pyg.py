@@ -2,7 +2,7 @@
 
 ``BatchNorm`` and ``DiffGroupNorm`` need no adapter of their own: they hold a
 :class:`torch.nn.BatchNorm1d`, which is the site. For ``BatchNorm(allow_single_element=True)`` see
-:mod:`passportize.single_element`.
+:mod:`passportize.layers.pyg_single_row`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from torch_geometric.nn.norm import (
 )
 
 from passportize.errors import BranchMisuse
-from passportize.host_view import HostView
-from passportize.layer import PassportLayer
-from passportize.private_branch import STATISTICS
-from passportize.switch import Pass
+from passportize.layers.layer import HostView, PassportLayer
+from passportize.layers.private_branch import STATISTICS
+from passportize.layers.switch import Pass
 
 __all__ = [
     "ADAPTERS",

@@ -9,12 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from passportize.adapters.batch_norm import (
-    BatchNormAdapter,
-    averaging_factor,
-    private_batch_norm,
-)
-from passportize.private_branch import Branch
+from passportize.adapters.batch_norm import BatchNormAdapter, averaging_factor, private_batch_norm
+from passportize.layers.private_branch import Branch
 
 __all__ = ["PassportSyncBatchNorm", "synchronised_batch_norm"]
 

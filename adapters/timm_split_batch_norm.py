@@ -5,7 +5,7 @@ from __future__ import annotations
 from timm.layers import split_batchnorm
 from torch import nn
 
-from passportize.layer import PassportLayer
+from passportize.layers.layer import PassportLayer
 
 __all__ = ["ADAPTERS", "NOT_ADAPTED"]
 

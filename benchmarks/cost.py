@@ -43,7 +43,7 @@ import torch
 from torch import nn
 
 import passportize as pp
-from passportize.atomic_file import write_atomically
+from passportize.utils.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 import passportize as pp
 from passportize.errors import NoNormalization
-from passportize.site import Role
-from passportize.tensor_trees import tensors_in
+from passportize.signature.site import Role
+from passportize.utils.trees import tensors_in
 
 if TYPE_CHECKING:
     from coverage import Row

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from passportize.atomic_file import write_atomically
-from passportize.demo import run_demo
-from passportize.passport import Passport
+from passportize.demo.showing import run_demo
+from passportize.passport.passport import Passport
+from passportize.utils.files import write_atomically
 
 OWNER = Passport.generate(
     "Acme Vision", contact="legal@acme.example", date="2026-01-31", secret=bytes(range(32))

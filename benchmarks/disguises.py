@@ -25,14 +25,14 @@ import torch
 from torch import nn
 
 import passportize as pp
-from passportize.atomic_file import write_atomically
-from passportize.attachment import detach
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
-from passportize.claim import Claim, claim_of
-from passportize.data.image_data import ImageData, digits_data
-from passportize.demo_recipe import accuracy, build_model, train
+from passportize.data.images import ImageData, digits_data
+from passportize.demo.recipe import accuracy, build_model, train
+from passportize.release.claim import Claim, claim_of
+from passportize.surgery.attach import detach
 from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
+from passportize.utils.files import write_atomically
 
 OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))
 DECADES = 2.0

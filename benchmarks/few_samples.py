@@ -2,7 +2,7 @@
 
 Question: what does the public branch lose when the private loss counts as much as its own, and what
 with the weight that it has by default (`PassportConfig.keyed().private_weight`, and less where it
-sees only a few samples, `passportize.private_share.weight_for`)? A quarter of a batch of 32 is
+sees only a few samples, `weight_for`)? A quarter of a batch of 32 is
 eight samples. And what would change if the sign loss came at every step, or at every eighth only
 (`sign_every`; every fourth by default)? A small convolutional net with batch norm, digits under
 heavy noise (so that nothing saturates), trainings from the same start on the same batches,
@@ -29,9 +29,9 @@ from short_training import BATCH, train
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.atomic_file import write_atomically
-from passportize.data import load_digits_images
-from passportize.private_share import weight_for
+from passportize.data.digits import load_digits_images
+from passportize.layers.joint_forward import weight_for
+from passportize.utils.files import write_atomically
 
 OUT = Path(__file__).parent / "results" / "few_samples.json"
 EPOCHS, NOISE, COPIES = 8, 0.6, 4

@@ -30,8 +30,9 @@ from short_training import train
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.atomic_file import write_atomically
-from passportize.data import KiCadShapes, generate_shapes
+from passportize.data.kicad import KiCadShapes
+from passportize.data.shapes import generate_shapes
+from passportize.utils.files import write_atomically
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 

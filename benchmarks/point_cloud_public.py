@@ -34,11 +34,11 @@ from csv_rows import read_rows
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.atomic_file import write_atomically
-from passportize.data import generate_shapes
-from passportize.forward import passport_layers
-from passportize.null_model import log2_binomial_tail
-from passportize.site import Role
+from passportize.data.shapes import generate_shapes
+from passportize.layers.model import passport_layers
+from passportize.signature.null_model import log2_binomial_tail
+from passportize.signature.site import Role
+from passportize.utils.files import write_atomically
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from short_training import BATCH
 
-from passportize.atomic_file import write_atomically
-from passportize.private_share import MINIMUM_SAMPLES
+from passportize.layers.joint_forward import MINIMUM_SAMPLES
+from passportize.utils.files import write_atomically
 
 PRESETS = ("plain", "keyed", "keyed, quarter", "paper", "signature")
 

@@ -26,19 +26,19 @@ import torch
 from torch import nn
 
 import passportize as pp
-from passportize.atomic_file import write_atomically
-from passportize.attachment import detach
 from passportize.attacks.sign_flip import flip_channel_signs
-from passportize.claim import Claim
-from passportize.data.image_data import ImageData, batches, digits_data
-from passportize.demo_recipe import accuracy, build_model, train
-from passportize.fidelity import PrivateBranch, measure_fidelity
-from passportize.matching import match_tensors
-from passportize.model_key import ModelKey
-from passportize.null_model import log2_binomial_tail
-from passportize.signature import prepare_sites, read_signature
+from passportize.data.images import ImageData, batches, digits_data
+from passportize.demo.recipe import accuracy, build_model, train
+from passportize.release.claim import Claim
+from passportize.signature.matching import match_tensors, structure_of
+from passportize.signature.model_key import ModelKey
+from passportize.signature.null_model import log2_binomial_tail
+from passportize.signature.reading import prepare_sites, read_signature
+from passportize.surgery.attach import detach
 from passportize.thresholds import ACCEPT_STRENGTH
-from passportize.weights_digest import structure_of
+from passportize.utils.files import write_atomically
+from passportize.verification.expectation import PrivateBranch
+from passportize.verification.fidelity import measure_fidelity
 
 PRESETS = {
     "keyed": pp.PassportConfig.keyed,

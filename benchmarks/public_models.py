@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from passportize.data import SHAPE_CLASSES
+from passportize.data.shapes import SHAPE_CLASSES
 
 __all__ = ["CLASSES", "MODELS", "Public"]
 

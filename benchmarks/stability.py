@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 import passportize as pp
-from passportize.atomic_file import write_atomically
-from passportize.data.image_data import digits_data
-from passportize.demo_recipe import accuracy, build_model, train
+from passportize.data.images import digits_data
+from passportize.demo.recipe import accuracy, build_model, train
+from passportize.utils.files import write_atomically
 
 RATES = {"sgd": (0.01, 0.05, 0.1, 0.2, 0.4), "adamw": (1e-4, 1e-3, 1e-2)}
 PRESETS = {

@@ -18,7 +18,7 @@ from torch import nn
 
 import passportize as pp
 from passportize.errors import DegenerateSite, ExampleInputRequired, NoNormalization
-from passportize.registry import adapter_for
+from passportize.layers.registry import adapter_for
 
 PASSPORT = pp.Passport.generate(owner="timm's tests", secret=bytes(range(32)))
 

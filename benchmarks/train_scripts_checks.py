@@ -20,12 +20,17 @@ import torch
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.checkpoint import is_private_key, load_weights, read_checkpoint
-from passportize.forward import passport_layers
-from passportize.integrations.timm_options import LaunchOptions, parse_options
-from passportize.integrations.timm_release import model_of_checkpoint, restore_checkpoint
-from passportize.strip import averaged_key, strip_checkpoint
-from passportize.training import signature_accuracy
+from passportize.integrations.timm.options import LaunchOptions, parse_options
+from passportize.integrations.timm.release import restore_checkpoint
+from passportize.layers.model import passport_layers
+from passportize.release.checkpoint import (
+    is_private_key,
+    load_weights,
+    model_of_checkpoint,
+    read_checkpoint,
+)
+from passportize.release.strip import averaged_key, strip_checkpoint
+from passportize.training.loss import signature_accuracy
 
 STATES = ("state_dict", "state_dict_ema", "optimizer", "task_state", "task_state_ema")
 

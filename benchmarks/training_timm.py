@@ -35,11 +35,11 @@ from torch.nn import functional
 from training_timm_models import MODELS
 
 import passportize as pp
-from passportize.checkpoint import host_state_dict
-from passportize.claim import claim_of
-from passportize.data import load_digits_images
-from passportize.forward import switch_of
-from passportize.training import signature_accuracy
+from passportize.data.digits import load_digits_images
+from passportize.layers.model import switch_of
+from passportize.release.checkpoint import host_state_dict
+from passportize.release.claim import claim_of
+from passportize.training.loss import signature_accuracy
 
 RESULTS = Path(__file__).parent / "results"
 TABLE, PAGE = RESULTS / "training_timm.csv", RESULTS / "training_timm.md"

@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from torch import nn
 
 import passportize as pp
-from passportize.checkpoint import save_weights
-from passportize.data import load_digits_images
-from passportize.integrations.timm import prepare
-from passportize.joint_criterion import JointCriterion
+from passportize.data.digits import load_digits_images
+from passportize.integrations.timm.session import prepare
+from passportize.release.checkpoint import save_weights
+from passportize.training.criterion import JointCriterion
 
 
 def main() -> None:

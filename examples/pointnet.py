@@ -19,8 +19,9 @@ from pointnet_model import PointNet
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.data import SHAPE_CLASSES, KiCadShapes, generate_shapes
-from passportize.triggers import check_triggers, cloud_triggers
+from passportize.data.kicad import KiCadShapes
+from passportize.data.shapes import SHAPE_CLASSES, generate_shapes
+from passportize.verification.triggers import check_triggers, cloud_triggers
 
 BATCH = 32
 Part = tuple[Tensor, Tensor]

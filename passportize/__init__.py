@@ -4,27 +4,25 @@
 >>> model = pp.passportize(model, pp.Passport.generate(owner="Acme"))   # doctest: +SKIP
 """
 
-from passportize.arbitration import Arbitration, Party, arbitrate
-from passportize.checkpoint import host_state_dict
-from passportize.claim import Claim, load_claim, save_claim
+# Registers the norms of torch.
+from passportize import adapters as adapters
 from passportize.config import PassportConfig
-from passportize.embedding import Embedding, embed_signature
 from passportize.errors import PassportizeError
-from passportize.layer import PassportLayer
-from passportize.passport import Passport
-from passportize.planning import plan
-from passportize.registry import register_adapter
-from passportize.site_plan import Plan
-from passportize.surgery import passportize, unlock, unpassportize
-from passportize.training import (
-    JointLoss,
-    branch,
-    joint_loss,
-    passport_parameters,
-    signature_accuracy,
-)
-from passportize.verdict import Verdict
-from passportize.verification import verify
+from passportize.layers.layer import PassportLayer
+from passportize.layers.model import branch
+from passportize.layers.registry import register_adapter
+from passportize.passport.passport import Passport
+from passportize.release.checkpoint import host_state_dict
+from passportize.release.claim import Claim
+from passportize.release.claim_file import load_claim, save_claim
+from passportize.surgery.planning import plan
+from passportize.surgery.site_plan import Plan
+from passportize.surgery.surgery import passportize, unlock, unpassportize
+from passportize.training.embedding import Embedding, embed_signature
+from passportize.training.loss import JointLoss, joint_loss, passport_parameters, signature_accuracy
+from passportize.verification.arbitration import Arbitration, Party, arbitrate
+from passportize.verification.verdict import Verdict
+from passportize.verification.verification import verify
 
 __version__ = "0.1.0"
 

@@ -32,7 +32,7 @@ class PassportConfig:
         response_weight: Weight of the sum of squared raw responses (``"paper"`` only).
         private_weight: Weight of the private branch's loss beside that of the public one; less
             where it sees only a few samples of a batch
-            (:func:`passportize.private_share.weight_for`).
+            (:func:`passportize.layers.joint_forward.weight_for`).
         private_fraction: Share of the batch that also passes through the private branch; at least
             8 samples where norms use statistics of the batch, and 16 where one of them sees a
             single value per channel of each sample.

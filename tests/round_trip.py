@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize import attachment
-from passportize.forward import RootHooks, passport_layers
-from passportize.model_state import frozen_model, frozen_random_state
-from passportize.site import Role
-from passportize.tensor_trees import tensors_in
+from passportize.layers.joint_forward import RootHooks
+from passportize.layers.model import passport_layers, switch_of
+from passportize.signature.site import Role
+from passportize.surgery import attach as attachment
+from passportize.utils.frozen import frozen_model, frozen_random_state
+from passportize.utils.trees import tensors_in
 
 __all__ = [
     "ModelSnapshot",
@@ -217,7 +218,7 @@ def assert_joint_step(
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        pp.forward.switch_of(model).trained = False
+        switch_of(model).trained = False
 
 
 def _gradient(owner: nn.Module, attribute: str, weight: Tensor) -> Tensor | None:
@@ -276,7 +277,7 @@ def assert_round_trip(
         public, buffers_now = forward_outputs(model, inputs, training)
         assert_same_bits(output, public, f"public output ({mode})")
         assert_same_bits(buffers, buffers_now, f"host buffers ({mode})")
-    has_private = pp.forward.switch_of(model).config.has_private_pass
+    has_private = switch_of(model).config.has_private_pass
     if has_private:
         for training, (output, _) in plain.items():
             with pp.branch(model, "private"):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.claim import claim_of
-from passportize.data import load_digits_images
+from passportize.data.digits import load_digits_images
+from passportize.release.claim import claim_of
 
 PASSPORT = pp.Passport.generate("Acme", date="2026-01-31", secret=bytes(range(32)))
 RATES = {"keyed": 0.1, "signature": 0.1, "paper": 0.1}

@@ -20,12 +20,12 @@ import passportize as pp
 from passportize.adapters.layer_norm import PassportLayerNorm
 from passportize.config import PassportConfig
 from passportize.errors import SurgeryError
-from passportize.layer import PassportLayer
-from passportize.private_branch import Branch
-from passportize.registry import adapter_for, registered_norms
-from passportize.site import Role, Site
-from passportize.swapping import swap, swap_back
-from passportize.switch import Pass, Switch
+from passportize.layers.layer import PassportLayer
+from passportize.layers.private_branch import Branch
+from passportize.layers.registry import adapter_for, registered_norms
+from passportize.layers.switch import Pass, Switch
+from passportize.signature.site import Role, Site
+from passportize.surgery.attach import swap, swap_back
 
 CHANNELS = 32
 IMAGE = (4, CHANNELS, 5, 6)

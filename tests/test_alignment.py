@@ -12,16 +12,16 @@ from small_protected import PASSPORT, TinyNet, group_norm, images, loader, prote
 from torch import nn
 
 import passportize as pp
-from passportize.alignment import align
+from passportize.alignment.alignment import align
+from passportize.alignment.held_out import correlations, fitting_half
+from passportize.alignment.similarity import measure_similarity
+from passportize.alignment.tied_channels import find_tied_channels
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
-from passportize.claim_file import write_claim
 from passportize.errors import InvalidArgument
-from passportize.held_out import correlations, fitting_half
-from passportize.report import render_report
-from passportize.similarity import measure_similarity
+from passportize.release.claim_file import write_claim
+from passportize.report.page import render_report
 from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
-from passportize.tied_channels import find_tied_channels
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -252,7 +252,7 @@ def test_correlations_of_a_part():
 
 
 def test_thresholds_can_be_met():
-    from passportize.similarity import MATCHINGS
+    from passportize.alignment.similarity import MATCHINGS
 
     assert 1 / (MATCHINGS + 1) <= LINK_P_VALUE
     assert 0 < LINK_LIKENESS < 1
@@ -262,7 +262,7 @@ def test_report_and_command_line(tmp_path: Path):
     pytest.importorskip("typer")
     from typer.testing import CliRunner
 
-    from passportize.commands.application import application
+    from passportize.cli.application import application
 
     released = protected("keyed")
     write_claim(released.claim, tmp_path / "a.claim.safetensors")

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, weight_norm
 
-from passportize import anchor_rules
-from passportize.anchor_rows import anchor_fan_in, anchor_rows
-from passportize.anchors import AnchorSearch, find_anchors
+from passportize.anchors import graph_rules as anchor_rules
+from passportize.anchors.search import AnchorSearch, find_anchors
+from passportize.anchors.shapeless_rules import WidthRules
+from passportize.anchors.weight_table import WeightTable
 from passportize.errors import (
     AnchorNotFound,
     ExampleInputFailed,
@@ -26,11 +27,10 @@ from passportize.errors import (
     UninitializedModule,
     UnknownSite,
 )
-from passportize.leaf_tracer import trace_leaves
-from passportize.site import AnchorPart
-from passportize.tracing import leaf_kinds
-from passportize.weight_steps import WeightTable
-from passportize.width_rules import WidthRules
+from passportize.signature.rows import anchor_fan_in, anchor_rows
+from passportize.signature.site import AnchorPart
+from passportize.tracing.symbolic import trace_leaves
+from passportize.tracing.trace import leaf_kinds
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 

@@ -13,11 +13,11 @@ from small_protected import PASSPORT, protected
 from torch import nn
 
 import passportize as pp
-from passportize.arbitration import Arbitration, Party, arbitrate
 from passportize.attacks.permutation import permute_channels
-from passportize.claim import claim_of
 from passportize.errors import InvalidArgument, WrongPassport
-from passportize.forward import switch_of
+from passportize.layers.model import switch_of
+from passportize.release.claim import claim_of
+from passportize.verification.arbitration import Arbitration, Party, arbitrate
 
 THIEF = pp.Passport.generate("Mallory", date="2026-02-01", secret=bytes(range(1, 33)))
 EARLY, LATE = date(2026, 1, 31), date(2026, 6, 1)

@@ -13,8 +13,8 @@ from passportize.attacks.closed_form import forge_private_branch
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
 from passportize.attacks.sign_flip import flip_channel_signs
-from passportize.claim_file import read_claim, write_claim
 from passportize.errors import DegenerateSite, InvalidArgument
+from passportize.release.claim_file import read_claim, write_claim
 
 EVE = pp.Passport.generate("Eve", date="2026-02-01", secret=b"e" * 32)
 

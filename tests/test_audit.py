@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.audit import is_clean
 from passportize.errors import (
     AlreadyPassportized,
     CheckpointError,
@@ -22,9 +21,11 @@ from passportize.errors import (
     InvalidArgument,
     MissingExtra,
 )
-from passportize.export import FORMATS, export
-from passportize.forward import RootHooks, switch_of
-from passportize.strip import strip_checkpoint
+from passportize.layers.joint_forward import RootHooks
+from passportize.layers.model import switch_of
+from passportize.release.audit import is_clean
+from passportize.release.exporting import FORMATS, export
+from passportize.release.strip import strip_checkpoint
 
 timm = pytest.importorskip("timm")
 
@@ -234,6 +235,6 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         export(Conv(), tmp_path / "x", to="torch-export")
     with pytest.raises(InvalidArgument, match="no model of timm"):
         export(Conv(), tmp_path / "x", to="hf")
-    monkeypatch.setattr("passportize.export.find_spec", lambda name: None)
+    monkeypatch.setattr("passportize.release.exporting.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="onnxscript"):
         export(Conv(), tmp_path / "x", to="onnx", example_inputs=torch.zeros(2, 3, 8, 8))

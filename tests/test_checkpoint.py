@@ -10,9 +10,9 @@ from small_protected import TinyNet, live
 from torch import nn
 
 import passportize as pp
-from passportize.checkpoint import load_weights, save_weights
 from passportize.errors import CheckpointError, InvalidArgument
-from passportize.weights_digest import weights_digest
+from passportize.release.checkpoint import load_weights, save_weights
+from passportize.release.weights_digest import weights_digest
 
 
 def same(left, right):

@@ -16,8 +16,6 @@ from small_protected import PASSPORT, TinyNet, images, live, protected
 from torch import nn
 
 import passportize as pp
-from passportize.claim import claim_of
-from passportize.claim_file import write_claim
 from passportize.errors import (
     ClaimError,
     ClaimFileError,
@@ -26,11 +24,13 @@ from passportize.errors import (
     WrappedModel,
     WrongPassport,
 )
-from passportize.layout import Layout
-from passportize.model_key import ModelKey
-from passportize.response import normalised_responses
-from passportize.site import AnchorPart
-from passportize.surgery import UnsavedBranchWarning
+from passportize.release.claim import claim_of
+from passportize.release.claim_file import write_claim
+from passportize.signature.layout import Layout
+from passportize.signature.model_key import ModelKey
+from passportize.signature.response import normalised_responses
+from passportize.signature.site import AnchorPart
+from passportize.surgery.surgery import UnsavedBranchWarning
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +214,8 @@ def rewritten(path, change, sign=True, **metadata):
     if sign:
         import hashlib
 
-        from passportize.derivation import encode_label
-        from passportize.weights_digest import feed_tensor
+        from passportize.passport.derivation import encode_label
+        from passportize.release.weights_digest import feed_tensor
 
         digest = hashlib.sha256(encode_label("passportize/claim/v1", 1, fields["header"]))
         for name in sorted(tensors):

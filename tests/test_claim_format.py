@@ -13,7 +13,7 @@ import torch
 from small_protected import PASSPORT, TinyNet, live
 
 import passportize as pp
-from passportize.model_key import ModelKey
+from passportize.signature.model_key import ModelKey
 
 DTYPES = {"F64": ("float64", 8), "F32": ("float32", 4), "I64": ("int64", 8)}
 

@@ -14,10 +14,10 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 import passportize as pp
-from passportize.checkpoint import load_weights, save_weights
-from passportize.commands.application import application
-from passportize.commands.inputs import PASSPHRASE, load_data
+from passportize.cli.application import application
+from passportize.cli.inputs import PASSPHRASE, load_data
 from passportize.errors import InvalidArgument
+from passportize.release.checkpoint import load_weights, save_weights
 
 MODEL = """
 import torch
@@ -258,7 +258,7 @@ def test_warnings_are_one_line(call, tmp_path, protected):
 
 def test_timm_train_hands_everything_to_the_launcher(call, monkeypatch):
     given = []
-    monkeypatch.setattr("passportize.integrations.timm.launch", given.append)
+    monkeypatch.setattr("passportize.integrations.timm.launcher.launch", given.append)
     line = ("--passport", "acme.passport", "train.py", "data", "--model", "resnet18", "--help")
     assert call("timm-train", *line)[0] == 0
     assert given == [list(line)]
@@ -347,7 +347,7 @@ def test_data_that_cannot_be_had(tmp_path, monkeypatch):
 
 
 def test_passphrases_are_asked_for_where_there_is_a_person(call, tmp_path, monkeypatch):
-    monkeypatch.setattr("passportize.commands.inputs.is_interactive", lambda: True)
+    monkeypatch.setattr("passportize.cli.inputs.is_interactive", lambda: True)
     asked: list[str] = []
 
     def answer(question: str, **options: object) -> str:
@@ -355,7 +355,7 @@ def test_passphrases_are_asked_for_where_there_is_a_person(call, tmp_path, monke
         asked.append(question)
         return "open sesame"
 
-    monkeypatch.setattr("passportize.commands.inputs.typer.prompt", answer)
+    monkeypatch.setattr("passportize.cli.inputs.typer.prompt", answer)
     out = tmp_path / "asked.passport"
     code, text, _ = call("keygen", "Acme", "-o", str(out), "--json")
     assert code == 0 and json.loads(text)["sealed"] is True

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import passportize as pp
-from passportize.anchor_rows import anchor_fan_in, anchor_rows, anchor_width
-from passportize.claim_file import read_claim
 from passportize.errors import AnchorNotFound
-from passportize.site import AnchorPart, Role, Site
+from passportize.layers.model import switch_of
+from passportize.release.claim_file import read_claim
+from passportize.signature.rows import anchor_fan_in, anchor_rows, anchor_width
+from passportize.signature.site import AnchorPart, Role, Site
 
 PASSPORT = pp.Passport.generate(owner="Mixtures", secret=bytes(range(32)))
 EXPERTS, SHAPE = 3, (8, 2, 3, 3)
@@ -166,5 +167,5 @@ def test_bits_rise_in_timms_model(conditional: nn.Module) -> None:
         optimizer.step()
     assert bool(loss.total.isfinite())
     assert before < 0.55 and pp.signature_accuracy(conditional) > before + 0.1
-    pp.forward.switch_of(conditional).saved = True
+    switch_of(conditional).saved = True
     pp.unpassportize(conditional)

@@ -12,20 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passportize.data import (
-    SHAPE_CLASSES,
-    KiCadShapes,
-    family_split,
-    generate_shapes,
-    load_digits_images,
-    load_fashion_mnist,
-    load_modelnet,
-    load_shapenet,
-    stratified_split,
-)
-from passportize.data.fashion_mnist import read_idx
+from passportize.data.digits import load_digits_images
+from passportize.data.fashion_mnist import load_fashion_mnist, read_idx
+from passportize.data.kicad import KiCadShapes
 from passportize.data.kicad_cache import build_kicad_cache, cache_folder, load_kicad_cache
-from passportize.data.vrml import VrmlError, read_triangles, sample_surface, triangle_areas
+from passportize.data.modelnet import load_modelnet, load_shapenet
+from passportize.data.shapes import SHAPE_CLASSES, generate_shapes
+from passportize.data.splits import family_split, stratified_split
+from passportize.data.vrml import read_triangles, sample_surface, triangle_areas
+from passportize.data.vrml_nodes import VrmlError
 from passportize.errors import DatasetError, InvalidArgument, MissingExtra
 
 # --- splits ----------------------------------------------------------------------------------

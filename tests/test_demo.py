@@ -11,13 +11,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import passportize as pp
-from passportize.checkpoint import load_weights
-from passportize.commands.application import application
-from passportize.data.image_data import ImageData, batches, digits_data
-from passportize.demo import run_demo
-from passportize.demo_recipe import accuracy, build_model, train
+from passportize.cli.application import application
+from passportize.data.images import ImageData, batches, digits_data
+from passportize.demo.recipe import accuracy, build_model, train
+from passportize.demo.showing import run_demo
 from passportize.errors import DemoFailed, InvalidArgument
-from passportize.strangers import draw_strangers, read_claimed, strangers_accuracies
+from passportize.release.checkpoint import load_weights
+from passportize.verification.strangers import draw_strangers, read_claimed, strangers_accuracies
 
 PASSPORT = pp.Passport.generate("Acme", date="2026-01-31", secret=bytes(range(32)))
 
@@ -117,7 +117,7 @@ def test_the_command_ends_with_2_if_a_claim_does_not_hold(tmp_path, monkeypatch)
     def fail(*_, **__):
         raise DemoFailed("the demo did not show 1 of the 12 things that it claims: x")
 
-    monkeypatch.setattr("passportize.demo.run_demo", fail)
+    monkeypatch.setattr("passportize.demo.showing.run_demo", fail)
     result = CliRunner().invoke(application(), ["demo", "--out", str(tmp_path), "--json"])
     assert result.exit_code == 2 and json.loads(result.stdout)["error"] == "DemoFailed"
 

@@ -17,9 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 import passportize as pp
 from passportize.adapters.sync_batch_norm import synchronised_batch_norm
 from passportize.errors import EmbeddingFailed, WrappedModel
-from passportize.forward import passport_layers
-from passportize.joint_criterion import JointCriterion
-from passportize.training import train_jointly
+from passportize.layers.model import passport_layers
+from passportize.training.criterion import JointCriterion
+from passportize.training.loss import train_jointly
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="no gloo in this torch"

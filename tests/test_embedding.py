@@ -17,11 +17,12 @@ from small_protected import TinyNet, accuracy, images, live, loader, train
 from torch import nn
 
 import passportize as pp
-from passportize.claim import claim_of
 from passportize.errors import EmbeddingFailed, InvalidArgument, NotPassportized, PassportLocked
-from passportize.forward import passport_layers, switch_of
-from passportize.response import companion, reach_of
-from passportize.turned_rows import moved_rows, turned_rows
+from passportize.layers.model import passport_layers, switch_of
+from passportize.release.claim import claim_of
+from passportize.signature.response import reach_of
+from passportize.signature.turning import moved_rows, turned_rows
+from passportize.signature.vectors import companion
 
 PASSPORT = pp.Passport.generate(owner="Acme", secret=bytes(range(32)))
 OTHER = pp.Passport.generate(owner="Mallory", secret=bytes(range(1, 33)))
@@ -212,7 +213,7 @@ def test_an_error_half_way_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
             raise KeyboardInterrupt
         return turned_rows(rows, *rest)
 
-    monkeypatch.setattr("passportize.embedding.turned_rows", fails)
+    monkeypatch.setattr("passportize.training.embedding.turned_rows", fails)
     with pytest.raises(KeyboardInterrupt):
         pp.embed_signature(model)
     for key, value in model.state_dict().items():

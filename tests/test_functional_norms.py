@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import passportize as pp
 from passportize.errors import DegenerateSite
-from passportize.functional_norms import FunctionalNorm
-from passportize.site import Role
+from passportize.layers.functional_norm import FunctionalNorm
+from passportize.signature.site import Role
 
 PASSPORT = pp.Passport.generate(owner="functional", secret=bytes(range(32)))
 CHANNELS = 16

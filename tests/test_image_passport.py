@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import conv1d, conv2d, conv3d
 
 from passportize.errors import InvalidArgument
-from passportize.image_passport import averaged_response, mean_patch, mean_patch_of
+from passportize.passport.mean_patch import averaged_response, mean_patch, mean_patch_of
 
 CONVOLUTIONS = {1: (nn.Conv1d, conv1d), 2: (nn.Conv2d, conv2d), 3: (nn.Conv3d, conv3d)}
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from passportize.anchor_rows import anchor_rows
 from passportize.errors import ExampleInputFailed, InvalidArgument
-from passportize.image_vectors import part_vectors, record_patches
-from passportize.passport import Passport
-from passportize.passport_images import PassportImages
-from passportize.site import AnchorPart
+from passportize.passport.images import PassportImages
+from passportize.passport.mean_patch import record_patches
+from passportize.passport.passport import Passport
+from passportize.signature.model_key import part_vectors
+from passportize.signature.rows import anchor_rows
+from passportize.signature.site import AnchorPart
 
 SECRET = bytes(range(32))
 
@@ -146,10 +147,10 @@ def test_passports_keep_and_bind_what_the_layers_saw(net, pictures, tmp_path):
     bare = plain.with_images(*pictures)
     full = plain.with_images(*pictures, net)
     part = AnchorPart("stem.weight", 8)
-    assert plain.image_vectors(part) is None
-    assert bare.image_vectors(part) is None
+    assert plain.images is None
+    assert part_vectors(bare.images.patches, part) is None
     torch.testing.assert_close(
-        full.image_vectors(part), record_patches(net, *pictures)["stem.weight"][0]
+        part_vectors(full.images.patches, part), record_patches(net, *pictures)["stem.weight"][0]
     )
     assert len({plain.commitment(), bare.commitment(), full.commitment()}) == 3
     with torch.no_grad():
@@ -158,7 +159,9 @@ def test_passports_keep_and_bind_what_the_layers_saw(net, pictures, tmp_path):
     full.save(tmp_path / "p", "pw")
     loaded = Passport.load(tmp_path / "p", "pw")
     assert loaded == full
-    assert torch.equal(loaded.image_vectors(part), full.image_vectors(part))
+    assert torch.equal(
+        part_vectors(loaded.images.patches, part), part_vectors(full.images.patches, part)
+    )
 
 
 def test_digest_covers_the_patches_as_described():
@@ -178,6 +181,8 @@ def test_digest_covers_the_patches_as_described():
 def test_bytes_are_divided_by_255(net, pictures):
     plain = Passport.generate("Acme", secret=SECRET)
     raw = (pictures[0] * 255).to(torch.uint8)
-    one = plain.with_images(raw, raw, net).image_vectors(AnchorPart("stem.weight", 8))
+    one = part_vectors(
+        plain.with_images(raw, raw, net).images.patches, AnchorPart("stem.weight", 8)
+    )
     two = plain.with_images(raw / 255.0, raw / 255.0, net)
-    assert torch.equal(one, two.image_vectors(AnchorPart("stem.weight", 8)))
+    assert torch.equal(one, part_vectors(two.images.patches, AnchorPart("stem.weight", 8)))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passportize.errors import InvalidArgument
-from passportize.matching import BY_NAME, BY_ORDER, match_tensors
-from passportize.null_model import log2_arrangements, log2_binomial_tail, probability_text
+from passportize.signature.matching import BY_NAME, BY_ORDER, match_tensors
+from passportize.signature.null_model import log2_arrangements, log2_binomial_tail, probability_text
 
 NET = [
     ("stem.weight", (16, 3, 3, 3)),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from passportize.data import load_modelnet, load_shapenet
+from passportize.data.modelnet import load_modelnet, load_shapenet
 from passportize.errors import DatasetError
 
 with warnings.catch_warnings():

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import passportize as pp
 from passportize.errors import InvalidArgument, NoNormalization, UnknownSite
-from passportize.forward import passport_layers
-from passportize.site import Role
+from passportize.layers.model import passport_layers
+from passportize.signature.site import Role
 
 PASSPORT = pp.Passport.generate(owner="Norm Free", secret=bytes(range(32)))
 SIGNATURE = pp.PassportConfig.signature()

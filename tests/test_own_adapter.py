@@ -7,7 +7,7 @@ from round_trip import assert_round_trip
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.site import Role
+from passportize.signature.site import Role
 
 PASSPORT = pp.Passport.generate(owner="Own", secret=bytes(range(32)), date="2026-01-01")
 

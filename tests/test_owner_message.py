@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import passportize.owner_message as owner_message
-from passportize.derivation import LabelledStream
 from passportize.errors import InvalidArgument, MessageTooLong
-from passportize.owner_message import OwnerMessage, lay_over, read_message
-from passportize.passport import Passport
+from passportize.passport import message_code as owner_message
+from passportize.passport.derivation import LabelledStream
+from passportize.passport.message import OwnerMessage
+from passportize.passport.message_code import lay_over, read_message
+from passportize.passport.passport import Passport
 
 SECRET = bytes(range(32))
 NAMES = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=60)

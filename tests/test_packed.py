@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.batch_rows import is_packing
 from passportize.errors import BranchMisuse
-from passportize.forward import passport_layers, switch_of
-from passportize.packed import packed_inputs, packed_module
+from passportize.layers.batch import is_packing
+from passportize.layers.model import passport_layers, switch_of
+from passportize.surgery.packed import packed_inputs, packed_module
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # PyG's own use of torch.jit.script

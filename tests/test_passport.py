@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, chisquare, kstest
 
-from passportize.commitment import check_commitment
-from passportize.derivation import LabelledStream, derive_key, encode_label
 from passportize.errors import InvalidArgument, MessageTooLong, PassportError
-from passportize.passport import Passport
+from passportize.passport.commitment import check_commitment
+from passportize.passport.derivation import LabelledStream, derive_key, encode_label
+from passportize.passport.passport import Passport
 
 SECRET = bytes(range(32))
 SITE = "layer1.0.bn1"

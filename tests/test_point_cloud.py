@@ -13,8 +13,8 @@ from round_trip import assert_failure_leaves_no_trace, assert_round_trip
 from scipy.stats import binom
 
 import passportize as pp
-from passportize.forward import passport_layers, switch_of
-from passportize.site import Role
+from passportize.layers.model import passport_layers, switch_of
+from passportize.signature.site import Role
 
 PASSPORT = pp.Passport.generate(owner="Point Clouds", secret=bytes(range(32)), date="2026-01-01")
 CASES = [pytest.param(case, id=name) for name, case in POINT_CLOUD_MODELS.items()]

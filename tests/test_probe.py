@@ -11,16 +11,16 @@ from round_trip import ModelSnapshot
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.autograd_walk import walk_autograd
+from passportize.anchors.autograd_run import walk_autograd
 from passportize.errors import (
     ExampleInputFailed,
     ExampleInputRequired,
     NotPassportized,
     SurgeryError,
 )
-from passportize.example_inputs import ExampleInputs
-from passportize.forward import passport_layers
-from passportize.probe import probe
+from passportize.layers.model import passport_layers
+from passportize.surgery.probing import probe
+from passportize.tracing.example_inputs import ExampleInputs
 
 PASSPORT = pp.Passport.generate(owner="Probe", secret=bytes(range(32)), date="2026-01-01")
 CASES = [pytest.param(case, id=name) for name, case in POINT_CLOUD_MODELS.items()]

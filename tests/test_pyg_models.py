@@ -12,9 +12,9 @@ from torch import nn
 
 import passportize as pp
 from passportize.errors import UninitializedModule
-from passportize.forward import switch_of
-from passportize.packed import packed_module
-from passportize.probe import probe
+from passportize.layers.model import switch_of
+from passportize.surgery.packed import packed_module
+from passportize.surgery.probing import probe
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # PyG's own use of torch.jit.script

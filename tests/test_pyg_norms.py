@@ -20,13 +20,13 @@ with warnings.catch_warnings():
 
 import passportize as pp
 from passportize.errors import BranchMisuse
-from passportize.layer import PassportLayer
-from passportize.private_branch import Branch
-from passportize.probe import probe
-from passportize.registry import registered_norms
-from passportize.site import Role, Site
-from passportize.swapping import swap, swap_back
-from passportize.switch import Pass, Switch
+from passportize.layers.layer import PassportLayer
+from passportize.layers.private_branch import Branch
+from passportize.layers.registry import registered_norms
+from passportize.layers.switch import Pass, Switch
+from passportize.signature.site import Role, Site
+from passportize.surgery.attach import swap, swap_back
+from passportize.surgery.probing import probe
 
 CHANNELS, NODES, TYPES = 24, 30, 3
 BATCH = torch.arange(4).repeat_interleave(torch.tensor([12, 5, 12, 1]))

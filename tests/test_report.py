@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from passportize import report_plots
 from passportize.errors import InvalidArgument, PassportizeError
-from passportize.owner_message import OwnerMessage
-from passportize.report import render_report, write_report
-from passportize.report_sections import Section, Strangers
-from passportize.signature import Reading
-from passportize.verdict import SiteVerdict, Verdict
+from passportize.passport.message import OwnerMessage
+from passportize.report import plots as report_plots
+from passportize.report.page import render_report, write_report
+from passportize.report.sections import Section, Strangers
+from passportize.signature.reading import Reading
+from passportize.verification.verdict import SiteVerdict, Verdict
 
 VERDICT = Verdict(
     accepted=True,

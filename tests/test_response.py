@@ -11,15 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from passportize.response import (
-    WINDOW,
-    Vectors,
-    companion,
+from passportize.signature.response import (
     normalised_responses,
     raw_responses,
     raw_sign_penalty,
     sign_penalty,
 )
+from passportize.signature.vectors import WINDOW, Vectors, companion
 
 
 def vectors(fan_in: int, seed: int = 0, offset: int = 0) -> Vectors:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import passportize as pp
 from passportize.errors import AlreadyPassportized, NotPassportized
-from passportize.forward import passport_layers
-from passportize.surgery import UnsavedBranchWarning
+from passportize.layers.model import passport_layers
+from passportize.surgery.surgery import UnsavedBranchWarning
 
 PASSPORT = pp.Passport.generate(owner="Round Trip", secret=bytes(range(32)))
 PRESETS = {

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import passportize as pp
-from passportize import weight_modules
-from passportize.anchor_rows import anchor_rows
-from passportize.attacks import row_shift
-from passportize.attacks.row_shift import shift_standardised_kernels
+from passportize.attacks import kernel_shift as row_shift
+from passportize.attacks.kernel_shift import shift_standardised_kernels
 from passportize.errors import InvalidArgument
-from passportize.site import AnchorPart
+from passportize.layers.model import switch_of
+from passportize.release.claim import claim_of
+from passportize.signature.rows import anchor_rows
+from passportize.signature.site import AnchorPart
+from passportize.tracing import weight_layers as weight_modules
 
 PASSPORT = pp.Passport.generate(owner="Standard", secret=bytes(range(32)))
 
@@ -76,8 +78,8 @@ def trained(preset: str) -> nn.Module:
 def matched_after_shift(preset: str) -> tuple[int, int, int]:
     """Bits that match before the attack and after it, and how many there are."""
     model = trained(preset)
-    claim = pp.claim.claim_of(model)
-    pp.forward.switch_of(model).saved = True
+    claim = claim_of(model)
+    switch_of(model).saved = True
     x, _ = batch()
     private = None
     if preset == "keyed":

@@ -11,16 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import passportize.sealed_file as sealed_file
-from passportize.atomic_file import write_atomically
-from passportize.errors import (
-    InvalidArgument,
-    PassportFileError,
-    PassportizeError,
-    WrongPassphrase,
-)
-from passportize.passport import Passport
-from passportize.sealed_file import ScryptCost, seal, unseal
+from passportize.errors import InvalidArgument, PassportFileError, PassportizeError, WrongPassphrase
+from passportize.passport import sealing as sealed_file
+from passportize.passport.passport import Passport
+from passportize.passport.sealing import ScryptCost, seal, unseal
+from passportize.utils.files import write_atomically
 
 CHEAP = ScryptCost(n=2)
 SECRET = bytes(range(32))

@@ -12,13 +12,13 @@ from round_trip import assert_round_trip
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize import planning
-from passportize.anchor_rows import anchor_rows, row_positions
 from passportize.attacks.stream_shift import shift_streams
-from passportize.claim import claim_of
 from passportize.errors import InvalidArgument
-from passportize.forward import switch_of
-from passportize.site import AnchorPart
+from passportize.layers.model import switch_of
+from passportize.release.claim import claim_of
+from passportize.signature.rows import anchor_rows, row_positions
+from passportize.signature.site import AnchorPart
+from passportize.surgery import planning
 
 PASSPORT = pp.Passport.generate(owner="Stream", secret=bytes(range(32)))
 

@@ -12,10 +12,10 @@ from round_trip import assert_failure_leaves_no_trace, assert_round_trip, assert
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.made_on_demand import MadeOnDemand
-from passportize.registry import registered_norms
-from passportize.site import Role
-from passportize.structural_adapter import structural_adapter
+from passportize.layers.derived import MadeOnDemand
+from passportize.layers.registry import registered_norms
+from passportize.layers.unregistered_norm import structural_adapter
+from passportize.signature.site import Role
 
 PASSPORT = pp.Passport.generate(owner="third party", secret=bytes(range(32)))
 CHANNELS = 16

@@ -23,8 +23,9 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from passportize.adapters import NOT_ADAPTED
-from passportize.layer import PassportLayer
-from passportize.registry import describe_type, registered_norms
+from passportize.layers.layer import PassportLayer
+from passportize.layers.registry import registered_norms
+from passportize.utils.names import describe_type
 
 NORM_NAME = re.compile(r"norm|affine|(^|[a-z])bn|abn|rms|lrn|grn", re.IGNORECASE)
 
@@ -163,7 +164,7 @@ def test_reasons_are_given_and_adapters_derive_from_their_host() -> None:
 def test_the_adapters_import_no_framework_that_is_not_loaded() -> None:
     code = (
         "import sys, torch, passportize\n"
-        "from passportize.registry import adapter_for, registered_norms\n"
+        "from passportize.layers.registry import adapter_for, registered_norms\n"
         "assert adapter_for(torch.nn.BatchNorm2d(3)) is not None\n"
         "assert not {'timm', 'torchvision', 'torch_geometric'} & set(sys.modules)\n"
         "before = len(registered_norms())\n"

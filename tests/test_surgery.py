@@ -11,8 +11,8 @@ from torch import nn
 
 import passportize as pp
 from passportize import errors
-from passportize.forward import passport_layers
-from passportize.site import Role, Site
+from passportize.layers.model import passport_layers
+from passportize.signature.site import Role, Site
 
 PASSPORT = pp.Passport.generate("Acme", date="2026-01-31", secret=bytes(range(32)))
 INPUT = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -21,7 +21,6 @@ import timm.optim
 import timm.task
 import timm.utils
 
-from passportize.checkpoint import is_private_key, read_checkpoint
 from passportize.errors import (
     AlreadyPassportized,
     BranchMisuse,
@@ -31,13 +30,14 @@ from passportize.errors import (
     TrainingError,
     WrongPassport,
 )
-from passportize.forward import passport_layers
-from passportize.integrations.timm import PassportTask, launch, prepare
-from passportize.integrations.timm_options import PASSPHRASE
-from passportize.integrations.timm_patches import Patches
-from passportize.integrations.timm_release import claim_checkpoint, restore_checkpoint
-from passportize.integrations.timm_session import Session
-from passportize.strip import strip_checkpoint
+from passportize.integrations.timm import PassportTask, launch
+from passportize.integrations.timm.options import PASSPHRASE
+from passportize.integrations.timm.patches import Patches
+from passportize.integrations.timm.release import claim_checkpoint, restore_checkpoint
+from passportize.integrations.timm.session import Session, prepare
+from passportize.layers.model import passport_layers
+from passportize.release.checkpoint import is_private_key, read_checkpoint
+from passportize.release.strip import strip_checkpoint
 
 SCRIPTS = Path(__file__).parent / "train_scripts"
 GENERATIONS = ("train_without_tasks", "train_with_task", "train_task_first")

@@ -11,7 +11,7 @@ from round_trip import assert_round_trip
 from torch import nn
 
 import passportize as pp
-from passportize.registry import registered_norms
+from passportize.layers.registry import registered_norms
 
 PASSPORT = pp.Passport.generate(owner="timm models", secret=bytes(range(32)))
 

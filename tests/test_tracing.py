@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from passportize.errors import InvalidArgument
-from passportize.example_inputs import ExampleInputs
-from passportize.tracing import trace_model
+from passportize.tracing.example_inputs import ExampleInputs
+from passportize.tracing.trace import trace_model
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import passportize as pp
-from passportize.audit import is_clean
 from passportize.errors import (
     BranchLost,
     BranchMisuse,
@@ -22,10 +21,13 @@ from passportize.errors import (
     PassportLocked,
     WrongPassport,
 )
-from passportize.forward import JointOutput, passport_layers, switch_of
-from passportize.joint_criterion import JointCriterion, JointMeter
-from passportize.switch import Pass
-from passportize.training import train_jointly
+from passportize.layers.joint_forward import JointOutput
+from passportize.layers.model import passport_layers, switch_of
+from passportize.layers.switch import Pass
+from passportize.release.audit import is_clean
+from passportize.surgery.attach import detach
+from passportize.training.criterion import JointCriterion, JointMeter
+from passportize.training.loss import train_jointly
 
 PASSPORT = pp.Passport.generate("Trainer", date="2026-01-01", secret=bytes(range(32)))
 CLASSES = 3
@@ -347,7 +349,7 @@ def test_the_step_counter_travels_in_the_state_dict_and_leaves_with_the_branch()
 def test_every_branch_feeds_its_own_statistics_only() -> None:
     model = small(pp.PassportConfig.keyed(private_fraction=0.5))
     plain = copy.deepcopy(model)
-    pp.surgery.detach(plain)
+    detach(plain)
     x, y = batch()
     before = statistics(model)
     pp.joint_loss(model, x, y, F.cross_entropy)

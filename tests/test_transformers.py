@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import passportize as pp
-from passportize.site import Role
+from passportize.signature.site import Role
 
 pytest.importorskip("transformers")
 

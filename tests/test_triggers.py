@@ -5,7 +5,7 @@ import torch
 
 import passportize as pp
 from passportize.errors import InvalidArgument
-from passportize.triggers import check_triggers, cloud_triggers
+from passportize.verification.triggers import check_triggers, cloud_triggers
 
 PASSPORT = pp.Passport.generate(owner="Triggers", secret=bytes(range(32)), date="2026-01-01")
 

@@ -24,8 +24,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import passportize as pp
 from passportize.attacks.sign_flip import flip_channel_signs
-from passportize.checkpoint import save_weights
-from passportize.claim_file import write_claim
 from passportize.errors import (
     AlreadyPassportized,
     CheckpointError,
@@ -33,12 +31,13 @@ from passportize.errors import (
     WrappedModel,
     WrongPassport,
 )
-from passportize.matching import match_tensors
-from passportize.model_key import ModelKey
-from passportize.null_model import log2_binomial_tail
-from passportize.signature import prepare_sites, read_signature
+from passportize.release.checkpoint import save_weights
+from passportize.release.claim_file import write_claim
+from passportize.signature.matching import match_tensors, structure_of
+from passportize.signature.model_key import ModelKey
+from passportize.signature.null_model import log2_binomial_tail
+from passportize.signature.reading import prepare_sites, read_signature
 from passportize.thresholds import ACCEPT_STRENGTH, FIDELITY_GAP
-from passportize.weights_digest import structure_of
 
 EVE = pp.Passport.generate("Eve", date="2026-02-01", secret=b"e" * 32)
 
@@ -99,9 +98,9 @@ def test_the_owner_is_recognised(preset):
 
 def test_the_private_branch_is_the_one_that_was_trained():
     """Rounding aside, the branch put back by verify computes what it did in training."""
-    from passportize.attachment import attached
-    from passportize.fidelity import _fill
-    from passportize.placement import PrivateBranch
+    from passportize.surgery.attach import attached
+    from passportize.verification.expectation import PrivateBranch
+    from passportize.verification.fidelity import _fill
 
     for preset in ("keyed", "paper"):
         released = protected(preset)
@@ -330,7 +329,7 @@ def test_names_that_are_those_of_other_layers():
         optimizer.step()
         if pp.signature_accuracy(model) == 1.0:
             break
-    from passportize.claim import claim_of
+    from passportize.release.claim import claim_of
 
     claim = claim_of(model)
     plain = copy.deepcopy(model)

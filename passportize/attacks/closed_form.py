@@ -19,22 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.binding import anchor_shapes, make_branches
-from passportize.checkpoint import host_state_dict
-from passportize.claim import Claim
 from passportize.config import PassportConfig
 from passportize.errors import DegenerateSite, InvalidArgument
-from passportize.fidelity import Fidelity, measure_fidelity
-from passportize.layout import Layout
-from passportize.model_key import ModelKey
-from passportize.passport import Passport
-from passportize.placement import PrivateBranch
-from passportize.planning import plan
-from passportize.private_statistics import OFFSET, RATIO, has_statistics
-from passportize.site import Role, Site
-from passportize.structural_adapter import adapter_of
-from passportize.switch import Switch
-from passportize.weights_digest import structure_of, weights_digest
+from passportize.layers.statistics import OFFSET, RATIO, has_statistics
+from passportize.layers.switch import Switch
+from passportize.layers.unregistered_norm import adapter_of
+from passportize.passport.passport import Passport
+from passportize.release.checkpoint import host_state_dict
+from passportize.release.claim import Claim
+from passportize.release.weights_digest import weights_digest
+from passportize.signature.layout import Layout
+from passportize.signature.matching import structure_of
+from passportize.signature.model_key import ModelKey
+from passportize.signature.site import Role, Site
+from passportize.surgery.attach import anchor_shapes, make_branches
+from passportize.surgery.planning import plan
+from passportize.verification.expectation import PrivateBranch
+from passportize.verification.fidelity import Fidelity, measure_fidelity
 
 __all__ = ["ForgedBranch", "PublishedTests", "forge_private_branch"]
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.attacks.function_check import FunctionCheck
-from passportize.channel_labels import Axis
+from passportize.alignment.channels import Axis
+from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
+from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
-from passportize.tied_channels import TiedChannels, find_tied_channels
 
 __all__ = ["scale_neurons"]
 

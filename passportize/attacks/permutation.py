@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.attacks.function_check import FunctionCheck
-from passportize.tied_channels import TiedChannels, find_tied_channels
+from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
+from passportize.attacks.unchanged import FunctionCheck
 
 __all__ = ["PermutedChannels", "permute_channels"]
 
@@ -38,8 +38,8 @@ def permute_channels(
 ) -> list[PermutedChannels]:
     """Permute all channels that can be, at random, in place; the model computes what it did before.
 
-    What can be permuted is found by :func:`passportize.tied_channels.find_tied_channels`. Should
-    the output change on the example inputs nevertheless, the group that does it is put back.
+    What can be permuted is found by :func:`passportize.alignment.tied_channels.find_tied_channels`.
+    Should the output change on the example inputs nevertheless, the group that does it is put back.
 
     Args:
         model: A plain model.

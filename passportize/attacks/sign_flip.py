@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.attacks.function_check import FunctionCheck
+from passportize.attacks.unchanged import FunctionCheck
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument
-from passportize.planning import plan
-from passportize.private_statistics import has_statistics
-from passportize.site import AnchorPart, Role, Site
-from passportize.structural_adapter import adapter_of
+from passportize.layers.statistics import has_statistics
+from passportize.layers.unregistered_norm import adapter_of
+from passportize.signature.site import AnchorPart, Role, Site
+from passportize.surgery.planning import plan
 
 __all__ = ["DisguisedSite", "flip_channel_signs"]
 

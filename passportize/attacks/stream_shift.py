@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.anchor_rows import added_to_rows, row_positions
-from passportize.attacks.function_check import FunctionCheck
+from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
-from passportize.planning import plan
-from passportize.site import AnchorPart
+from passportize.signature.rows import added_to_rows, row_positions
+from passportize.signature.site import AnchorPart
+from passportize.surgery.planning import plan
 
 __all__ = ["shift_streams"]
 

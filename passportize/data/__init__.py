@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from passportize.data.digits import load_digits_images
 from passportize.data.fashion_mnist import load_fashion_mnist
+from passportize.data.images import ImageData, batches
 from passportize.data.kicad import KiCadShapes
 from passportize.data.modelnet import load_modelnet, load_shapenet
 from passportize.data.shapes import SHAPE_CLASSES, generate_shapes
@@ -11,7 +12,9 @@ from passportize.data.splits import family_split, stratified_split
 
 __all__ = [
     "SHAPE_CLASSES",
+    "ImageData",
     "KiCadShapes",
+    "batches",
     "family_split",
     "generate_shapes",
     "load_digits_images",

@@ -22,9 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from passportize.atomic_file import write_atomically
-from passportize.data.vrml import VrmlError, read_triangles, sample_surface, triangle_areas
+from passportize.data.vrml import read_triangles, sample_surface, triangle_areas
+from passportize.data.vrml_nodes import VrmlError
 from passportize.errors import DatasetError, InvalidArgument
+from passportize.utils.files import write_atomically
 
 __all__ = ["CACHE_POINTS", "CloudCache", "build_kicad_cache", "cache_folder", "load_kicad_cache"]
 

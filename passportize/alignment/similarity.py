@@ -1,0 +1,127 @@
+"""Are aligned weights those of the released model? A test on entries that the alignment never saw.
+
+Null hypothesis: which row of the suspect was matched to which row of the released weights is
+arbitrary. Matching used one half of the entries of every weight; the statistic is the mean
+correlation of matched rows over the other half, with the sign that the first half gave. Under the
+null hypothesis it is distributed as with any other matching, so with ``N`` random ones the
+probability of one as high is at most ``(1 + how many are as high) / (N + 1)``, exact and never
+smaller than ``1 / (N + 1)``.
+
+Small p-values say that two models have *something* in common, and so may two that were trained on
+the same data. Therefore the excess over random matchings must be large as well: copies have most of
+their weights in common, strangers little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from passportize.alignment.held_out import correlations, fitting_half, some_columns
+from passportize.alignment.tied_channels import TiedChannels
+from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
+
+__all__ = ["MATCHINGS", "Similarity", "measure_similarity"]
+
+MATCHINGS = 1_999
+"""Random matchings that are tried."""
+
+_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike the aligned suspect and the released weights are.
+
+    Attributes:
+        likeness: Mean correlation ``r`` of matched rows over entries that were kept out of the
+            fit, beyond that of random matchings: ``(r - chance) / (1 - chance)``; 1 for a copy,
+            about 0 for a stranger.
+        chance: The mean correlation over random matchings. Rows of one layer resemble each other.
+        p_value: Share of random matchings that are as high, the found one counted among them.
+        matchings: How many random matchings were tried.
+        rows: How many rows were compared; 0 where nothing could be tested.
+    """
+
+    likeness: float
+    chance: float
+    p_value: float
+    matchings: int
+    rows: int
+
+    @property
+    def accepted(self) -> bool | None:
+        """Whether both thresholds are met; None if nothing could be tested."""
+        if not self.rows:
+            return None
+        return self.likeness >= LINK_LIKENESS and self.p_value <= LINK_P_VALUE
+
+
+def measure_similarity(
+    released: Mapping[str, Tensor],
+    aligned: Mapping[str, Tensor],
+    tied: TiedChannels,
+    matchings: int = MATCHINGS,
+) -> Similarity:
+    """Test aligned weights against the released ones.
+
+    Args:
+        released: The owner's plain weights by first name.
+        aligned: Those of the suspect, from :func:`passportize.alignment.alignment.align`.
+        tied: The channels of the model.
+        matchings: Random matchings to compare with.
+    """
+    tables = []
+    rows = 0
+    for group in tied.groups:
+        table = torch.zeros(group.size, group.size)
+        tested = 0
+        for number, places in group.places:
+            axis = tied.axes[number]
+            half = fitting_half(axis.tensor, released[axis.tensor].shape)
+            if axis.role == "rows" and half is not None:
+                parts = [
+                    axis.of(tensor).movedim(axis.dim, 0)[places.reshape(-1)].flatten(1)
+                    for tensor in (released[axis.tensor], aligned[axis.tensor], half)
+                ]
+                for entry in range(places.shape[1]):
+                    own, other, chosen = (part[entry :: places.shape[1]] for part in parts)
+                    table += _held_out(own.float(), other.float(), chosen)
+                    tested += group.size
+        if tested:
+            tables.append(table)
+            rows += tested
+    if not rows:
+        return Similarity(0.0, 0.0, 1.0, 0, 0)
+    found = sum(float(table.diagonal().sum()) for table in tables) / rows
+    others = _random_matchings(tables, matchings) / rows
+    chance = float(others.mean())
+    # Sums are made in another order, so a matching that is the found one may differ in rounding.
+    higher = int((others >= found - 1e-6).sum())
+    likeness = (found - chance) / max(1.0 - chance, 1e-9)
+    return Similarity(likeness, chance, (1 + higher) / (matchings + 1), matchings, rows)
+
+
+def _held_out(own: Tensor, other: Tensor, fitted: Tensor) -> Tensor:
+    """Correlation over the half that was kept out, with the sign of the half that was fitted."""
+    own, other, chosen = some_columns(own, other, fitted)
+    assert chosen is not None
+    signs = torch.where(correlations(own, other, chosen)[0] < 0, -1.0, 1.0)
+    return correlations(own, other, ~chosen)[0] * signs
+
+
+def _random_matchings(tables: list[Tensor], count: int) -> Tensor:
+    """The statistic of random matchings, ``[count]``; every group is permuted by itself."""
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    sums = torch.zeros(count, dtype=torch.float64)
+    for table in tables:
+        size = len(table)
+        rows = torch.arange(size)
+        for start in range(0, count, max(1, _AT_ONCE // size)):
+            stop = min(count, start + max(1, _AT_ONCE // size))
+            orders = torch.rand(stop - start, size, generator=generator).argsort(1)
+            sums[start:stop] += table[rows, orders].double().sum(1)
+    return sums

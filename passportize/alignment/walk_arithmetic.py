@@ -1,0 +1,151 @@
+"""What elementwise steps, pooling, reductions and broadcasting do to labelled channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+
+from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, thin
+from passportize.tracing.graph import argument, step_name
+
+__all__ = [
+    "PAIRING_STEPS",
+    "REDUCING_STEPS",
+    "UNARY_STEPS",
+    "label_pair",
+    "label_reduction",
+    "label_unary",
+]
+
+_UNCHANGED = {
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "contiguous", "clone",
+    "detach", "to", "float", "half", "double", "type", "type_as", "bfloat16", "neg",
+}  # fmt: skip
+_POSITIVE = {"relu", "leaky_relu", "abs", "max_pool1d", "max_pool2d", "max_pool3d",
+             "adaptive_max_pool1d", "adaptive_max_pool2d", "boolean_dispatch"}  # fmt: skip
+_POOLS = {
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d", "interpolate", "upsample",
+}  # fmt: skip
+_POINTWISE = {
+    "gelu", "silu", "mish", "sigmoid", "tanh", "elu", "selu", "celu", "softplus", "hardswish",
+    "hardsigmoid", "hardtanh", "relu6", "clamp", "exp", "log", "sqrt", "rsqrt", "pow", "square",
+    "softmax", "log_softmax", "normalize", "logsigmoid", "sin", "cos", "reciprocal", "softsign",
+}  # fmt: skip
+REDUCING_STEPS = {"mean", "sum", "amax", "amin", "norm", "std", "var", "vector_norm"}
+_SUMS = {"add", "radd", "iadd", "sub", "rsub", "isub", "subtract"}
+_PRODUCTS = {"mul", "rmul", "imul", "multiply", "div", "idiv", "truediv", "itruediv", "divide",
+             "true_divide"}  # fmt: skip
+_OTHER_PAIRS = {"maximum", "minimum", "fmax", "fmin", "where", "lerp", "rtruediv", "addcmul"}
+_QUOTIENTS = {"div", "idiv", "truediv", "itruediv", "divide", "true_divide"}
+UNARY_STEPS = _UNCHANGED | _POSITIVE | _POINTWISE | _POOLS
+PAIRING_STEPS = _SUMS | _PRODUCTS | _OTHER_PAIRS
+
+
+def label_unary(
+    labels: ChannelLabels, name: str, values: Tensor, shape: tuple[int, ...]
+) -> Tensor | None:
+    """A step on one tensor that treats all channels alike; None where it mixes them.
+
+    Args:
+        labels: Where to write down what was found.
+        name: Name of the step.
+        values: Labels of its input.
+        shape: Shape of its output.
+    """
+    if values.dim() != len(shape):
+        return None
+    if name in _POSITIVE:
+        labels.positive(values)
+    elif name in _POINTWISE:
+        labels.unscale(values)
+    narrow = thin(values)
+    pooled = "pool" in name or name in _POOLS or name == "boolean_dispatch"
+    for dim, size in enumerate(shape):
+        if size != values.shape[dim] or (pooled and dim >= 2):
+            if bool((narrow != narrow.narrow(dim, 0, 1)).any()):
+                return None
+            narrow = narrow.narrow(dim, 0, 1)
+    return narrow.expand(shape)
+
+
+def label_reduction(labels: ChannelLabels, node: fx.Node, values: Tensor) -> Tensor | None:
+    """A mean, sum or norm over dimensions; over channels it leaves blanks."""
+    name = step_name(node)
+    first = 2 if name in ("norm", "vector_norm") else 1
+    given = argument(node, first, "dim", node.kwargs.get("axis"))
+    keep = bool(argument(node, first + 1, "keepdim", False))
+    if given is None or values.dim() == 0:
+        return None
+    dims = [d % values.dim() for d in (given if isinstance(given, (tuple, list)) else [given])]
+    narrow = thin(values)
+    low, high = narrow.amin(dims, keepdim=True), narrow.amax(dims, keepdim=True)
+    if name not in ("mean", "sum") or bool((low != high).any()):
+        labels.unscale(narrow)
+    result = torch.where(low == high, low, BLANK)
+    result = result.expand([1 if d in dims else size for d, size in enumerate(values.shape)])
+    for dim in sorted(dims, reverse=True):
+        result = result if keep else result.squeeze(dim)
+    return result
+
+
+def label_pair(
+    labels: ChannelLabels, name: str, found: Sequence[Tensor], shape: tuple[int, ...]
+) -> Tensor:
+    """Sums, products and choices of several tensors, or of a tensor and a number.
+
+    Args:
+        labels: Where to write down what was found.
+        name: Name of the step.
+        found: Labels of the tensors, before broadcasting.
+        shape: Shape of the output.
+    """
+    if len(found) == 1:
+        if name not in _PRODUCTS:
+            labels.unscale(found[0])
+        return torch.broadcast_to(found[0], shape)
+    whole = [torch.broadcast_to(value, shape) for value in found]
+    main = max(range(len(found)), key=lambda at: (found[at].numel(), _spread(found[at])))
+    result = whole[main]
+    for at, value in enumerate(whole):
+        if at == main:
+            continue
+        neutral = _even_where_varied(found[at], thin(result))
+        blank = neutral or bool((thin(value) == BLANK).any())
+        if not blank and name in _SUMS:
+            labels.tie(result, value)
+        elif not neutral:
+            # They move together; a gate has no scale of its own.
+            labels.accompany(result, value)
+            labels.unscale(value)
+        equal = found[at].numel() == found[main].numel()
+        if name in _PRODUCTS:
+            scaled = name not in _QUOTIENTS and (neutral or not equal)
+        else:
+            scaled = name in _SUMS and not blank
+        if not scaled:
+            labels.unscale(result)
+    return result
+
+
+def _spread(values: Tensor) -> int:
+    """How many entries may differ."""
+    return thin(values).numel() if bool((thin(values) > FIXED).any()) else 0
+
+
+def _even_where_varied(values: Tensor, other: Tensor) -> bool:
+    """Whether a fixed tensor has length 1 along every dimension that counts channels of another.
+
+    Adding or multiplying it then does the same to all of these channels.
+    """
+    narrow = thin(values)
+    if bool((narrow > FIXED).any()):
+        return False
+    shift = other.dim() - values.dim()
+    for dim in range(other.dim()):
+        varied = bool((other != other.narrow(dim, 0, 1)).any())
+        if varied and dim - shift >= 0 and values.shape[dim - shift] != 1:
+            return False
+    return True

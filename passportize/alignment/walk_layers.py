@@ -1,0 +1,152 @@
+"""What weights and norms do to labelled channels."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, thin
+from passportize.tracing.weight_layers import expert_shape_of, standardises_weight
+
+__all__ = ["channels_along", "label_norm", "label_weight", "uniform_along"]
+
+_NORM_ROLES = {
+    "running_mean": "mean",
+    "running_var": "variance",
+    "weight": "scale",
+    "bias": "vector",
+}
+_LINEAR = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)
+_POSITIVE = (nn.ReLU, nn.LeakyReLU)
+
+
+def channels_along(labels: ChannelLabels, values: Tensor, dim: int) -> Tensor:
+    """The atom of every index of a dimension; several at one index become the same one."""
+    flat = thin(values.movedim(dim, 0).flatten(1) if values.dim() > 1 else values.unsqueeze(1))
+    flat = flat.expand(values.shape[dim], flat.shape[1])
+    first = flat[:, 0].clone()
+    if flat.shape[1] > 1:
+        labels.tie(flat[:, :1], flat)
+    first[first == BLANK] = FIXED
+    return first
+
+
+def uniform_along(values: Tensor, dim: int) -> bool:
+    """Whether labels are equal along a dimension, but not all of them are equal."""
+    narrow = thin(values)
+    same = bool((narrow == narrow.narrow(dim, 0, 1)).all())
+    return same and bool((narrow != narrow.flatten()[0]).any())
+
+
+def label_weight(
+    labels: ChannelLabels, module: nn.Module, names: dict[int, str], values: Tensor, step: int
+) -> tuple[Tensor, int] | None:
+    """A linear layer or convolution.
+
+    Args:
+        labels: Where to write down what was found.
+        module: The layer.
+        names: Name of every parameter and buffer, by identity.
+        values: Labels of the input.
+        step: Place in the forward pass.
+
+    Returns:
+        The atoms of the output channels and the dimension that counts them; None where nothing is
+        known.
+    """
+    weight = module._parameters.get("weight")
+    kernel = len(getattr(module, "kernel_size", ()))
+    dim = values.dim() - 1 - kernel
+    if weight is None or expert_shape_of(module) or dim < 0:
+        return None
+    transposed, groups = bool(getattr(module, "transposed", False)), getattr(module, "groups", 1)
+    if groups > 1 and transposed:
+        return None
+    if uniform_along(values, dim):
+        return None
+    inputs = channels_along(labels, values, dim)
+    width = weight.shape[1] if transposed else weight.shape[0]
+    outputs = labels.fresh(width)
+    name = names[id(weight)]
+    if groups == 1:
+        labels.axes.append(Axis(name, 1 - int(transposed), "columns", inputs, step))
+        labels.axes.append(Axis(name, int(transposed), "rows", outputs, step))
+    elif groups == len(inputs):
+        repeated = inputs.repeat_interleave(width // groups)
+        labels.accompany(repeated, outputs)
+        labels.axes.append(Axis(name, 0, "columns", repeated, step, moves=False))
+        labels.axes.append(Axis(name, 0, "rows", outputs, step))
+    else:
+        for at, (columns, rows) in enumerate(
+            zip(inputs.chunk(groups), outputs.chunk(groups), strict=True)
+        ):
+            first = at * len(rows)
+            labels.axes.append(
+                Axis(name, 1, "columns", columns, step, rows=(first, first + len(rows)))
+            )
+            labels.axes.append(Axis(name, 0, "rows", rows, step, first=first))
+    if standardises_weight(module):
+        labels.unscale(inputs)
+        labels.unscale(outputs)
+    for key, parameter in module.named_parameters(recurse=False):
+        if key == "weight":
+            continue
+        if parameter.dim() == 0 or parameter.shape[0] != width:
+            labels.unscale(inputs)
+            labels.pin(outputs)
+            continue
+        labels.axes.append(Axis(names[id(parameter)], 0, "vector", outputs, step))
+        if key != "bias":
+            labels.unscale(inputs)
+            labels.unscale(outputs)
+    return outputs, dim
+
+
+def label_norm(
+    labels: ChannelLabels, norm: nn.Module, names: dict[int, str], values: Tensor, step: int
+) -> tuple[Tensor, int] | None:
+    """A norm; arguments and result as for :func:`label_weight`."""
+    per_channel = isinstance(
+        norm, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    )
+    over_channels = hasattr(norm, "normalized_shape")
+    if not per_channel and not over_channels and not isinstance(norm, nn.GroupNorm):
+        return None
+    last = over_channels and "2d" not in type(norm).__name__
+    dim = values.dim() - 1 if last else 1
+    if values.dim() <= dim or uniform_along(values, dim):
+        return None
+    width = values.shape[dim]
+    groups = int(getattr(norm, "num_groups", 1))
+    tensors = dict(norm.named_parameters()) | dict(norm.named_buffers())
+    statistics = [key for key in ("running_mean", "running_var") if key in tensors]
+    factors = [key for key in ("weight", "bias") if key in tensors]
+    if any(tensors[key].shape != (width,) for key in (*statistics, *factors)):
+        return None
+    if set(tensors) - {*statistics, *factors, "num_batches_tracked"}:
+        return None
+    inputs = channels_along(labels, values, dim)
+    outputs = labels.fresh(width)
+    labels.accompany(inputs, outputs)
+    size = width // groups
+    for at in range(groups):
+        first = at * size
+        before, after = inputs[first : first + size], outputs[first : first + size]
+        for key in (*statistics, *factors):
+            role = _NORM_ROLES[key]
+            moved = before if key in statistics else after
+            sources = before if role == "scale" else None
+            name = names[id(tensors[key])]
+            labels.axes.append(Axis(name, 0, role, moved, step, first, inputs=sources))
+    if not per_channel:
+        labels.unscale(inputs)
+    if "weight" not in factors:
+        labels.positive(inputs)
+        labels.unscale(outputs)
+    if over_channels and not isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
+        labels.unscale(outputs)
+    for child in norm.children():
+        if isinstance(child, _POSITIVE):
+            labels.positive(outputs)
+        elif not isinstance(child, _LINEAR):
+            labels.unscale(outputs)
+    return outputs, dim

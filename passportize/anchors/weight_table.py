@@ -1,0 +1,254 @@
+"""Which steps of a graph are linear maps by a parameter, and which of its rows are meant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import fx, nn
+
+from passportize.anchors.step_back import step_back
+from passportize.anchors.track import Track
+from passportize.signature.rows import anchor_width
+from passportize.signature.site import AnchorPart
+from passportize.tracing.graph import argument, shape_of, step_name
+from passportize.tracing.weight_layers import expert_shape_of, standardises_weight, weight_shape
+
+__all__ = ["WeightTable", "part_of"]
+
+_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+_TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
+_PRODUCTS = {"matmul", "rmatmul", "mm", "bmm"}
+
+
+class WeightTable:
+    """The weights of one model, by the steps that use them.
+
+    Attributes:
+        notes: What had to be said about a weight (a parametrization, say).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = dict(model.named_modules())
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._shapes = {
+            name: tuple(parameter.shape)
+            for name, parameter in model.named_parameters()
+            if not nn.parameter.is_lazy(parameter)
+        }
+        self.notes: list[str] = []
+
+    def has_weights(self, name: str) -> bool:
+        """Whether a module owns a parameter of two or more dimensions."""
+        module = self._modules.get(name)
+        return module is None or any(p.dim() >= 2 for p in module.parameters())
+
+    def whole(self, name: str, axis: str) -> AnchorPart | None:
+        """All the rows of the weight of a linear layer or convolution, by the module's name."""
+        module = self._modules[name]
+        weight = self._weight_name(name, module)
+        if weight is None:
+            return None
+        part = part_of(module, weight, axis)
+        return replace(part, channels=anchor_width(self._shapes[weight], part))
+
+    # --- producers ----------------------------------------------------------------------------
+
+    def producer(self, track: Track) -> tuple[bool, AnchorPart | None]:
+        """The rows of a weight that make the channels of a track, if its step is a linear map.
+
+        Returns:
+            Whether the step is a linear map (so that nothing lies behind it), and the rows.
+        """
+        node = track.node
+        if node.op == "call_module" and node.meta.get("kind") == "weight":
+            return True, self._module_part(track, node, "output")
+        if node.op == "call_module":
+            return self.has_weights(str(node.target)) and node.meta.get("kind") != "norm", None
+        if node.op != "call_function":
+            return False, None
+        name, rank = step_name(node), len(shape_of(node) or ())
+        if name == "getitem" and isinstance(node.args[0], fx.Node) and node.args[1] == 0:
+            parent = node.args[0]
+            if step_name(parent) == "multi_head_attention_forward" and track.dim == rank - 1:
+                weight = argument(parent, 11, "out_proj_weight")
+                return True, self._rows(weight, 0, track, "output")
+            return False, None
+        if name == "linear":
+            if track.dim != rank - 1:
+                return True, None
+            return True, self._rows(argument(node, 1, "weight"), 0, track, "output")
+        if name in _CONVOLUTIONS or name in _TRANSPOSED:
+            space = _CONVOLUTIONS.get(name) or _TRANSPOSED[name]
+            if track.dim != rank - space - 1:
+                return True, None
+            return True, self._convolution_part(track, node, "output")
+        if name in _PRODUCTS:
+            return True, self._product_part(track, node, rank)
+        if name == "addmm" and track.dim == rank - 1:
+            return True, self._rows(argument(node, 2, "mat2"), 1, track, "output")
+        return False, None
+
+    # --- consumers ----------------------------------------------------------------------------
+
+    def consumer(self, track: Track, user: fx.Node) -> AnchorPart | None:
+        """The rows of a weight that read the channels of a track, if a user is a linear map."""
+        source, rank = track.node, len(shape_of(track.node) or ())
+        if user.op == "call_module":
+            if user.meta.get("kind") != "weight" or source not in user.args[:1]:
+                return None
+            return self._module_part(track, user, "input")
+        if user.op != "call_function":
+            return None
+        name = step_name(user)
+        if name == "multi_head_attention_forward" and track.dim == rank - 1:
+            weight = argument(user, 5, "in_proj_weight")
+            if weight is None and argument(user, 0, "query") is source:
+                weight = user.kwargs.get("q_proj_weight")
+            return self._rows(weight, 1, track, "input")
+        if argument(user, 0, "input") is not source:
+            return None
+        if name == "linear" and track.dim == rank - 1:
+            return self._rows(argument(user, 1, "weight"), 1, track, "input")
+        if name in _CONVOLUTIONS or name in _TRANSPOSED:
+            space = _CONVOLUTIONS.get(name) or _TRANSPOSED[name]
+            if track.dim == rank - space - 1:
+                return self._convolution_part(track, user, "input")
+        if name in _PRODUCTS and track.dim == rank - 1:
+            return self._rows(argument(user, 1, "other"), 0, track, "input")
+        return None
+
+    # --- rows ---------------------------------------------------------------------------------
+
+    def _module_part(self, track: Track, node: fx.Node, axis: str) -> AnchorPart | None:
+        module = self._modules[str(node.target)]
+        rank = len(shape_of(track.node) or ())
+        if isinstance(module, nn.Linear):
+            if track.dim != rank - 1:
+                return None
+            width = module.out_features if axis == "output" else module.in_features
+        else:
+            kernel: Any = module.kernel_size
+            if track.dim != rank - len(kernel) - 1:
+                return None
+            width = module.out_channels if axis == "output" else module.in_channels
+        name = self._weight_name(str(node.target), module)
+        if name is None or track.stop > int(width):
+            return None
+        return _part(track, part_of(module, name, axis))
+
+    def _weight_name(self, name: str, module: nn.Module) -> str | None:
+        """Parameter behind ``module.weight``: itself, or the one it is computed from."""
+        own = module._parameters.get("weight")
+        if own is not None:
+            found = self._names.get(id(own))
+            return found if found in self._shapes else None
+        # The weight itself is not asked for: computing it may change buffers (spectral norm).
+        shape = weight_shape(module)
+        candidates = [
+            parameter
+            for key, parameter in module.named_parameters()
+            if not nn.parameter.is_lazy(parameter)
+            and key.startswith(("weight_", "parametrizations.weight."))
+            and tuple(parameter.shape) == shape
+        ]
+        if len(candidates) != 1:
+            self._note(f"{name}.weight is computed from other parameters, so it binds no norm")
+            return None
+        found = self._names[id(candidates[0])]
+        self._note(f"{name}.weight is computed from {found}, which is bound in its place")
+        return found
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _convolution_part(self, track: Track, node: fx.Node, axis: str) -> AnchorPart | None:
+        transposed = step_name(node) in _TRANSPOSED
+        groups = argument(node, 6, "groups", 1)
+        weight = argument(node, 1, "weight")
+        groups = groups if isinstance(groups, int) else 1
+        if groups == 1:
+            dim = int(transposed) if axis == "output" else 1 - int(transposed)
+            return self._rows(weight, dim, track, axis)
+        found = self._origin(weight, 0)
+        if found is None or found[1] != 0 or found[2] != 0:
+            return None
+        if self._shapes[found[0]] != tuple(shape_of(weight) or ()):
+            # Mixed from several for each sample (CondConv): its groups are not the parameter's.
+            return None
+        part = AnchorPart(found[0], 0, axis, groups=groups, transposed=transposed)
+        return _part(track, part)
+
+    def _product_part(self, track: Track, node: fx.Node, rank: int) -> AnchorPart | None:
+        left, right = argument(node, 0, "input"), argument(node, 1, "other")
+        if step_name(node) == "rmatmul":
+            left, right = right, left
+        if track.dim == rank - 1 and _rank(right) == 2:
+            return self._rows(right, 1, track, "output")
+        if track.dim == rank - 2 and _rank(left) == 2:
+            return self._rows(left, 0, track, "output")
+        return None
+
+    def _rows(self, weight: Any, dim: int, track: Track, axis: str) -> AnchorPart | None:
+        """Rows of the parameter from which a weight argument was made."""
+        found = self._origin(weight, dim)
+        if found is None:
+            return None
+        name, where, start = found
+        shape = self._shapes[name]
+        if where > 1 or start + track.stop > shape[where]:
+            return None
+        # [out, in] is the usual layout: outputs in dimension 1 mean a transposed one.
+        transposed = (where == 1) if axis == "output" else (where == 0)
+        moved = track._replace(start=track.start + start)
+        return _part(moved, AnchorPart(name, 0, axis, transposed=transposed))
+
+    def _origin(self, weight: Any, dim: int) -> tuple[str, int, int] | None:
+        """Parameter, dimension and first row that a tensor was made from, or None."""
+        if not isinstance(weight, fx.Node) or shape_of(weight) is None:
+            return None
+        shape = shape_of(weight) or ()
+        level = [Track(weight, dim, 0, shape[dim])]
+        for _ in range(12):
+            following: list[Track] = []
+            for track in level:
+                node = track.node
+                if node.op == "get_attr" and not node.meta.get("constant"):
+                    name = str(node.target)
+                    parameter = self._shapes.get(name, ())
+                    if len(parameter) >= 2 and track.repeats == 1:
+                        return name, track.dim, track.start
+                elif node.op == "call_function":
+                    following += step_back(track)
+            level = following
+        return None
+
+
+def _rank(value: Any) -> int:
+    return len(shape_of(value) or ()) if isinstance(value, fx.Node) else 0
+
+
+def _part(track: Track, whole: AnchorPart) -> AnchorPart:
+    """The rows of a weight that stand for the channels of a track."""
+    return replace(whole, channels=track.channels, start=track.start, repeats=track.repeats)
+
+
+def part_of(module: nn.Module | None, weight: str, axis: str = "output") -> AnchorPart:
+    """How the weight of a module is laid out, as a part for no channels yet.
+
+    Args:
+        module: The module that owns the weight, None where nobody knows.
+        weight: Name of the parameter.
+        axis: ``"output"`` or ``"input"``.
+    """
+    groups = getattr(module, "groups", 1)
+    return AnchorPart(
+        weight,
+        0,
+        axis,
+        groups=groups if isinstance(groups, int) else 1,
+        transposed=bool(getattr(module, "transposed", False)),
+        expert_shape=expert_shape_of(module) if module is not None else (),
+        centred=module is not None and standardises_weight(module),
+    )

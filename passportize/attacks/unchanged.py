@@ -1,0 +1,46 @@
+"""Whether a model still computes what it did: for attacks that must not change its function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.tracing.example_inputs import ExampleInputs, random_inputs
+from passportize.utils.frozen import trial
+from passportize.utils.trees import tensors_in
+
+__all__ = ["FunctionCheck"]
+
+
+class FunctionCheck:
+    """Outputs of a model on an example, to be compared with those after a change.
+
+    Args:
+        model: The model as it is.
+        example_inputs: As in :func:`passportize.plan`; by default noise of the size that the model
+            names. Where it names none, no change is seen.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
+        if example_inputs is not None:
+            self._inputs: ExampleInputs | None = ExampleInputs.of(example_inputs)
+        else:
+            self._inputs = random_inputs(model)
+        self._before = self._outputs(model)
+
+    def _outputs(self, model: nn.Module) -> list[Tensor]:
+        if self._inputs is None:
+            return []
+        with trial(model):
+            outputs = self._inputs.call(model.eval())
+        return [tensor.to(torch.float64) for tensor in tensors_in(outputs)]
+
+    def changed(self, model: nn.Module) -> bool:
+        """Whether the outputs differ by more than rounding."""
+        for before, after in zip(self._before, self._outputs(model), strict=True):
+            spread = before.abs().max().clamp_min(1e-6)
+            if not float((before - after).abs().max() / spread) <= 1e-3:
+                return True
+        return False

@@ -1,0 +1,144 @@
+"""plan, strip and export: what would be protected, and the plain model of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import nn
+
+from passportize.cli.inputs import Arguments, example_of, load_model, preset
+from passportize.cli.terminal import REFUSED, AsJson, command, emit, leave, working
+from passportize.errors import CheckpointError
+from passportize.release.checkpoint import host_state_dict, load_weights
+
+__all__ = ["export", "plan", "strip"]
+
+
+@command
+def plan(
+    model: Annotated[str, typer.Argument(help="A timm name, or module:function.")],
+    arg: Arguments = None,
+    formulation: Annotated[
+        str, typer.Option("--preset", help="keyed, paper or signature.")
+    ] = "keyed",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Names of the norms to bind, 'layer4*' say; repeatable."),
+    ] = None,
+    input_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C,H,W", help="Size of one input, for models that timm does not know."
+        ),
+    ] = None,
+    include_frozen: Annotated[
+        bool, typer.Option("--include-frozen", help="Bind norms that do not train, too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show every norm of a model and the weight it would be bound to; 1 if there is none."""
+    from passportize.surgery.planning import plan as make_plan
+
+    with working(f"reading {model}", as_json):
+        planned = make_plan(
+            load_model(model, arg),
+            config=preset(formulation),
+            where=where or None,
+            example_inputs=example_of(input_size),
+            include_frozen=include_frozen,
+        )
+    emit(planned.to_dict(), str(planned), as_json)
+    leave(0 if planned.bits else REFUSED)
+
+
+@command
+def strip(
+    checkpoint: Annotated[Path, typer.Argument(help="Weights of a passportized model.")],
+    out: Annotated[
+        Path, typer.Argument(help="New file; safetensors if the name ends so, else torch's format.")
+    ],
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Check that this model loads the result strictly: a timm name, or "
+            "module:function.",
+            show_default=False,
+        ),
+    ] = None,
+    arg: Arguments = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the plain model's weights of a checkpoint, without any trace of a private branch."""
+    from passportize.release.strip import averaged_key, strip_checkpoint
+
+    _refuse_existing(out, force)
+    with working(f"reading {checkpoint}", as_json):
+        if model is not None:
+            weights = load_weights(checkpoint, averaged_key(checkpoint) if ema else None)
+            _check_strictly(load_model(model, arg), host_state_dict(weights), model)
+        left_out = strip_checkpoint(checkpoint, out, ema=ema, overwrite=force)
+    record = {"file": str(out), "left_out": left_out, "checked_with": model}
+    text = f"{out}: {left_out} tensors of private branches left out"
+    if not left_out:
+        text = f"{out}: there was no private branch to leave out"
+    if model is not None:
+        text += f"; {model} loads it strictly"
+    emit(record, text, as_json)
+
+
+@command
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, with private branches or not.")],
+    out: Annotated[Path, typer.Argument(help="New file; the folder for hf.")],
+    to: Annotated[str, typer.Option(help="safetensors, onnx, torch-export or hf.")] = "safetensors",
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The plain model, a timm name or module:function, if the checkpoint does not "
+            "name it.",
+            show_default=False,
+        ),
+    ] = None,
+    arg: Arguments = None,
+    input_size: Annotated[
+        str | None,
+        typer.Option(metavar="C,H,W", help="Size of one input, for models timm does not know."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a plain model for deployment; one with traces of a private branch is refused."""
+    from passportize.release.exporting import export as write
+
+    _refuse_existing(out, force)
+    with working(f"exporting {checkpoint}", as_json):
+        made = load_model(model, arg) if model is not None else None
+        write(
+            checkpoint,
+            out,
+            to=to,
+            model=made,
+            example_inputs=example_of(input_size),
+            ema=ema,
+        )
+    emit({"file": str(out), "format": to}, f"{out}: plain model as {to}", as_json)
+
+
+def _refuse_existing(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise CheckpointError(f"{out} exists already; choose another name, or give --force")
+
+
+def _check_strictly(made: nn.Module, plain: dict[str, Any], name: str) -> None:
+    try:
+        made.load_state_dict(plain, strict=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{name} does not load the stripped weights: {detail}; check --model and --arg"
+        ) from None

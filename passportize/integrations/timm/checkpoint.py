@@ -1,0 +1,148 @@
+"""The private branch in the checkpoints of timm: beside the plain state dict, never in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from passportize.config import PassportConfig
+from passportize.errors import CheckpointError, WrongPassport
+from passportize.layers.model import passport_layers, switch_of
+from passportize.release.checkpoint import host_state_dict, is_private_key
+from passportize.signature.site import Site
+
+__all__ = ["TASK_KEY", "BranchRecord", "join_state", "part_state"]
+
+TASK_KEY = "passport"
+"""Entry of timm's ``task_state`` (``task_state_ema``) that holds the private branch."""
+
+
+class BranchRecord:
+    """What a checkpoint holds of the private branches beside their tensors. No secret is in it.
+
+    Args:
+        config: The model-wide formulation.
+        sites: Bound sites and those with private statistics.
+        configs: The formulation of each.
+        commitment: Commitment of the passport.
+    """
+
+    def __init__(
+        self,
+        config: PassportConfig,
+        sites: tuple[Site, ...],
+        configs: tuple[PassportConfig, ...],
+        commitment: str,
+    ) -> None:
+        self.config = config
+        self.sites = sites
+        self.configs = configs
+        self.commitment = commitment
+
+    @classmethod
+    def of(cls, model: nn.Module) -> BranchRecord:
+        """The record of a passportized model."""
+        switch = switch_of(model)
+        branches = [layer.passport for layer in passport_layers(model).values()]
+        return cls(
+            switch.config,
+            tuple(branch.site for branch in branches),
+            tuple(branch.config for branch in branches),
+            switch.commitment,
+        )
+
+    def to_json(self) -> str:
+        """JSON text, which every loader of checkpoints takes."""
+        record = {
+            "config": self.config.to_dict(),
+            "sites": [site.to_dict() for site in self.sites],
+            "configs": [config.to_dict() for config in self.configs],
+            "commitment": self.commitment,
+        }
+        return json.dumps(record, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> BranchRecord:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            CheckpointError: The text is no such record.
+        """
+        try:
+            record = json.loads(text)
+            return cls(
+                PassportConfig.from_dict(record["config"]),
+                tuple(Site.from_dict(site) for site in record["sites"]),
+                tuple(PassportConfig.from_dict(config) for config in record["configs"]),
+                str(record["commitment"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the record of the private branch in this checkpoint is damaged ({error}); use "
+                "another checkpoint"
+            ) from None
+
+
+def part_state(
+    model: nn.Module, state_dict: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Plain state dict, and what goes into ``task_state[TASK_KEY]``.
+
+    Args:
+        model: The passportized model, unwrapped.
+        state_dict: Its state dict.
+    """
+    private = {name: value for name, value in state_dict.items() if is_private_key(name)}
+    plain = type(state_dict)(host_state_dict(state_dict))  # type: ignore[call-arg]
+    metadata = getattr(state_dict, "_metadata", None)
+    if metadata is not None:
+        kept = type(metadata)(
+            (name, value)
+            for name, value in metadata.items()
+            if not is_private_key(f"{name}.") and not name.endswith(".passport")
+        )
+        plain._metadata = kept  # type: ignore[attr-defined]
+    return plain, {"tensors": private, "record": BranchRecord.of(model).to_json()}  # type: ignore[return-value]
+
+
+def join_state(
+    model: nn.Module, state_dict: Mapping[str, Any], branch: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Inverse of :func:`part_state`: one state dict for the passportized model.
+
+    Args:
+        model: The passportized model, unwrapped.
+        state_dict: What the checkpoint holds of the model.
+        branch: The entry :data:`TASK_KEY` of its task state, if any.
+
+    Raises:
+        CheckpointError: The checkpoint was made without passports.
+        WrongPassport: It was made with another passport.
+    """
+    joined = dict(state_dict)
+    switch = switch_of(model)
+    if branch is None:
+        expected = any(is_private_key(name) for name in model.state_dict())
+        if expected and not any(is_private_key(name) for name in joined):
+            raise CheckpointError(
+                "the checkpoint to resume holds no private branch: it was made without passports. "
+                "Start from its weights with --initial-checkpoint instead of --resume"
+            )
+        return joined
+    record = BranchRecord.from_json(str(branch.get("record", "")))
+    if record.commitment != switch.commitment:
+        raise WrongPassport(
+            "the checkpoint to resume was made with another passport (commitment "
+            f"{record.commitment[:12]}...); use that one"
+        )
+    tensors = branch.get("tensors")
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(value, Tensor) for value in tensors.values()
+    ):
+        raise CheckpointError("the private branch in this checkpoint is damaged; use another one")
+    joined.update(tensors)
+    switch.trained = True
+    return joined

@@ -1,0 +1,243 @@
+"""The joint forward pass: two hooks on the root of a passportized model.
+
+Before the root's forward, or where the first bound part of the model begins, the private part of
+the batch is appended (``cat([x, x[:k]])``); every two-branch layer norms its rows with their own
+branch; after it the output is cut in two. DDP, AMP, EMA, torch.compile and activation
+checkpointing see one ordinary forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from passportize.errors import BranchLost, BranchMisuse
+from passportize.layers.batch import append_rows, count_rows, cut_rows, is_packing, map_tensors
+from passportize.layers.layer import PassportLayer
+from passportize.layers.switch import Pass, Switch
+from passportize.layers.weight_owner import WeightOwner
+from passportize.utils.trees import tensors_in
+
+__all__ = [
+    "FULL_WEIGHT_ROWS",
+    "MINIMUM_ROWS",
+    "MINIMUM_SAMPLES",
+    "JointOutput",
+    "RootHooks",
+    "private_share",
+    "weight_for",
+]
+
+
+class JointOutput(NamedTuple):
+    """What the root of a passportized model returns in joint training.
+
+    Attributes:
+        public: The plain model's output, for the whole batch.
+        private: The private branch's output for the first ``private_rows`` samples; None in
+            steps without a private pass.
+        penalty: Weighted sign loss of all sites, a scalar.
+        private_rows: Number of samples that went through the private branch; -1 for all of them,
+            in a pass of their own.
+        private_weight: Weight of the private branch's loss in this step, see
+            :func:`~passportize.layers.joint_forward.weight_for`.
+    """
+
+    public: Any
+    private: Any
+    penalty: Tensor
+    private_rows: int
+    private_weight: float
+
+
+class RootHooks:
+    """The hooks; their bound methods are deep-copied and pickled together with the switch."""
+
+    def __init__(self, switch: Switch) -> None:
+        self.switch = switch
+
+    def install(self, root: nn.Module) -> None:
+        """Register both hooks on the root, and one where the batch is doubled late."""
+        root.register_forward_pre_hook(self.begin, with_kwargs=True)
+        root.register_forward_hook(self.finish, with_kwargs=True, always_call=True)
+        if self.switch.entry:
+            root.get_submodule(self.switch.entry).register_forward_pre_hook(self.enter)
+
+    @staticmethod
+    def remove(root: nn.Module) -> None:
+        """Take all hooks away; nothing is left of them."""
+        for module in root.modules():
+            for hooks, flags in (
+                (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
+                (
+                    module._forward_hooks,
+                    (module._forward_hooks_with_kwargs, module._forward_hooks_always_called),
+                ),
+            ):
+                for key, hook in list(hooks.items()):
+                    if isinstance(getattr(hook, "__self__", None), RootHooks):
+                        del hooks[key]
+                        for flag in flags:
+                            flag.pop(key, None)
+
+    def begin(
+        self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Set the pass; in joint training append the private part of the batch."""
+        switch = self.switch
+        switch.penalties = {}
+        switch.active = True
+        switch.private_rows = 0
+        switch.mixed = False
+        if switch.mode is Pass.JOINT and not root.training:
+            switch.current = Pass.PUBLIC
+        else:
+            switch.current = switch.mode
+        if switch.current is not Pass.JOINT:
+            return None
+        if not torch.compiler.is_compiling():
+            self._check_layers(root)
+        if switch.counts:
+            switch.take_turn()
+        if not switch.private_due or switch.config.passes == "separate":
+            return None
+        rows = count_rows((args, kwargs), switch.two_passes)
+        if not (torch.compiler.is_compiling() or switch.trained or switch.rows_apart):
+            self._check_unpacked((args, kwargs), rows)
+        share = private_share(switch, rows)
+        switch.public_rows, switch.private_rows = rows, share
+        if switch.entry:
+            return None
+
+        def append(tensor: Tensor) -> Tensor:
+            if tensor.dim() == 0 or tensor.shape[0] != rows:
+                return tensor
+            return append_rows(tensor, share)
+
+        return map_tensors(append, args), map_tensors(append, kwargs)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """In joint training append the private part of the batch here instead of at the root."""
+        switch = self.switch
+        if switch.private_rows == 0 or switch.effective() is not Pass.JOINT:
+            return None
+        first = args[0] if args else None
+        if not isinstance(first, Tensor) or first.shape[0] != switch.public_rows:
+            raise BranchMisuse(
+                f"{switch.entry}: the batch of {switch.public_rows} samples is doubled at its "
+                "input, which has another size now; passportize the model again"
+            )
+        return (append_rows(first, switch.private_rows), *args[1:])
+
+    def finish(
+        self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        """Cut the output of a joint pass in two and sum the penalties."""
+        switch = self.switch
+        try:
+            if switch.current is not Pass.JOINT or output is None:
+                return None
+            penalty = self._penalty(root)
+            private = None
+            rows = switch.private_rows
+            weight = switch.config.private_weight
+            if rows:
+                weight = weight_for(weight, switch.public_rows, rows)
+                output, private = cut_rows(output, switch.public_rows, rows, switch.two_passes)
+            elif switch.private_due and switch.config.passes == "separate":
+                switch.current, switch.mixed = Pass.PRIVATE, True
+                private = root.forward(*args, **kwargs)
+                rows = -1
+            switch.trained, switch.saved = True, False
+            return JointOutput(output, private, penalty, rows, weight)
+        finally:
+            switch.active = False
+            switch.penalties = {}
+
+    def _check_layers(self, root: nn.Module) -> None:
+        present = [module for module in root.modules() if isinstance(module, PassportLayer)]
+        sites = self.switch.sites
+        if len(present) == len(sites):
+            return
+        there = {layer.passport.site.name for layer in present}
+        lost = [name for name in sites if name not in there]
+        raise BranchLost(
+            f"{type(root).__name__} had {len(sites)} two-branch layers and has {len(present)}: "
+            f"{', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''} lost its private branch to "
+            "a later conversion (convert_sync_batchnorm, freeze_batch_norm_2d or the like); "
+            "convert first and passportize then"
+        )
+
+    def _check_unpacked(self, arguments: Any, rows: int) -> None:
+        """Nodes of both branches would meet wherever a packed batch is pooled."""
+        for tensor in tensors_in(arguments):
+            if not tensor.is_meta and is_packing(tensor, rows):
+                raise BranchMisuse(
+                    f"the input holds a vector of {rows} numbers in order, as packed graphs have "
+                    "it to say which nodes belong together; if that is what it is, "
+                    f"{self.switch.two_passes}. Give passportize example_inputs= and it finds out"
+                )
+
+    def _penalty(self, root: nn.Module) -> Tensor:
+        terms = []
+        for layer, collected in self.switch.penalties.values():
+            term: Tensor | None = collected
+            if torch.is_grad_enabled() and not collected.requires_grad:
+                # Reentrant checkpointing runs its part of the forward pass without gradients.
+                term = layer.private_factors()[2]
+            if term is not None:
+                terms.append(term)
+        collected_from = {id(layer) for layer, _ in self.switch.penalties.values()}
+        for module in root.modules() if self.switch.sign_due else ():
+            # A weight may be used without its layer being called (attention's out_proj, say).
+            if isinstance(module, WeightOwner) and id(module) not in collected_from:
+                term = module.private_factors()[2]
+                if term is not None:
+                    terms.append(term)
+        if not terms:
+            return torch.zeros(())
+        return torch.stack([term.to(terms[0].device) for term in terms]).sum()
+
+
+# --- how many samples the private branch sees, and what its loss counts for then --------------
+
+MINIMUM_ROWS = 8
+"""Samples of a batch that go through the private branch at least, where it has batch statistics.
+
+Those of two samples are so ill conditioned that a deep network's gradients explode.
+"""
+
+MINIMUM_SAMPLES = 16
+"""The same where a norm sees one value per channel of each sample, behind a global pooling say.
+
+Elsewhere there are as many values as there are positions times samples.
+"""
+
+FULL_WEIGHT_ROWS = 32
+"""From so many private samples on the private branch's loss counts in full, see `weight_for`."""
+
+
+def private_share(switch: Switch, rows: int) -> int:
+    """How many of the samples of a batch go through the private branch."""
+    least = 1
+    if switch.batch_statistics:
+        least = MINIMUM_SAMPLES if switch.samples_only else MINIMUM_ROWS
+    return min(rows, max(least, round(rows * switch.config.private_fraction)))
+
+
+def weight_for(weight: float, public_rows: int, private_rows: int) -> float:
+    """Weight of the private branch's loss where it sees fewer samples than the public one.
+
+    The gradient of a mean over ``n`` samples has a variance of ``1 / n``. With a weight of
+    ``sqrt(n / N)`` the private one adds no more than the public one has over ``N``, so that a few
+    samples do not drown what the whole batch says. ``N`` is the batch, at most
+    ``FULL_WEIGHT_ROWS``: over more samples the variance is small against what is learnt.
+
+    >>> weight_for(1.0, 32, 8), weight_for(1.0, 8, 8), weight_for(1.0, 128, 32)
+    (0.5, 1.0, 1.0)
+    """
+    enough = min(public_rows, FULL_WEIGHT_ROWS)
+    return weight if private_rows >= enough else weight * math.sqrt(private_rows / enough)

@@ -1,0 +1,182 @@
+"""The two-branch layer: a mixin in front of the host's class, and what an adapter must say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from passportize.errors import UnsupportedNorm
+from passportize.layers.private_branch import STATISTICS, Branch
+from passportize.layers.switch import Pass
+
+__all__ = ["HostView", "PassportLayer"]
+
+
+class PassportLayer(nn.Module):
+    """A norm with a private branch beside its public one.
+
+    Surgery changes the class of a live norm from ``H`` to a subclass of ``(PassportLayer, H)``
+    and adds one submodule, ``passport``. In a public pass ``forward`` is that of ``H``, so the
+    output is the same to the last bit; changing the class back and deleting the submodule
+    restores the norm exactly.
+
+    An adapter is such a subclass, often an empty one. It sets the class attributes below and says
+    with :meth:`channel_choices` what a channel is; :meth:`private_norm` is the host's own forward.
+
+    Attributes:
+        host_class: The class that the layer had, set by ``register_adapter``.
+        scale_name, shift_name: Names of the affine parameters.
+        sign_follows_scale: Whether the network keeps its function when the anchor row, the mean
+            and the scale of one channel change sign together: true for statistics per channel.
+        writes_input: Whether the host's forward may work in place on its input.
+    """
+
+    host_class: ClassVar[type[nn.Module]]
+    scale_name: ClassVar[str] = "weight"
+    shift_name: ClassVar[str] = "bias"
+    sign_follows_scale: ClassVar[bool] = False
+    writes_input: ClassVar[bool] = False
+
+    passport: Branch
+
+    # --- what an adapter says about a norm that has not been swapped -----------------------------
+
+    @classmethod
+    def channel_choices(cls, norm: nn.Module) -> tuple[tuple[int, int], ...]:
+        """Pairs of (number of channels, axis of the affine shape), the likeliest first."""
+        scale = getattr(norm, cls.scale_name, None)
+        if scale is not None:
+            return ((int(scale.shape[0]), 0),)
+        raise UnsupportedNorm(f"{cls.__name__} must say how many channels a norm without scale has")
+
+    @classmethod
+    def refusal(cls, norm: nn.Module) -> str:
+        """Why this very norm cannot be swapped, or an empty string."""
+        return ""
+
+    @classmethod
+    def mixes_samples(cls, norm: nn.Module) -> bool:
+        """Whether one sample's output or the norm's state depends on the others in the batch.
+
+        If so, the rows of the two branches must not meet in it, even where no passport is wanted.
+        """
+        return any(getattr(norm, name, None) is not None for name in STATISTICS)
+
+    @classmethod
+    def frozen(cls, norm: nn.Module) -> bool:
+        """Whether its factors never train: then it is bound with ``include_frozen=True`` only."""
+        return False
+
+    @classmethod
+    def removes_mean(cls, norm: nn.Module) -> bool:
+        """Whether it takes the mean over all channels at each position, as LayerNorm does."""
+        return False
+
+    # --- what an adapter computes ----------------------------------------------------------------
+
+    def private_norm(
+        self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """What the host's forward does, with this scale and shift and the branch's statistics.
+
+        The default runs the host's forward on a :class:`~passportize.layers.layer.HostView`.
+
+        Args:
+            x: The rows of the private branch, in the host's input layout.
+            scale: In the shape of the host's scale, ``[channels]`` where it has none.
+            shift: Likewise; None where the host has a scale but no shift.
+            *args: Further arguments of the host's forward.
+            **kwargs: Likewise.
+
+        Returns:
+            A fresh tensor: what follows may work in place.
+        """
+        branch = self.passport
+        replaced = {
+            name: value for name in STATISTICS if (value := getattr(branch, name)) is not None
+        }
+        view = HostView(self, {**replaced, self.scale_name: scale, self.shift_name: shift})
+        return cast(Tensor, self.host_class.forward(cast(nn.Module, view), x, *args, **kwargs))
+
+    def private_factors(
+        self, like: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Private scale, private shift and penalty, see :meth:`Branch.forward`."""
+        scale = getattr(self, self.scale_name, None)
+        shift = getattr(self, self.shift_name, None)
+        return cast(
+            "tuple[Tensor | None, Tensor | None, Tensor | None]",
+            self.passport(scale, shift, like),
+        )
+
+    # --- the switch ------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The host's forward, or both branches, as the switch says."""
+        branch = self.passport
+        switch = branch.switch
+        current = switch.effective()
+        if current is Pass.PUBLIC:
+            return cast(Tensor, super().forward(*args, **kwargs))
+        if args:
+            x, *others = args
+        else:
+            # Called by keyword, as in norm(input=x): the first one is what is normalised.
+            x, others = kwargs.pop(next(iter(kwargs))), []
+        idle = switch.private_rows == 0 and branch.bottleneck is not None
+        if current is Pass.JOINT and not (switch.private_rows or switch.sign_due or idle):
+            return cast(Tensor, super().forward(x, *others, **kwargs))
+        scale, shift, penalty = self.private_factors(x)
+        if current is Pass.PRIVATE:
+            return self.private_norm(x, scale, shift, *others, **kwargs)
+        if idle and scale is not None:
+            # DDP waits for a gradient of every parameter, also of what only this branch trains.
+            nought = 0.0 * (scale.sum() if shift is None else scale.sum() + shift.sum())
+            penalty = nought if penalty is None or not switch.sign_due else penalty + nought
+        if switch.sign_due or idle:
+            switch.collect(self, penalty)
+        if switch.private_rows == 0:
+            return cast(Tensor, super().forward(x, *others, **kwargs))
+        first = switch.split(x.shape[0], branch.site.name)
+        upper, lower = self._parted(x, first)
+        public = cast(Tensor, super().forward(upper, *others, **kwargs))
+        private = self.private_norm(lower, scale, shift, *others, **kwargs)
+        return torch.cat([public, private])
+
+    def _parted(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """The rows of the public and of the private branch."""
+        if self.writes_input:
+            return x[:first], x[first:]
+        # The gradient of one split is one concatenation; two slices fill with zeros twice.
+        upper, lower = x.split_with_sizes([first, x.shape[0] - first])
+        return upper, lower
+
+
+class HostView:
+    """A norm in which some attributes are replaced; everything else is the norm's.
+
+    ``HostClass.forward(HostView(norm, {"weight": scale}), x)`` computes exactly what the host
+    computes, whatever its release does inside (activation, casts, fast kernels), with another
+    scale. Nothing is set on the norm, so threads, hooks and checkpointing never see the change.
+
+    Args:
+        norm: The live norm.
+        replaced: Attributes that the forward finds instead of the norm's.
+    """
+
+    def __init__(self, norm: nn.Module, replaced: Mapping[str, Any]) -> None:
+        self.__dict__.update(replaced)
+        self.__dict__["_norm"] = norm
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_norm"], name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The norm's class, so that ``super().forward(x)`` inside a host's forward works."""
+        norm = self.__dict__.get("_norm")
+        # torch.compile asks before __init__ has run.
+        return HostView if norm is None else type(norm)

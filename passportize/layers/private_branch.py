@@ -1,0 +1,255 @@
+"""The private branch of one norm: response, scale, shift and running statistics of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from passportize.config import PassportConfig
+from passportize.layers.switch import Switch
+from passportize.signature.response import (
+    Responses,
+    normalised_responses,
+    raw_responses,
+    raw_sign_penalty,
+    sign_penalty,
+)
+from passportize.signature.rows import anchor_rows
+from passportize.signature.site import AnchorPart, Role, Site
+from passportize.signature.vectors import SecretVectors, Vectors
+
+__all__ = ["STATISTICS", "AnchorWeights", "Branch"]
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class AnchorWeights:
+    """Live access to the weights that a site is bound to.
+
+    Holds the modules that own them, not the tensors, so that it follows parametrizations,
+    sharding and deep copies; a plain object, so that the modules are not registered twice.
+    """
+
+    def __init__(self, owners: list[tuple[nn.Module, str, AnchorPart]]) -> None:
+        self.owners = owners
+
+    def rows(self) -> list[Tensor]:
+        """Rows of each part, ``[channels_i, fan_in_i]``."""
+        return [
+            anchor_rows(getattr(module, attribute), part) for module, attribute, part in self.owners
+        ]
+
+    def windows(self, sides: Sequence[Vectors]) -> list[Tensor]:
+        """The entries of each part's rows that answer to vectors, ``[channels_i, entries_i]``."""
+        return [
+            anchor_rows(getattr(module, attribute), part, side.window)
+            for (module, attribute, part), side in zip(self.owners, sides, strict=True)
+        ]
+
+
+class Branch(nn.Module):
+    """Submodule ``passport`` of a two-branch layer.
+
+    Args:
+        site: The norm it belongs to.
+        config: Formulation and margins for this site.
+        switch: The state shared by all layers of the model.
+        host: The norm; its running statistics, if any, are copied as a start.
+        weights: Access to the anchor; None for sites that only keep statistics.
+        secret: Passport vectors and bits; None likewise.
+        generator: Source of the bottleneck's initial values (``paper`` only). Derived from the
+            passport, so that the model's random stream and other processes are not disturbed.
+
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        site: Site,
+        config: PassportConfig,
+        switch: Switch,
+        host: nn.Module,
+        weights: AnchorWeights | None = None,
+        secret: SecretVectors | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.site = site
+        self.config = config
+        self.switch = switch
+        self.weights = weights
+        self.secret = secret or SecretVectors()
+        self.bottleneck: nn.Sequential | None = None
+        self.parts: list[tuple[int, int]] = []
+        for name in STATISTICS:
+            value = getattr(host, name, None)
+            self.register_buffer(name, value.detach().clone() if value is not None else None)
+        if self.bound and weights is not None:
+            rows = weights.rows()
+            like = rows[0]
+            if config.formulation == "paper":
+                self.bottleneck = _bottleneck(site.channels, config.bottleneck, like, generator)
+            self.parts = [
+                (part.shape[0], side.values.shape[0])
+                for part, side in zip(rows, self.secret.sides, strict=True)
+            ]
+            self.secret = self.secret.to(like.device)
+        self.train(host.training)
+
+    @property
+    def bound(self) -> bool:
+        """Whether this branch is bound to a weight, or keeps statistics only."""
+        return self.site.role is Role.BOUND
+
+    @property
+    def transforms(self) -> bool:
+        """Whether the private scale and shift differ from the public ones."""
+        return self.bound and self.config.has_private_pass
+
+    def responses(self) -> Responses:
+        """Gamma and beta responses of every channel.
+
+        Raises:
+            PassportLocked: The branch was loaded without its secret.
+        """
+        bits = self.secret.bits
+        assert self.weights is not None
+        with torch.autocast(device_type=bits.device.type, enabled=False):
+            sides = self.secret.sides
+            if self.config.formulation == "paper":
+                return raw_responses(self.weights.rows(), sides)
+            return normalised_responses(self.weights.windows(sides), sides)
+
+    @torch.no_grad()
+    def matched(self) -> int:
+        """Signature bits that the weights carry now; 0 for sites without bits.
+
+        Raises:
+            PassportLocked: The branch was loaded without its secret.
+        """
+        if not self.bound:
+            return 0
+        return int(((self.responses().gamma >= 0) == (self.secret.bits > 0)).sum())
+
+    def forward(
+        self, scale: Tensor | None, shift: Tensor | None, like: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Private scale and shift, and the penalty that embeds the bits.
+
+        Args:
+            scale: The host's public scale, or None.
+            shift: The host's public shift, or None.
+            like: Tensor whose dtype the result takes where the host has no scale (float32 if None).
+
+        Returns:
+            Scale and shift in the shape and dtype of the public ones, and a scalar in at least
+            float32; None for what does not exist or, as the penalty may be, is not due.
+
+        Raises:
+            PassportLocked: The branch was loaded without its secret.
+        """
+        if not self.bound:
+            return scale, shift, None
+        constant = self.switch.responses_constant
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
+            responses = self.responses()
+        penalty = None if constant else self._penalty(responses)
+        if not self.transforms:
+            return scale, shift, penalty
+        with torch.autocast(device_type=responses.gamma.device.type, enabled=False):
+            if self.bottleneck is None:
+                private_scale, private_shift = self._keyed(responses, scale, shift)
+            else:
+                sides = torch.stack([responses.gamma, responses.beta])
+                learned = self.bottleneck(sides.to(next(self.bottleneck.parameters()).dtype))
+                shape = learned.shape[1:] if scale is None else scale.shape
+                private_scale, private_shift = (self.spread(side, shape) for side in learned)
+        reference = scale if scale is not None else like
+        dtype = private_scale.dtype if reference is None else reference.dtype
+        kept = private_shift.to(dtype) if shift is not None or scale is None else None
+        return private_scale.to(dtype), kept, penalty
+
+    def _penalty(self, responses: Responses) -> Tensor:
+        config = self.config
+        bits = self.secret.bits.to(responses.gamma.dtype)
+        if config.formulation == "paper":
+            penalty = raw_sign_penalty(responses, bits, config.margin)
+        else:
+            penalty = sign_penalty(responses, bits, config.margin, self.parts)
+        penalty = config.sign_weight * penalty
+        if config.response_weight:
+            penalty = penalty + config.response_weight * responses.gamma.square().sum()
+        return penalty
+
+    def _keyed(
+        self, responses: Responses, scale: Tensor | None, shift: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """``scale1 = scale0 tanh(u)``, ``shift1 = shift0 + k scale0 tanh(v)``: nothing is free.
+
+        Both are multiples of the public scale, ``u`` is even in the weight and ``v`` odd, so a
+        pirate's rescaling or sign flip of a channel cancels in the private branch wherever it
+        cancels in the public one. The bounded function keeps the private branch as well
+        conditioned as the public one, however large the margin.
+        """
+        gamma = torch.tanh(responses.gamma)
+        beta = torch.tanh(responses.beta)
+        if scale is None:
+            return gamma, self.config.shift_scale * beta
+        exact = scale.to(gamma.dtype)
+        beta = self.spread(beta, scale.shape)
+        if shift is None:
+            private_shift = exact * (self.config.shift_scale * beta)
+        else:
+            moved = shift.to(gamma.dtype)
+            private_shift = torch.addcmul(moved, exact, beta, value=self.config.shift_scale)
+        return exact * self.spread(gamma, scale.shape), private_shift
+
+    def spread(self, side: Tensor, shape: Sequence[int]) -> Tensor:
+        """One value per channel, ``[channels]``, laid out in an affine shape of several axes."""
+        if len(shape) <= 1:
+            return side
+        layout = [1] * len(shape)
+        layout[self.site.channel_axis] = -1
+        return side.reshape(layout).expand(tuple(shape))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Branch:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if not self.secret.locked:
+            moved = fn(torch.empty(0, device=self.secret.device))
+            self.secret = self.secret.to(moved.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """Formulation and number of bits, never the secret."""
+        if not self.bound:
+            return "statistics only"
+        return f"{self.config.formulation}, {self.site.bits} bits"
+
+
+def _bottleneck(
+    channels: int, factor: int, like: Tensor, generator: torch.Generator | None
+) -> nn.Sequential:
+    """The published h: two linear maps without bias around a LeakyReLU, shared by both sides."""
+    hidden = max(1, channels // factor)
+    first, second = (
+        nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.Linear, inputs, outputs, bias=False, device=like.device, dtype=like.dtype
+        )
+        for inputs, outputs in ((channels, hidden), (hidden, channels))
+    )
+    for linear in (first, second):
+        if linear.weight.is_meta:
+            continue
+        bound = 1 / math.sqrt(linear.in_features)
+        values = torch.empty(linear.weight.shape, device="cpu").uniform_(
+            -bound, bound, generator=generator
+        )
+        with torch.no_grad():
+            linear.weight.copy_(values)
+    return nn.Sequential(first, nn.LeakyReLU(0.01), second)

@@ -1,0 +1,60 @@
+"""Norms that send a batch of one row around the norm that they hold.
+
+``torch_geometric.nn.BatchNorm(allow_single_element=True)`` normalises a single row, which has no
+variance, with running statistics. It calls the functional norm itself, so the layer inside would
+never see the row. While the model is passportized the wrapper hands it over, with statistics at
+rest: each branch then uses its own, and the public numbers are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from passportize.layers.derived import MadeOnDemand, make_class
+from passportize.layers.layer import PassportLayer
+
+__all__ = ["SingleElement", "hand_over_single_elements", "take_back_single_elements"]
+
+_HOST = ("torch_geometric.nn.norm.batch_norm", "BatchNorm")
+
+
+class SingleElement(MadeOnDemand):
+    """The wrapper while the norm inside has a private branch."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The host's forward; where a branch has one row, the layer inside in eval mode."""
+        layer = self.module
+        if not isinstance(layer, PassportLayer):
+            return cast(Tensor, super().forward(x, *args, **kwargs))
+        if not layer.passport.switch.is_single(x.shape[0]):
+            return cast(Tensor, layer(x))
+        training = layer.training
+        layer.training = False
+        try:
+            return cast(Tensor, layer(x))
+        finally:
+            layer.training = training
+
+
+def hand_over_single_elements(model: nn.Module) -> None:
+    """Change the class of every such wrapper around a two-branch layer, in place.
+
+    PyTorch Geometric need not be installed: its class is told by name.
+    """
+    for module in list(model.modules()):
+        kind = type(module)
+        if (
+            (kind.__module__, kind.__name__) == _HOST
+            and getattr(module, "allow_single_element", False)
+            and isinstance(module.module, PassportLayer)
+        ):
+            module.__class__ = make_class(SingleElement, kind)
+
+
+def take_back_single_elements(model: nn.Module) -> None:
+    """Undo :func:`hand_over_single_elements`; nothing is left of it."""
+    for module in list(model.modules()):
+        if isinstance(module, SingleElement):
+            module.__class__ = type(module).host_class  # type: ignore[assignment]

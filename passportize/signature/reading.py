@@ -1,0 +1,165 @@
+"""Reading a signature from tensors; neither layers nor data are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from passportize.signature.layout import RAW, Layout, anchor_of
+from passportize.signature.matching import TensorMatch
+from passportize.signature.model_key import ModelKey
+from passportize.signature.response import normalised_responses, raw_responses
+from passportize.signature.rows import anchor_rows
+from passportize.signature.site import Site
+
+__all__ = ["PreparedSite", "Reading", "SiteReading", "prepare_sites", "read_signature"]
+
+
+@dataclass(frozen=True)
+class PreparedSite:
+    """What a suspect has at one site of a layout; the same for every key.
+
+    Attributes:
+        site: The site, as the layout names it.
+        found_as: Name of the first anchor weight in the suspect, empty if the site is missing.
+        rows: Rows of every anchor part, float32 or float64 ``[channels_i, fan_in_i]``; None if
+            the site is missing.
+        note: Why the site is missing.
+        tensors: Names in the layout of the tensors that were used.
+    """
+
+    site: Site
+    found_as: str
+    rows: tuple[Tensor, ...] | None
+    note: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SiteReading:
+    """The bits of one site.
+
+    Attributes:
+        prepared: Where they come from.
+        matched: Bits that are those of the key.
+        total: Bits read; 0 for a missing site.
+    """
+
+    prepared: PreparedSite
+    matched: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The bits of a whole layout.
+
+    Attributes:
+        sites: One entry for every site of the layout, in order.
+        bits: Bits as read, int8 ``[layout.bits]``; 0 where a site is missing.
+        expected: Bits of the key, int8 ``[layout.bits]``.
+        confidence: Distance of the responses from zero, in standard deviations,
+            ``[layout.bits]``; 0 where a site is missing.
+    """
+
+    sites: tuple[SiteReading, ...]
+    bits: Tensor
+    expected: Tensor
+    confidence: Tensor
+
+    @property
+    def matched(self) -> int:
+        """Bits that are those of the key."""
+        return sum(site.matched for site in self.sites)
+
+    @property
+    def total(self) -> int:
+        """Bits read."""
+        return sum(site.total for site in self.sites)
+
+
+def prepare_sites(
+    layout: Layout, tensors: Mapping[str, Tensor], match: TensorMatch
+) -> list[PreparedSite]:
+    """Take from a suspect what the sites of a layout are read from.
+
+    Args:
+        layout: The sites.
+        tensors: The suspect's tensors by name.
+        match: The suspect's name for every tensor of the layout.
+    """
+    return [
+        _prepare(site, shapes, tensors, match)
+        for site, shapes in zip(layout.sites, layout.shapes, strict=True)
+    ]
+
+
+def _prepare(
+    site: Site,
+    shapes: tuple[tuple[int, ...], ...],
+    tensors: Mapping[str, Tensor],
+    match: TensorMatch,
+) -> PreparedSite:
+    rows, used = [], []
+    found_as = ""
+    for part, shape in zip(anchor_of(site).parts, shapes, strict=True):
+        name = match.found.get(part.weight)
+        if name is None:
+            return PreparedSite(site, "", None, _missing(part.weight, shape, tensors), ())
+        weight = tensors[name].detach()
+        if tuple(weight.shape) != shape:
+            note = f"{name} has the shape {tuple(weight.shape)}, not {shape}"
+            return PreparedSite(site, "", None, note, ())
+        if weight.is_complex():
+            return PreparedSite(site, "", None, f"{name} is complex", ())
+        rows.append(anchor_rows(_exact(weight), part))
+        found_as = found_as or name
+        used.append(part.weight)
+    return PreparedSite(site, found_as, tuple(rows), "", tuple(used))
+
+
+def _exact(weight: Tensor) -> Tensor:
+    """A weight on the CPU as float32, or float64 if it is."""
+    return weight.to("cpu", torch.float64 if weight.dtype is torch.float64 else torch.float32)
+
+
+def _missing(weight: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> str:
+    if weight in tensors:
+        return f"{weight} has the shape {tuple(tensors[weight].shape)}, not {shape}"
+    return f"no tensor stands for {weight} {shape}"
+
+
+def read_signature(key: ModelKey, layout: Layout, prepared: list[PreparedSite]) -> Reading:
+    """Read the bits of a key from a suspect.
+
+    Args:
+        key: Made from a passport and ``layout``.
+        layout: The sites.
+        prepared: What :func:`prepare_sites` took from the suspect; may be used for many keys.
+    """
+    expected = key.bits()
+    bits = torch.zeros(layout.bits, dtype=torch.int8, device="cpu")
+    confidence = torch.zeros(layout.bits, dtype=torch.float64, device="cpu")
+    sites = []
+    start = 0
+    for index, entry in enumerate(prepared):
+        stop = start + entry.site.channels
+        if entry.rows is None:
+            sites.append(SiteReading(entry, 0, 0))
+        else:
+            raw = layout.readings[index] == RAW
+            response = (raw_responses if raw else normalised_responses)(
+                entry.rows, key.sides(index)
+            )
+            bits[start:stop] = response.gamma >= 0
+            distance = response.gamma.abs().to(torch.float64)
+            if raw:
+                distance = distance / response.length.to(torch.float64).clamp_min(1e-12)
+            confidence[start:stop] = torch.nan_to_num(distance, 0.0, 0.0, 0.0)
+            matched = int((bits[start:stop] == expected[start:stop]).sum())
+            sites.append(SiteReading(entry, matched, entry.site.channels))
+        start = stop
+    return Reading(tuple(sites), bits, expected, confidence)

@@ -1,0 +1,229 @@
+"""Private branches put into a model at known sites, and taken out again without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from passportize.config import PassportConfig
+from passportize.errors import AnchorNotFound, SurgeryError
+from passportize.layers.joint_forward import RootHooks
+from passportize.layers.layer import PassportLayer
+from passportize.layers.model import passport_layers
+from passportize.layers.private_branch import AnchorWeights, Branch
+from passportize.layers.pyg_single_row import hand_over_single_elements, take_back_single_elements
+from passportize.layers.switch import StepCounter, Switch
+from passportize.layers.unregistered_norm import adapter_of
+from passportize.layers.weight_owner import OWN_RULE, weight_owner_class
+from passportize.passport.passport import Passport
+from passportize.signature.layout import Layout
+from passportize.signature.model_key import ModelKey
+from passportize.signature.site import AnchorPart, Role, Site
+from passportize.surgery.expose import hide
+
+__all__ = [
+    "anchor_shapes",
+    "anchor_weights",
+    "attach",
+    "attached",
+    "detach",
+    "install",
+    "make_branches",
+    "swap",
+    "swap_back",
+]
+
+
+def attach(
+    model: nn.Module,
+    sites: Sequence[Site],
+    passport: Passport,
+    config: PassportConfig,
+    configs: Sequence[PassportConfig] | None = None,
+    layout: Layout | None = None,
+    entry: str = "",
+) -> Switch:
+    """Put private branches at known sites; on any error the model is as before.
+
+    Args:
+        model: A plain model.
+        sites: Sites to change, with names of modules in ``model``.
+        passport: The owner's passport.
+        config: The model-wide formulation.
+        configs: The formulation of each site, the model-wide one by default.
+        layout: The layout that the bits were embedded with, where the model's names differ from
+            it; made from ``sites`` by default.
+        entry: Name of the module at whose input the batch is doubled in training; the root if
+            empty.
+    """
+    switch = Switch(config)
+    switch.entry = entry
+    each = list(configs) if configs is not None else [config] * len(sites)
+    switch.layout = layout or Layout.of(sites, each, anchor_shapes(model, sites))
+    switch.commitment = passport.commitment()
+    branches = make_branches(model, sites, ModelKey(passport, switch.layout), each, switch)
+    install(model, sites, branches, switch)
+    return switch
+
+
+def install(
+    model: nn.Module, sites: Sequence[Site], branches: Sequence[Branch], switch: Switch
+) -> None:
+    """Swap in finished branches and register the root hooks; undone on any error."""
+    swapped: list[nn.Module] = []
+    try:
+        for site, branch in zip(sites, branches, strict=True):
+            swap(model.get_submodule(site.name), branch)
+            swapped.append(model.get_submodule(site.name))
+        switch.sites = tuple(site.name for site in sites)
+        if switch.counts and branches:
+            branches[0].add_module("counter", StepCounter(switch))
+        switch.batch_statistics = any(branch.running_mean is not None for branch in branches)
+        hand_over_single_elements(model)
+        RootHooks(switch).install(model)
+    except BaseException:
+        RootHooks.remove(model)
+        take_back_single_elements(model)
+        for module in swapped:
+            swap_back(module)
+        raise
+
+
+def detach(model: nn.Module) -> None:
+    """Take all private branches out, without a warning."""
+    for layer in passport_layers(model).values():
+        swap_back(layer)
+    take_back_single_elements(model)
+    hide(model)
+    RootHooks.remove(model)
+
+
+@contextmanager
+def attached(
+    model: nn.Module,
+    sites: Sequence[Site],
+    passport: Passport,
+    config: PassportConfig,
+    configs: Sequence[PassportConfig] | None = None,
+    layout: Layout | None = None,
+) -> Iterator[Switch]:
+    """Private branches for the length of a ``with`` block; the model is left as it was."""
+    switch = attach(model, sites, passport, config, configs, layout)
+    try:
+        yield switch
+    finally:
+        detach(model)
+
+
+# --- one live norm and its two-branch layer: a change of class and a submodule, there and back ---
+
+
+def swap(norm: nn.Module, branch: Branch) -> None:
+    """Make one live norm a two-branch layer.
+
+    Raises:
+        SurgeryError: It has no adapter, or an attribute called ``passport``.
+    """
+    anchor = branch.site.anchor
+    adapter: type[PassportLayer] | None
+    if anchor is not None and anchor.rule == OWN_RULE:
+        adapter = weight_owner_class(type(norm))
+    else:
+        adapter = adapter_of(norm)
+    if adapter is None:
+        raise SurgeryError(f"{branch.site.name}: {type(norm).__name__} has no adapter")
+    if hasattr(norm, "passport"):
+        raise SurgeryError(
+            f"{branch.site.name}: the norm already has an attribute called 'passport'; rename it "
+            "or leave the norm out with where="
+        )
+    norm.__class__ = adapter
+    try:
+        norm._modules["passport"] = branch
+    except BaseException:
+        norm.__class__ = adapter.host_class
+        raise
+
+
+def swap_back(layer: nn.Module) -> None:
+    """Make a two-branch layer the norm that it was."""
+    adapter = type(layer)
+    host_class = adapter.host_class  # type: ignore[attr-defined]
+    del layer._modules["passport"]
+    layer.__class__ = host_class
+
+
+# --- from a site and a passport to a private branch -------------------------------------------
+
+
+def anchor_weights(model: nn.Module, parts: Sequence[AnchorPart]) -> AnchorWeights:
+    """Live access to the weights of an anchor.
+
+    Raises:
+        AnchorNotFound: The model has no such weight.
+    """
+    owners = []
+    for part in parts:
+        path, _, attribute = part.weight.rpartition(".")
+        try:
+            owner = model.get_submodule(path)
+            getattr(owner, attribute)
+        except AttributeError:
+            raise AnchorNotFound(
+                f"{type(model).__name__} has no weight named {part.weight!r}"
+            ) from None
+        owners.append((owner, attribute, part))
+    return AnchorWeights(owners)
+
+
+def anchor_shapes(model: nn.Module, sites: Sequence[Site]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that some sites are bound to, by name.
+
+    Raises:
+        AnchorNotFound: The model has no such weight.
+    """
+    return {
+        part.weight: tuple(getattr(owner, attribute).shape)
+        for site in sites
+        if site.anchor is not None
+        for owner, attribute, part in anchor_weights(model, site.anchor.parts).owners
+    }
+
+
+def make_branches(
+    model: nn.Module,
+    sites: Sequence[Site],
+    key: ModelKey,
+    configs: Sequence[PassportConfig],
+    switch: Switch,
+) -> list[Branch]:
+    """A private branch for every site; the model is only read.
+
+    Args:
+        model: The model.
+        sites: Sites with names of modules and weights of ``model``; its bound ones are those of
+            the key's layout in the same order, by whatever name they have there.
+        key: Source of vectors and bits.
+        configs: The formulation of each site.
+        switch: The state that the branches will share.
+
+    Raises:
+        AnchorNotFound: The model lacks the weight of an anchor.
+    """
+    secrets = iter(key.secrets())
+    branches = []
+    for site, config in zip(sites, configs, strict=True):
+        host = model.get_submodule(site.name)
+        if site.role is not Role.BOUND or site.anchor is None:
+            branches.append(Branch(site, config, switch, host))
+            continue
+        generator = None
+        if config.formulation == "paper":
+            seed = int.from_bytes(key.stream(f"bottleneck/{site.name}", 8), "big") >> 1
+            generator = torch.Generator(device="cpu").manual_seed(seed)
+        weights = anchor_weights(model, site.anchor.parts)
+        branches.append(Branch(site, config, switch, host, weights, next(secrets), generator))
+    return branches

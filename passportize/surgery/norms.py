@@ -1,0 +1,103 @@
+"""Finding the normalization layers of a model, and what stands behind each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from passportize.errors import UninitializedModule
+from passportize.layers.layer import PassportLayer
+from passportize.layers.private_branch import STATISTICS
+from passportize.layers.registry import NOT_ADAPTED, adapter_for
+from passportize.layers.unregistered_norm import structural_adapter
+from passportize.utils.names import describe_type
+
+__all__ = ["FoundNorm", "find_norms", "measures_batch"]
+
+_NORM_PARENTS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORM_NAME = re.compile(r"norm|^(frozen)?(bn|ln|gn)\d*d?$|batchnorm|rms", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class FoundNorm:
+    """A normalization layer, its names, and its adapter or the reason why it has none."""
+
+    name: str
+    aliases: tuple[str, ...]
+    module: nn.Module
+    adapter: type[PassportLayer] | None
+    reason: str = ""
+
+
+def find_norms(model: nn.Module) -> list[FoundNorm]:
+    """Every module that is, or looks like, a normalization layer, in registration order.
+
+    Args:
+        model: Any module; it is only read.
+
+    Raises:
+        UninitializedModule: A lazy norm has not seen data yet.
+    """
+    names: dict[int, list[str]] = {}
+    modules: dict[int, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+        modules[id(module)] = module
+    found = []
+    inside: set[int] = set()
+    for key, module in modules.items():
+        first, *aliases = names[key]
+        if key in inside:
+            continue
+        adapter = adapter_for(module)
+        if adapter is not None:
+            reason = adapter.refusal(module)
+            found.append(
+                FoundNorm(first, tuple(aliases), module, None if reason else adapter, reason)
+            )
+        elif type(module) in NOT_ADAPTED:
+            # Norms that it keeps inside are its own affair.
+            inside.update(id(child) for child in module.modules())
+            found.append(FoundNorm(first, tuple(aliases), module, None, NOT_ADAPTED[type(module)]))
+        elif _looks_like_norm(module):
+            adapter = structural_adapter(module)
+            reason = "" if adapter is not None else _reason(first, module)
+            found.append(FoundNorm(first, tuple(aliases), module, adapter, reason))
+    return found
+
+
+def measures_batch(norm: nn.Module) -> bool:
+    """Whether a norm without an adapter takes its statistics over the samples of a batch."""
+    return isinstance(norm, _BatchNorm) or any(
+        isinstance(getattr(norm, name, None), Tensor) for name in STATISTICS
+    )
+
+
+def _looks_like_norm(module: nn.Module) -> bool:
+    if isinstance(module, PassportLayer):
+        return False
+    if isinstance(module, _NORM_PARENTS):
+        return True
+    # A container that merely speaks of norms ("PreNorm") has its norms inside.
+    return bool(_NORM_NAME.search(type(module).__name__)) and not any(module.children())
+
+
+def _reason(name: str, module: nn.Module) -> str:
+    kind = describe_type(type(module))
+    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        raise UninitializedModule(
+            f"{name}: {kind} has not seen data yet, so its width is unknown; run the model once "
+            "on an example input before passportizing it"
+        )
+    if not any(True for _ in module.parameters(recurse=False)) and not isinstance(
+        module, _NORM_PARENTS
+    ):
+        return "has no affine parameters and no statistics, so nothing to bind"
+    return (
+        f"no adapter for exactly {kind}; add one with "
+        f"passportize.register_adapter({type(module).__name__}, ...), see docs/adapters.md"
+    )

@@ -1,0 +1,216 @@
+"""Planning: what surgery would do with every normalization layer of a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from passportize.anchors.search import AnchorSearch, find_anchors
+from passportize.config import PassportConfig
+from passportize.errors import InvalidArgument, NoNormalization
+from passportize.signature.rows import anchor_fan_in
+from passportize.signature.site import Anchor, Role, Site
+from passportize.surgery.expose import expose, hide
+from passportize.surgery.mean_free_rows import read_less_mean_rows
+from passportize.surgery.norms import FoundNorm, find_norms, measures_batch
+from passportize.surgery.selection import Where, select
+from passportize.surgery.site_plan import Plan
+from passportize.surgery.weight_sites import weight_sites
+from passportize.utils.names import describe_type
+
+__all__ = ["MINIMUM_FAN_IN", "plan"]
+
+MINIMUM_FAN_IN = 8
+"""A row with fewer entries has too little freedom: one bit would bend the weight visibly."""
+
+_logger = logging.getLogger(__name__)
+
+
+def plan(
+    model: nn.Module,
+    *,
+    config: PassportConfig | None = None,
+    where: Where | None = None,
+    example_inputs: Any = None,
+    anchors: Mapping[str, str] | None = None,
+    include_frozen: bool = False,
+) -> Plan:
+    """Find every normalization layer of a model and the weight it would be bound to.
+
+    Args:
+        model: Any model; it is only read.
+        config: Formulation; decides whether norms without bits need private statistics.
+        where: Which norms to bind: a glob pattern on dotted names, several, or a predicate.
+        example_inputs: A tensor, a tuple of arguments, a dict of keyword arguments, or a function
+            that runs the model. timm models need none.
+        anchors: Overrides: ``{"norm name": "weight name"}``.
+        include_frozen: Bind norms whose anchor does not train, too.
+
+    Raises:
+        InvalidArgument: An argument has the wrong type.
+        UnknownSite: A pattern or override names no norm.
+        NoNormalization: The model has no norm at all, and the formulation needs one.
+        TracingError: The model could not be read.
+        UninitializedModule: A lazy norm has not seen data yet.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidArgument(f"plan: expected a torch.nn.Module, got {type(model).__name__}")
+    config = config or PassportConfig.keyed()
+    if not isinstance(config, PassportConfig):
+        raise InvalidArgument(
+            f"config={config!r} must be a PassportConfig, such as PassportConfig.keyed()"
+        )
+    exposed = expose(model, {norm.name for norm in find_norms(model)}, example_inputs)
+    try:
+        return _plan(model, config, where, example_inputs, anchors, include_frozen)
+    finally:
+        if exposed:
+            hide(model)
+
+
+def _plan(
+    model: nn.Module,
+    config: PassportConfig,
+    where: Where | None,
+    example_inputs: Any,
+    anchors: Mapping[str, str] | None,
+    include_frozen: bool,
+) -> Plan:
+    found = find_norms(model)
+    if not found:
+        return _plan_of_weights(model, config, where, anchors, include_frozen)
+    chosen = select([(norm.name, *norm.aliases) for norm in found], where, "where")
+    widths = {
+        norm.name: tuple(dict.fromkeys(n for n, _ in norm.adapter.channel_choices(norm.module)))
+        for norm in found
+        if norm.adapter is not None
+    }
+    if widths:
+        search = find_anchors(model, widths, example_inputs=example_inputs, user_anchors=anchors)
+    else:
+        search = AnchorSearch(anchors={}, executed=None, method="none", notes=[])
+    if config.formulation != "paper":
+        by_name = {norm.name: norm for norm in found}
+        search.anchors = read_less_mean_rows(search.anchors, by_name)
+    sites = []
+    for norm, wanted in zip(found, chosen, strict=True):
+        sites.append(_site(model, norm, wanted, search, config, include_frozen))
+    mixed = [norm.name for norm in found if norm.adapter is None and measures_batch(norm.module)]
+    if mixed and config.has_private_pass:
+        search.notes.append(
+            f"{', '.join(mixed[:3])}{' and others' if len(mixed) > 3 else ''}: measured over the "
+            "batch and left as they are, so in training they see the samples of both branches; "
+            "register an adapter, or use PassportConfig.signature()"
+        )
+    for note in search.notes:
+        _logger.info("%s: %s", type(model).__name__, note)
+    return Plan(
+        type(model).__name__,
+        tuple(sites),
+        search.method,
+        tuple(search.notes),
+        frozenset(norm.name for norm in found if _sees_samples_only(norm, search)),
+    )
+
+
+def _sees_samples_only(norm: FoundNorm, search: AnchorSearch) -> bool:
+    """By the size of its input; a BatchNorm1d whose input is not known may be called so."""
+    size = search.per_sample.get(norm.name)
+    if norm.adapter is None or not norm.adapter.mixes_samples(norm.module):
+        return False
+    if size is None:
+        return isinstance(norm.module, nn.BatchNorm1d)
+    return size <= norm.adapter.channel_choices(norm.module)[0][0]
+
+
+def _plan_of_weights(
+    model: nn.Module,
+    config: PassportConfig,
+    where: Where | None,
+    anchors: Mapping[str, str] | None,
+    include_frozen: bool,
+) -> Plan:
+    kind = type(model).__name__
+    if config.has_private_pass:
+        raise NoNormalization(
+            f"{kind} has no normalization layer, so there is nothing to give a private branch as "
+            f"{config.formulation!r} does; its conv and linear weights can carry a signature: "
+            "passportize(model, passport, config=PassportConfig.signature())"
+        )
+    if anchors:
+        raise InvalidArgument(
+            f"anchors= names normalization layers, and {kind} has none; its weights are their own "
+            "anchors, choose among them with where="
+        )
+    sites = weight_sites(model, where, include_frozen, MINIMUM_FAN_IN)
+    return Plan(kind, sites, "weights", ("no norms: the bits lie in the weights themselves",))
+
+
+def _site(
+    model: nn.Module,
+    norm: FoundNorm,
+    wanted: bool,
+    search: AnchorSearch,
+    config: PassportConfig,
+    include_frozen: bool,
+) -> Site:
+    site = Site(
+        name=norm.name,
+        aliases=norm.aliases,
+        norm_type=describe_type(type(norm.module)),
+        role=Role.SKIPPED,
+        reason=norm.reason,
+    )
+    if norm.adapter is None:
+        return site
+    choices = norm.adapter.channel_choices(norm.module)
+    site = replace(site, channels=choices[0][0], channel_axis=choices[0][1])
+    if search.executed is not None and norm.name not in search.executed:
+        return replace(
+            site, role=Role.UNREACHED, reason="does not run in the forward pass of this model"
+        )
+    if norm.adapter.frozen(norm.module) and not include_frozen:
+        return replace(
+            site, reason="its statistics and factors are frozen; bind it with include_frozen=True"
+        )
+    anchor = search.anchors.get(norm.name)
+    reason = _why_not(model, anchor, wanted, include_frozen)
+    if not reason and anchor is not None:
+        shapes = [tuple(model.get_parameter(part.weight).shape) for part in anchor.parts]
+        fan_in = min(
+            anchor_fan_in(shape, part) for shape, part in zip(shapes, anchor.parts, strict=True)
+        )
+        if fan_in < MINIMUM_FAN_IN:
+            reason = (
+                f"a row of {anchor.parts[0].weight} has {fan_in} entries, fewer than the "
+                f"{MINIMUM_FAN_IN} that a bit needs"
+            )
+        else:
+            axis = dict(choices)[anchor.channels]
+            return replace(
+                site,
+                role=Role.BOUND,
+                channels=anchor.channels,
+                channel_axis=axis,
+                anchor=anchor,
+                fan_in=fan_in,
+            )
+    if config.has_private_pass and norm.adapter.mixes_samples(norm.module):
+        return replace(site, role=Role.STATISTICS, reason=reason)
+    return replace(site, reason=reason)
+
+
+def _why_not(model: nn.Module, anchor: Anchor | None, wanted: bool, include_frozen: bool) -> str:
+    if not wanted:
+        return "left out by where="
+    if anchor is None:
+        return "no weight of its width produces or consumes it; set one with anchors="
+    if not include_frozen and not any(
+        model.get_parameter(part.weight).requires_grad for part in anchor.parts
+    ):
+        return f"its anchor {anchor.parts[0].weight} is frozen; bind it with include_frozen=True"
+    return ""

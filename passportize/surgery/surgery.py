@@ -1,0 +1,210 @@
+"""Giving a live model its private branches, and taking them out again: the public functions."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from torch import nn
+
+from passportize.config import PassportConfig
+from passportize.errors import (
+    AlreadyPassportized,
+    DegenerateSite,
+    InvalidArgument,
+    NotPassportized,
+    WrongPassport,
+)
+from passportize.layers.model import is_passportized, passport_layers, switch_of
+from passportize.layers.wrappers import refuse_wrapped
+from passportize.passport.passport import Passport
+from passportize.signature.model_key import ModelKey
+from passportize.signature.site import Role
+from passportize.surgery.attach import attach, detach
+from passportize.surgery.expose import stand_ins
+from passportize.surgery.late_doubling import find_late_entry
+from passportize.surgery.norms import find_norms
+from passportize.surgery.packed import packed_inputs, packed_module
+from passportize.surgery.planning import plan
+from passportize.surgery.selection import Where, site_configs
+from passportize.surgery.site_plan import Plan
+
+__all__ = ["UnsavedBranchWarning", "passportize", "unlock", "unpassportize"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_logger = logging.getLogger(__name__)
+
+
+class UnsavedBranchWarning(UserWarning):
+    """A trained private branch is about to be thrown away without a claim having been saved."""
+
+
+def passportize(
+    model: Model,
+    passport: Passport,
+    *,
+    config: PassportConfig | None = None,
+    where: Where | None = None,
+    overrides: Mapping[str, PassportConfig | Mapping[str, Any]] | None = None,
+    example_inputs: Any = None,
+    anchors: Mapping[str, str] | None = None,
+    include_frozen: bool = False,
+) -> Model:
+    """Give every normalization layer a private branch, in place; returns the same object.
+
+    Nothing of the model changes but the class of its norms and one submodule, ``passport``, in
+    each: parameters, names, hooks and flags stay, and :func:`unpassportize` restores the rest.
+    Use ``copy.deepcopy`` first to keep an untouched model beside it.
+
+    Args:
+        model: Any model, plain (wrap and compile afterwards).
+        passport: The owner's passport.
+        config: A preset: ``PassportConfig.keyed()`` (default), ``.paper()`` or ``.signature()``.
+        where: Which norms to bind: a glob pattern on dotted names (``"layer4*"``), several, or a
+            predicate.
+        overrides: Other settings for some sites: glob pattern to a config or a dict of settings.
+        example_inputs: A tensor, a tuple of arguments, a dict of keyword arguments, or a function
+            that runs the model; timm models need none.
+        anchors: ``{"norm name": "weight name"}`` where the weight found is not the right one.
+        include_frozen: Bind norms whose anchor does not train, too.
+
+    Raises:
+        SurgeryError: The model cannot be passportized (one subclass for each reason). It is then
+            exactly as before.
+        InvalidArgument: An argument makes no sense.
+    """
+    _check_model(model, "passportize")
+    if not isinstance(passport, Passport):
+        raise InvalidArgument(
+            f"passportize: expected a Passport, got {type(passport).__name__}; make one with "
+            "Passport.generate(owner=...)"
+        )
+    refuse_wrapped(model)
+    if is_passportized(model):
+        raise AlreadyPassportized(
+            f"{type(model).__name__} already carries private branches (first: "
+            f"{next(iter(passport_layers(model)))}); call unpassportize(model) first"
+        )
+    config = config or PassportConfig.keyed()
+    with stand_ins(model, {norm.name for norm in find_norms(model)}, example_inputs):
+        planned = plan(
+            model,
+            config=config,
+            where=where,
+            example_inputs=example_inputs,
+            anchors=anchors,
+            include_frozen=include_frozen,
+        )
+        config = _with_fitting_passes(model, config, example_inputs)
+        sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
+        if not planned.bits:
+            raise DegenerateSite(_nothing_bound(planned))
+        late = None
+        if where is not None and config.has_private_pass and config.passes == "doubled":
+            late = find_late_entry(model, sites, example_inputs)
+        if late is not None:
+            sites = [site for site in sites if site.name not in late.trunk]
+            _logger.info("the batch is doubled at %s; what is before it runs once", late.name)
+        configs = site_configs(sites, config, overrides)
+        entry = late.name if late is not None else ""
+        switch = attach(model, sites, passport, config, configs, entry=entry)
+        switch.rows_apart = example_inputs is not None
+        switch.samples_only = any(site.name in planned.samples_only for site in sites)
+    for site in planned.sites:
+        if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
+            _logger.info("%s (%s): %s: %s", site.name, site.norm_type, site.role.value, site.reason)
+    return model
+
+
+def unpassportize(model: Model) -> Model:
+    """Restore the plain model, in place and exactly; returns the same object.
+
+    Classes, keys, hooks and flags are those from before :func:`passportize`; the parameters hold
+    what was trained. The private branches are gone: save a claim first.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+        WrappedModel: The model is still wrapped.
+
+    Warns:
+        UnsavedBranchWarning: The branch was trained and no claim was saved since.
+    """
+    _check_model(model, "unpassportize")
+    if not is_passportized(model):
+        raise NotPassportized(f"{type(model).__name__} carries no private branch")
+    refuse_wrapped(model)
+    switch = switch_of(model)
+    if switch.trained and not switch.saved:
+        warnings.warn(
+            f"{type(model).__name__}: the trained private branch was not saved; without "
+            "save_claim(model, path) its statistics are lost and only the signature can be "
+            "verified",
+            UnsavedBranchWarning,
+            stacklevel=2,
+        )
+    detach(model)
+    return model
+
+
+def unlock(model: Model, passport: Passport) -> Model:
+    """Give a passportized model that was loaded from a file its secret back, in place.
+
+    ``torch.save`` of a live model never holds the secret, so its private branches come back
+    locked: they run in public only.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+        WrongPassport: It was passportized with another passport.
+    """
+    switch = switch_of(model)
+    if not isinstance(passport, Passport):
+        raise InvalidArgument(f"unlock: expected a Passport, got {type(passport).__name__}")
+    if switch.layout is None or not passport.check_commitment(switch.commitment):
+        raise WrongPassport(
+            "unlock: the model was passportized with another passport; load that one"
+        )
+    layers = [layer for layer in passport_layers(model).values() if layer.passport.bound]
+    secrets = ModelKey(passport, switch.layout).secrets()
+    for layer, secret in zip(layers, secrets, strict=True):
+        weights = layer.passport.weights
+        assert weights is not None
+        layer.passport.secret = secret.to(weights.rows()[0].device)
+    return model
+
+
+def _check_model(model: object, verb: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise InvalidArgument(
+            f"{verb}: expected a torch.nn.Module, got {type(model).__name__}; a state dict is "
+            "loaded into a model first"
+        )
+
+
+def _with_fitting_passes(
+    model: nn.Module, config: PassportConfig, example_inputs: Any
+) -> PassportConfig:
+    """Packed graphs cannot be appended to each other, so they get two passes."""
+    if config.has_private_pass and config.passes == "doubled":
+        packed = packed_module(model)
+        reason = (
+            packed_inputs(model, example_inputs)
+            if packed is None
+            else f"{packed or 'the model'} works on packed graphs"
+        )
+        if reason:
+            _logger.info("%s: %s; passes='separate'", type(model).__name__, reason)
+            return replace(config, passes="separate")
+    return config
+
+
+def _nothing_bound(planned: Plan) -> str:
+    reasons = {site.reason for site in planned.sites if site.reason}
+    listed = "; ".join(sorted(reasons)[:5])
+    return (
+        f"{planned.model}: none of its {len(planned.sites)} norms can carry a signature: {listed}. "
+        "print(passportize.plan(model)) shows each"
+    )

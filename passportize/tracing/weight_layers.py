@@ -1,0 +1,80 @@
+"""Which modules are linear maps by a weight, and how the weight is laid out."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from passportize.utils.names import describe_type
+
+__all__ = [
+    "expert_shape_of",
+    "is_weight_module",
+    "owns_weight",
+    "standardises_weight",
+    "weight_shape",
+]
+
+_STANDARDISING = {
+    "timm.layers.std_conv.StdConv2d",
+    "timm.layers.std_conv.StdConv2dSame",
+    "timm.layers.std_conv.ScaledStdConv2d",
+    "timm.layers.std_conv.ScaledStdConv2dSame",
+    "transformers.models.bit.modeling_bit.WeightStandardizedConv2d",
+}
+"""Convolutions whose forward takes the mean from every kernel of their weight. By name, so that
+no library has to be loaded; by the very class, because nobody knows what a subclass does."""
+
+
+def standardises_weight(module: nn.Module) -> bool:
+    """Whether a module standardises its weight, so that a constant in a kernel means nothing."""
+    return describe_type(type_before_parametrizations(module)) in _STANDARDISING
+
+
+def is_weight_module(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or a convolution, of torch or derived from torch's.
+
+    Convolutions by a mixture of kernels (CondConv) count as well.
+    """
+    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or bool(expert_shape_of(module))
+
+
+def expert_shape_of(module: nn.Module) -> tuple[int, ...]:
+    """Shape of one kernel of a convolution by a mixture of kernels; empty for other modules.
+
+    Such a module (``timm.layers.CondConv2d``, say) has ``weight``, ``[experts, numbers]``, and says
+    with ``weight_shape`` how the numbers of one expert are laid out.
+    """
+    weight = module._parameters.get("weight")
+    shape = getattr(module, "weight_shape", None)
+    if weight is None or nn.parameter.is_lazy(weight) or weight.dim() != 2:
+        return ()
+    if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
+        return ()
+    return shape if len(shape) > 2 and math.prod(shape) == weight.shape[1] else ()
+
+
+def owns_weight(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or convolution, torch's or anybody's with that layout."""
+    if is_weight_module(module):
+        return True
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.LayerNorm, nn.RMSNorm)):
+        return False
+    weight = module._parameters.get("weight")
+    if weight is None or next(module.children(), None) is not None:
+        return False
+    return nn.parameter.is_lazy(weight) or weight.dim() >= 2
+
+
+def weight_shape(module: nn.Module) -> tuple[int, ...] | None:
+    """Shape that the weight of a linear layer or convolution must have."""
+    if isinstance(module, nn.Linear):
+        return (module.out_features, module.in_features)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        front, back = module.out_channels, module.in_channels
+        if module.transposed:
+            front, back = back, front
+        return (front, back // module.groups, *module.kernel_size)
+    return None

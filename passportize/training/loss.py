@@ -1,0 +1,177 @@
+"""Joint training of both branches, and running one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from passportize.errors import BranchMisuse, InvalidArgument
+from passportize.layers.batch import map_tensors
+from passportize.layers.joint_forward import JointOutput
+from passportize.layers.model import _mode, passport_layers, switch_of
+from passportize.layers.switch import Pass
+
+__all__ = [
+    "JointLoss",
+    "joint_loss",
+    "loss_of",
+    "passport_parameters",
+    "private_targets",
+    "signature_accuracy",
+    "train_jointly",
+]
+
+
+@dataclass(frozen=True)
+class JointLoss:
+    """The parts of one joint training step. Call ``.total.backward()``.
+
+    Attributes:
+        total: ``public + private_weight * private + sign``, a scalar.
+        public: Criterion on the public branch, a scalar.
+        private: Criterion on the private branch, a scalar; None in steps without private pass.
+        sign: Weighted sign loss that embeds the signature, a scalar.
+        output: The public branch's output for the whole batch, as the plain model returns it.
+        private_output: The private branch's output; None in steps without private pass.
+    """
+
+    total: Tensor
+    public: Tensor
+    private: Tensor | None
+    sign: Tensor
+    output: Any
+    private_output: Any
+
+
+def joint_loss(
+    model: nn.Module,
+    inputs: Any,
+    targets: Any,
+    criterion: Callable[[Any, Any], Tensor],
+) -> JointLoss:
+    """One forward pass through both branches and the loss to minimise.
+
+    >>> loss = joint_loss(model, images, labels, nn.functional.cross_entropy)  # doctest: +SKIP
+    >>> loss.total.backward()                                                  # doctest: +SKIP
+
+    Args:
+        model: A passportized model in training mode; may be wrapped in DDP or compiled.
+        inputs: What the model is called with: a tensor ``[batch, ...]``, a tuple of positional or
+            a dict of keyword arguments.
+        targets: Tensor ``[batch, ...]`` or a nest of such; the private branch gets the rows of the
+            samples that it saw.
+        criterion: ``criterion(output, targets) -> scalar``.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+        BranchMisuse: The model is in eval mode, or its batch cannot be told apart.
+        PassportLocked: The private branch was loaded without its secret.
+    """
+    switch_of(model)
+    if not callable(criterion):
+        raise InvalidArgument(f"criterion={criterion!r} must be callable")
+    with _mode(model, Pass.JOINT):
+        if isinstance(inputs, dict):
+            result = model(**inputs)
+        elif isinstance(inputs, tuple):
+            result = model(*inputs)
+        else:
+            result = model(inputs)
+    if not isinstance(result, JointOutput):
+        raise BranchMisuse(
+            "joint_loss: the model is in eval mode, where there is nothing to train; call "
+            "model.train() first, or use branch(model, 'private') to evaluate the private branch"
+        )
+    return loss_of(result, targets, criterion)
+
+
+def loss_of(
+    joint: JointOutput,
+    targets: Any,
+    criterion: Callable[[Any, Any], Tensor],
+    private_criterion: Callable[[Any, Any], Tensor] | None = None,
+) -> JointLoss:
+    """The loss on what a model in joint training returned.
+
+    Args:
+        joint: Output of the model.
+        targets: Tensor ``[batch, ...]`` or a nest of such.
+        criterion: ``criterion(output, targets) -> scalar``.
+        private_criterion: Another one for the private branch, where the first asks for the whole
+            batch.
+
+    Raises:
+        InvalidArgument: The criterion returns no scalar.
+    """
+    public = criterion(joint.public, targets)
+    if not isinstance(public, Tensor) or public.numel() != 1:
+        shape = f"shape {tuple(public.shape)}" if isinstance(public, Tensor) else type(public)
+        raise InvalidArgument(f"the criterion must return one number, not {shape}; take its mean")
+    sign = joint.penalty.to(public.device)
+    total = public + sign
+    private = None
+    if joint.private is not None:
+        private = (private_criterion or criterion)(joint.private, private_targets(joint, targets))
+        total = total + joint.private_weight * private
+    return JointLoss(total, public, private, sign, joint.public, joint.private)
+
+
+def private_targets(joint: JointOutput, targets: Any) -> Any:
+    """The targets of the samples that went through the private branch."""
+    rows = joint.private_rows
+    if rows < 0:
+        return targets
+    return map_tensors(lambda tensor: tensor[:rows] if tensor.dim() else tensor, targets)
+
+
+def train_jointly(model: nn.Module, joint: bool = True) -> nn.Module:
+    """Make every forward pass in training mode a joint one, for loops that call the model.
+
+    The model then returns a :class:`~passportize.layers.joint_forward.JointOutput` in training, for
+    :class:`~passportize.training.criterion.JointCriterion`, and its plain output in eval mode.
+    Copies of the model (an average of the weights, say) start without.
+
+    Args:
+        model: A passportized model; may be wrapped.
+        joint: False ends it.
+
+    Returns:
+        The same model.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+    """
+    switch_of(model).mode = Pass.JOINT if joint else Pass.PUBLIC
+    return model
+
+
+def passport_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Trainable parameters that belong to private branches and not to the host.
+
+    Empty for ``keyed`` and ``signature``, where the private branch has nothing free. An optimizer
+    made before ``passportize`` needs ``optimizer.add_param_group({"params": ...})`` with them.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+    """
+    switch_of(model)
+    unique: dict[int, nn.Parameter] = {}
+    for layer in passport_layers(model).values():
+        for parameter in layer.passport.parameters():
+            unique[id(parameter)] = parameter
+    return list(unique.values())
+
+
+def signature_accuracy(model: nn.Module) -> float:
+    """Share of signature bits that the weights carry now, between 0 and 1.
+
+    Raises:
+        NotPassportized: The model carries no private branch.
+        PassportLocked: The private branch was loaded without its secret.
+    """
+    branches = [layer.passport for layer in passport_layers(model).values()]
+    total = sum(branch.site.bits for branch in branches)
+    return sum(branch.matched() for branch in branches) / total if total else 0.0

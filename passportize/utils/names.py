@@ -1,0 +1,27 @@
+"""Names as people write them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+__all__ = ["closest_names", "describe_type"]
+
+
+def describe_type(norm_class: type) -> str:
+    """Qualified name as people write it: ``torch.nn.BatchNorm2d``, ``timm.layers.norm.LayerNorm``.
+
+    >>> from torch import nn
+    >>> describe_type(nn.BatchNorm2d)
+    'torch.nn.BatchNorm2d'
+    """
+    module = norm_class.__module__
+    if module.startswith("torch.nn.modules."):
+        module = "torch.nn"
+    return f"{module}.{norm_class.__qualname__}"
+
+
+def closest_names(name: str, names: Sequence[str]) -> str:
+    """A hint for an error message, `` Did you mean ...?``; empty where nothing is close."""
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+    return f" Did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,221 @@
+"""Two parties claim one model: whose mark is in whose weights, and who published first.
+
+A signature says that a key and weights belong together, not since when. Of two parties who each
+show one, the other's model decides: a copy carries the mark of what it was copied from, and the
+original does not carry the copy's. Where both weights carry both marks, or channels were permuted
+so that none reads in the other's, only the dates on which the claims were published are left.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from torch import nn
+
+from passportize.errors import InvalidArgument
+from passportize.passport.passport import Passport
+from passportize.release.claim import Claim
+from passportize.release.claim_file import load_claim
+from passportize.verification.suspect import Weights
+from passportize.verification.verdict import Verdict
+from passportize.verification.verification import verify
+
+__all__ = ["Arbitration", "Party", "arbitrate"]
+
+
+@dataclass(frozen=True)
+class Party:
+    """One who claims to be the owner, and what they bring.
+
+    Attributes:
+        passport: Their passport.
+        claim: Their claim, or its path.
+        weights: The weights that they say are their original: a plain model, a state dict or a
+            file. They must be those that the claim was made for.
+        published: Digest of the claim as it was published, hexadecimal; empty if it was not.
+        published_on: The day that a trusted timestamp gives for that digest. Whether the timestamp
+            can be trusted is for the judge to say.
+        model: A plain model of the architecture, where it is needed to align the other's weights.
+    """
+
+    passport: Passport
+    claim: Claim | str | os.PathLike[str]
+    weights: Weights = field(repr=False)
+    published: str = ""
+    published_on: date | None = None
+    model: nn.Module | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Arbitration:
+    """Result of :func:`arbitrate`. ``print(arbitration)`` shows it.
+
+    Attributes:
+        owner: 0 or 1 for the party whose model is the origin of the other's; None if that could
+            not be judged.
+        reason: The decision in words.
+        names: Of the parties, from their passports.
+        own: Verdict on each party's mark in their own weights.
+        other: Verdict on each party's mark in the weights of the other. Where it rests on
+            ``links``, the two weights are kin, which says nothing about the direction.
+        dated: The day that counts for each party; None where nothing valid was published.
+        notes: What else the reader should know.
+    """
+
+    owner: int | None
+    reason: str
+    names: tuple[str, str]
+    own: tuple[Verdict, Verdict]
+    other: tuple[Verdict, Verdict]
+    dated: tuple[date | None, date | None]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-compatible form."""
+        return {
+            "owner": self.owner,
+            "reason": self.reason,
+            "names": list(self.names),
+            "own": [verdict.to_dict() for verdict in self.own],
+            "other": [verdict.to_dict() for verdict in self.other],
+            "dated": [day.isoformat() if day else None for day in self.dated],
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        for index, name in enumerate(self.names):
+            day = self.dated[index]
+            published = f"claim published on {day.isoformat()}" if day else "no published claim"
+            lines.append(f"{name}: {published}")
+            lines.append(f"  mark in their own weights:     {_line(self.own[index])}")
+            lines.append(f"  mark in the weights of others: {_line(self.other[index])}")
+        lines += [f"note:     {note}" for note in self.notes]
+        whose = "NOT DECIDED" if self.owner is None else f"the origin is {self.names[self.owner]}'s"
+        return "\n".join([*lines, f"decision: {whose}: {self.reason}"])
+
+
+def arbitrate(first: Party, second: Party) -> Arbitration:
+    """Judge between two parties who both say that a model is theirs.
+
+    1. A party whose mark is not in their own weights, or whose weights are not those that their
+       claim was made for, has no claim.
+    2. If one party's mark is in the weights of both and the other's only in their own, the first
+       is the origin: a copy keeps the mark of what it was made from.
+    3. If both marks are in both weights, the claim that was published earlier decides, provided
+       that it is the very claim that is shown here.
+    4. If each mark is only in its own weights, but one aligns with the other (channels permuted,
+       rescaled or mirrored), they are kin and the dates decide likewise. If not, nothing shows that
+       the two models are related.
+
+    The thresholds are those of :func:`passportize.verify`.
+
+    Args:
+        first: One party.
+        second: The other.
+
+    Raises:
+        InvalidArgument: Both bring the same passport.
+        WrongPassport: A claim was made with another passport than the party brings.
+        ClaimFileError, CheckpointError: A file cannot be read.
+    """
+    parties = first, second
+    if first.passport.commitment() == second.passport.commitment():
+        raise InvalidArgument("arbitrate: both parties bring the same passport")
+    claims = tuple(
+        party.claim if isinstance(party.claim, Claim) else load_claim(party.claim)
+        for party in parties
+    )
+    own = tuple(
+        verify(party.weights, party.passport, claim)
+        for party, claim in zip(parties, claims, strict=True)
+    )
+    other = tuple(
+        verify(
+            parties[1 - index].weights,
+            parties[index].passport,
+            claims[index],
+            model=parties[1 - index].model,
+            released=parties[index].weights if _can_align(parties, own, index) else None,
+        )
+        for index in (0, 1)
+    )
+    names = (first.passport.owner, second.passport.owner)
+    dated = tuple(_dated(party, claim) for party, claim in zip(parties, claims, strict=True))
+    notes = tuple(
+        f"what {name} published is not the digest of the claim shown here; it does not count"
+        for name, party, day in zip(names, parties, dated, strict=True)
+        if party.published and day is None
+    )
+    valid = [bool(verdict.accepted and verdict.same_weights) for verdict in own]
+    found = [bool(verdict.accepted) and verdict.links is None for verdict in other]
+    kin = any(verdict.accepted for verdict in other)
+    owner, reason = _decide(names, valid, found, kin, dated)
+    return Arbitration(
+        owner,
+        reason,
+        names,
+        (own[0], own[1]),
+        (other[0], other[1]),
+        (dated[0], dated[1]),
+        notes,
+    )
+
+
+def _can_align(parties: tuple[Party, Party], own: tuple[Verdict, ...], index: int) -> bool:
+    """Alignment needs the very weights of the claim, and a model to trace."""
+    suspect = parties[1 - index]
+    traced = isinstance(suspect.weights, nn.Module) or suspect.model is not None
+    return traced and own[index].same_weights is True
+
+
+def _dated(party: Party, claim: Claim) -> date | None:
+    fits = party.published.strip().lower() == claim.digest()
+    return party.published_on if fits else None
+
+
+def _decide(
+    names: tuple[str, str],
+    valid: list[bool],
+    found: list[bool],
+    kin: bool,
+    dated: tuple[date | None, ...],
+) -> tuple[int | None, str]:
+    if not any(valid):
+        return None, "neither shows weights of their own that carry their mark"
+    for index in (0, 1):
+        if not valid[1 - index]:
+            shown = f"{names[1 - index]} shows no weights that their claim was made for"
+            if found[index] or kin:
+                return index, f"{shown}, and what they show comes from these weights"
+            return None, f"{shown}, and what they show has nothing to do with these weights"
+    if not (any(found) or kin):
+        return None, "each mark is in its own weights alone: nothing shows that they are related"
+    for index in (0, 1):
+        if found[index] and not found[1 - index]:
+            return index, (
+                f"their mark is in the weights of both, and that of {names[1 - index]} only in "
+                "their own"
+            )
+    marks = "both marks are in both weights" if all(found) else "the weights are kin"
+    if dated[0] is None and dated[1] is None:
+        return None, f"{marks}, and neither claim was published"
+    for index in (0, 1):
+        mine, theirs = dated[index], dated[1 - index]
+        if mine is not None and (theirs is None or mine < theirs):
+            later = "was not" if theirs is None else "was later"
+            return index, (
+                f"{marks}; their claim was published, and that of {names[1 - index]} {later}"
+            )
+    return None, f"{marks}, and both claims were published on one day"
+
+
+def _line(verdict: Verdict) -> str:
+    similarity = verdict.links.similarity if verdict.links is not None else None
+    if similarity is not None and verdict.accepted:
+        return f"not read plainly; the weights are kin (likeness {similarity.likeness:.3f})"
+    word = {True: "found", False: "not found", None: "could not be judged"}[verdict.accepted]
+    return f"{word}, {verdict.matched} of {verdict.total} bits, p = {verdict.p_value}"

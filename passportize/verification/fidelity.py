@@ -1,0 +1,194 @@
+"""Fidelity: the accuracy of the private branch next to that of the public one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.errors import InvalidArgument
+from passportize.layers.batch import map_tensors
+from passportize.layers.layer import PassportLayer
+from passportize.layers.model import branch
+from passportize.layers.statistics import OFFSET, RATIO, has_statistics, restore_statistics
+from passportize.passport.passport import Passport
+from passportize.surgery.attach import attached
+from passportize.thresholds import FIDELITY_GAP
+from passportize.utils.frozen import frozen_model, frozen_random_state
+from passportize.verification.expectation import PrivateBranch, place_sites
+
+__all__ = ["Fidelity", "PrivateBranch", "measure_fidelity", "place_sites"]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Result of :func:`measure_fidelity`.
+
+    Attributes:
+        public: Top-1 accuracy of the model as it is, in percent; None if not measured.
+        private: Top-1 accuracy of the private branch, in percent; None if not measured.
+        passed: Whether the private branch is no more than the threshold below; None if that could
+            not be judged.
+        reason: Why it could not, or what the numbers are.
+    """
+
+    public: float | None
+    private: float | None
+    passed: bool | None
+    reason: str
+
+
+def measure_fidelity(
+    model: nn.Module,
+    passport: Passport,
+    private: PrivateBranch | str,
+    loader: Iterable[Any],
+    device: torch.device | str | None = None,
+) -> Fidelity:
+    """Run both branches of a plain model over some data; the model is left exactly as it was.
+
+    Args:
+        model: A plain model.
+        passport: Source of the private branch.
+        private: What to put back, or the reason why that cannot be done.
+        loader: Yields ``(inputs, targets)``: inputs a tensor ``[batch, ...]``, a tuple of
+            positional or a dict of keyword arguments; targets ``[batch]`` class indices. A graph
+            batch with a field ``y`` does as well. Read once.
+        device: Where to run a copy of the model; None to run it where it is.
+
+    Raises:
+        InvalidArgument: The loader yields something else.
+    """
+    if device is not None:
+        model = copy.deepcopy(model).to(device)
+    reason = private if isinstance(private, str) else _unfit(model, private)
+    with frozen_random_state(cuda=True), frozen_model(model, values=True), torch.no_grad():
+        model.eval()
+        if reason or isinstance(private, str):
+            counts = _count(model, loader, ("public",))
+        else:
+            with attached(
+                model, private.sites, passport, private.config, private.configs, private.layout
+            ):
+                for site, tensors in zip(private.sites, private.tensors, strict=True):
+                    _fill(model.get_submodule(site.name), tensors)
+                counts = _count(model, loader, ("public", "private"))
+    return _judge(counts, reason)
+
+
+def _unfit(model: nn.Module, private: PrivateBranch) -> str:
+    """Why the private branch cannot be run on this model, or nothing."""
+    for site, tensors in zip(private.sites, private.tensors, strict=True):
+        norm = model.get_submodule(site.name)
+        if not has_statistics(norm):
+            continue
+        if OFFSET not in tensors or RATIO not in tensors:
+            return f"the private running statistics of {site.name} are only in the claim"
+        if tensors[OFFSET].shape != norm.get_buffer("running_mean").shape:
+            return f"{site.name} has another width in the suspect"
+    return ""
+
+
+def _fill(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the branch of one layer what the claim holds for it."""
+    assert isinstance(layer, PassportLayer)
+    parameters = dict(layer.passport.named_parameters())
+    for name, tensor in tensors.items():
+        if name in parameters:
+            parameters[name].copy_(tensor)
+    if OFFSET in tensors and has_statistics(layer):
+        scale = getattr(layer, layer.scale_name, None)
+        restore_statistics(layer, layer.passport, scale, tensors[OFFSET], tensors[RATIO])
+
+
+@dataclass
+class _Counts:
+    samples: int
+    classes: int
+    hits: dict[str, int]
+
+
+def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> _Counts:
+    counts = _Counts(0, 0, dict.fromkeys(branches, 0))
+    place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    for batch in loader:
+        inputs, targets = _pair(batch)
+        inputs = _moved(inputs, place)
+        for index, which in enumerate(branches):
+            if len(branches) == 1:
+                scores = _scores(_call(model, inputs))
+            else:
+                with branch(model, which):
+                    scores = _scores(_call(model, inputs))
+            best = scores.argmax(1).cpu()
+            labels = torch.as_tensor(targets, device="cpu").reshape(-1)
+            if best.reshape(-1).shape != labels.shape:
+                raise InvalidArgument(
+                    f"verify: the model gives {tuple(best.shape)} predictions and the loader "
+                    f"{tuple(labels.shape)} targets; it must yield (inputs, class indices)"
+                )
+            counts.hits[which] += int((best.reshape(-1) == labels).sum())
+            if index == 0:
+                counts.samples += labels.numel()
+                counts.classes = scores.shape[1]
+    return counts
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    targets = getattr(batch, "y", None)
+    if isinstance(targets, Tensor):
+        return batch, targets
+    raise InvalidArgument(
+        f"verify: the loader must yield (inputs, targets), not {type(batch).__name__}"
+    )
+
+
+def _moved(inputs: Any, device: torch.device) -> Any:
+    if isinstance(inputs, (Tensor, tuple, list, dict)):
+        return map_tensors(lambda tensor: tensor.to(device), inputs)
+    return inputs.to(device) if hasattr(inputs, "to") else inputs
+
+
+def _call(model: nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def _scores(output: Any) -> Tensor:
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    output = getattr(output, "logits", output)
+    if not isinstance(output, Tensor) or output.dim() < 2:
+        raise InvalidArgument(
+            "verify: fidelity needs a model that returns class scores [batch, classes]; leave "
+            "loader= out to verify the signature alone"
+        )
+    return output
+
+
+def _judge(counts: _Counts, reason: str) -> Fidelity:
+    if not counts.samples:
+        return Fidelity(None, None, None, "the loader is empty")
+    public = 100.0 * counts.hits["public"] / counts.samples
+    if "private" not in counts.hits:
+        return Fidelity(public, None, None, reason)
+    private = 100.0 * counts.hits["private"] / counts.samples
+    if public < 200.0 / counts.classes:
+        return Fidelity(
+            public, private, None, "the suspect itself is near chance on these data, as it stands"
+        )
+    gap = public - private
+    side = f"{abs(gap):.1f} points {'below' if gap > 0 else 'above'}"
+    if abs(gap) < 0.05:
+        side = "level with"
+    reason = f"the private branch is {side} the public one; {FIDELITY_GAP:g} below are allowed"
+    return Fidelity(public, private, gap <= FIDELITY_GAP, reason)

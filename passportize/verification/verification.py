@@ -1,0 +1,234 @@
+"""Verification: does a suspect carry the signature of a passport, and how sure is that?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.config import PassportConfig
+from passportize.errors import DegenerateSite, InvalidArgument, NoNormalization, WrongPassport
+from passportize.passport.passport import Passport
+from passportize.release.claim import Claim
+from passportize.release.claim_file import load_claim
+from passportize.release.weights_digest import weights_digest
+from passportize.signature.evidence import Evidence, judge_evidence, read_evidence
+from passportize.signature.matching import BY_NAME
+from passportize.signature.model_key import ModelKey
+from passportize.verification.expectation import Expectation
+from passportize.verification.fidelity import Fidelity, measure_fidelity
+from passportize.verification.links import Links, judge_links, open_released
+from passportize.verification.suspect import Suspect, Weights, open_suspect
+from passportize.verification.verdict import SiteVerdict, Verdict
+
+__all__ = ["verify"]
+
+
+def verify(
+    suspect: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str],
+    passport: Passport,
+    claim: Claim | str | os.PathLike[str] | None = None,
+    loader: Iterable[Any] | None = None,
+    *,
+    model: nn.Module | None = None,
+    released: Weights | None = None,
+    config: PassportConfig | None = None,
+    example_inputs: Any = None,
+    device: torch.device | str | None = None,
+) -> Verdict:
+    """Test whether a suspect carries the signature of a passport.
+
+    The signature is read from the weights alone. Under the null hypothesis, that the passport was
+    drawn without knowledge of the weights, every bit matches with probability exactly 1/2, so the
+    p-value is that of a binomial and exact. Fidelity, the accuracy of the private branch next to
+    the public one, is a second piece of evidence; it is reported beside the first and never mixed
+    with it. Its weight rests on the claim's digest having been published before the release,
+    because private statistics (and the bottleneck of ``paper``) come from the claim.
+
+    Nothing that a claimant could fit to the suspect enters the signature: vectors and bits come
+    from the secret together with all that decides where bits lie, so a claim that is written to
+    suit a suspect has other bits. Where tensors are matched by order and shape the strength is
+    reduced by the number of ways in which they could have been.
+
+    Args:
+        suspect: A plain model, a state dict, or the path of a file of weights. It is left exactly
+            as it was.
+        passport: The owner's passport.
+        claim: The claim or its path. Without one the sites are those that :func:`plan` finds in
+            the suspect, which must be those that were protected, all of them.
+        loader: Data for fidelity: yields ``(inputs, targets)``, see
+            :func:`passportize.verification.fidelity.measure_fidelity`.
+        model: For a state dict or file, a plain model of the architecture; needed for fidelity,
+            and where there is no claim. It is left as it was.
+        released: The weights that were released: a plain model, a state dict or a file, the very
+            ones that the claim names. If the signature does not read plainly, the suspect is
+            aligned with them, which undoes permuted, rescaled and mirrored channels, and judged by
+            two links (:mod:`passportize.verification.links`). A state dict or file then needs
+            ``model``.
+        config: The formulation, where there is no claim; ``keyed`` by default.
+        example_inputs: As in :func:`plan`, where there is no claim, and for ``released``.
+        device: Where to run a copy of the suspect for fidelity; None to run it where it is.
+
+    Raises:
+        InvalidArgument: An argument makes no sense.
+        WrongPassport: The claim was made with another passport.
+        AlreadyPassportized: The suspect carries private branches.
+        WrappedModel: The suspect is inside DDP, torch.compile or the like.
+        ClaimFileError: The claim cannot be read.
+        CheckpointError: The weights cannot be read or do not fit ``model``.
+    """
+    if not isinstance(passport, Passport):
+        raise InvalidArgument(
+            f"verify: expected a Passport, got {type(passport).__name__}; load one with "
+            "Passport.load(path)"
+        )
+    claim = _claim(claim, passport, config)
+    opened = open_suspect(suspect, model)
+    if claim is not None:
+        claimed = Expectation.from_claim(claim)
+    else:
+        try:
+            claimed = Expectation.from_plan(opened.module, config, example_inputs)
+        except (NoNormalization, DegenerateSite) as error:
+            nothing = Fidelity(None, None, None, "there is no private branch")
+            return _verdict(None, str(error), None, None, nothing, None, opened.notes)
+    key = ModelKey(passport, claimed.layout)
+    evidence = read_evidence(opened.tensors, key, claimed.layout, claimed.structure)
+    accepted, reason = judge_evidence(evidence, claimed.layout)
+    links = None
+    if released is not None:
+        weights = open_released(released, claim)
+        if not accepted:
+            links = judge_links(weights, opened, key, claimed, example_inputs)
+            accepted, reason = _through_links(accepted, reason, links)
+    fidelity = _fidelity(opened, passport, claimed, evidence, loader, device)
+    same = None
+    if claim is not None:
+        same = weights_digest(opened.tensors) == claim.weights
+    message = None
+    if evidence.reading.total:
+        message = key.read_message(evidence.reading.bits, evidence.reading.confidence)
+    if links is not None and links.accepted and fidelity.passed is False:
+        why = "in a disguised suspect the private branch finds no place"
+        fidelity = Fidelity(fidelity.public, fidelity.private, None, why)
+    if accepted and fidelity.passed is False:
+        reason += (
+            "; the private branch fails its test of accuracy, which the signature does not depend "
+            "on: the suspect was changed, or the data are not those it was made for"
+        )
+    notes = [*opened.notes, *_notes(passport, claim, evidence)]
+    verdict = _verdict(accepted, reason, evidence, message, fidelity, (claim, same), notes)
+    return replace(verdict, links=links)
+
+
+def _through_links(accepted: bool | None, reason: str, links: Links) -> tuple[bool | None, str]:
+    """The verdict of the plain reading, and what the links make of it."""
+    if links.accepted:
+        return True, links.reason
+    return accepted if links.accepted is None else False, f"{reason}; {links.reason}"
+
+
+def _claim(
+    claim: Claim | str | os.PathLike[str] | None,
+    passport: Passport,
+    config: PassportConfig | None,
+) -> Claim | None:
+    if claim is None:
+        return None
+    if isinstance(claim, (str, os.PathLike)):
+        claim = load_claim(claim)
+    if not isinstance(claim, Claim):
+        raise InvalidArgument(
+            f"verify: claim must be a Claim or the path of one, not {type(claim).__name__}"
+        )
+    if config is not None:
+        raise InvalidArgument("verify: config= goes without a claim; the claim has its own")
+    if not passport.check_commitment(claim.commitment):
+        raise WrongPassport(
+            f"verify: the claim was made with another passport (commitment "
+            f"{claim.commitment[:12]}..., this one is {passport.commitment()[:12]}...); load the "
+            "passport that belongs to it"
+        )
+    return claim
+
+
+def _fidelity(
+    opened: Suspect,
+    passport: Passport,
+    claimed: Expectation,
+    evidence: Evidence,
+    loader: Iterable[Any] | None,
+    device: torch.device | str | None,
+) -> Fidelity:
+    if loader is None:
+        return Fidelity(None, None, None, "no data were given (loader=)")
+    if opened.module is None:
+        return Fidelity(None, None, None, "weights alone cannot be run; give model= too")
+    if not opened.whole:
+        return Fidelity(None, None, None, "the suspect lacks weights of model=")
+    private = claimed.private_branch(opened.module, evidence.names)
+    return measure_fidelity(opened.module, passport, private, loader, device)
+
+
+def _notes(passport: Passport, claim: Claim | None, evidence: Evidence) -> list[str]:
+    notes = []
+    missing = [site for site in evidence.reading.sites if not site.total]
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(evidence.reading.sites)} sites are missing and not counted"
+        )
+    if evidence.matched_by != BY_NAME:
+        notes.append("layers have other names than in the claim; matched by order and shape")
+    if claim is None:
+        notes.append(
+            "without a claim the sites are those that plan() finds in the suspect; they must be "
+            "all those that were protected"
+        )
+    if passport.claimant_chosen:
+        notes.append("the passport vectors come from pictures that the claimant chose")
+    return notes
+
+
+def _verdict(
+    accepted: bool | None,
+    reason: str,
+    evidence: Evidence | None,
+    message: Any,
+    fidelity: Fidelity,
+    compared: tuple[Claim | None, bool | None] | None,
+    notes: list[str],
+) -> Verdict:
+    claim, same = compared or (None, None)
+    sites = evidence.reading.sites if evidence is not None else ()
+    return Verdict(
+        accepted=accepted,
+        reason=reason,
+        matched=evidence.reading.matched if evidence is not None else 0,
+        total=evidence.reading.total if evidence is not None else 0,
+        log2_p=evidence.log2_p if evidence is not None else 0.0,
+        log2_alternatives=evidence.log2_alternatives if evidence is not None else 0.0,
+        strength=evidence.strength if evidence is not None else 0.0,
+        sites=tuple(
+            SiteVerdict(
+                site.prepared.site.name,
+                site.prepared.found_as,
+                site.matched,
+                site.total,
+                site.prepared.note,
+            )
+            for site in sites
+        ),
+        matched_by=evidence.matched_by if evidence is not None else BY_NAME,
+        message=message,
+        public_accuracy=fidelity.public,
+        private_accuracy=fidelity.private,
+        fidelity=fidelity.passed,
+        fidelity_reason=fidelity.reason,
+        same_weights=same,
+        claim=claim.digest() if claim is not None else "",
+        notes=tuple(notes),
+    )
