@@ -13,7 +13,7 @@ import timm
 import torchvision
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 Size = tuple[int, ...]
 
@@ -68,19 +68,19 @@ def _torchvision_model(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 # transformers builds models from configs: the small ones of the tests. It is slow to import.
 def _transformers_names() -> list[str]:
-    import transformers_models
+    from tests.support import transformers_models
 
     return list(transformers_models.MODELS)
 
 
 def _transformers_model(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    import transformers_models
+    from tests.support import transformers_models
 
     return transformers_models.build(name, **arguments)
 
 
 def _transformers_size(name: str, model: nn.Module) -> Size:
-    import transformers_models
+    from tests.support import transformers_models
 
     return transformers_models.image_size(name)
 

@@ -21,7 +21,7 @@ REAL_CHECKS = {
 TITLES = {"transformers": "# Vision models of transformers, small"}
 SIZES = {
     "transformers": "*meta*: built without values; plan, swap, restore. *real*: built with values "
-    "from the same small config (`tests/transformers_models.py`), "
+    "from the same small config (`tests/support/transformers_models.py`), "
 }
 """What is said of a library whose models are not built by name."""
 META_CHECKS = {name: REAL_CHECKS[name] for name in ("keys_unchanged", "restored")}

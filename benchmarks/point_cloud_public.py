@@ -40,11 +40,12 @@ from passportize.signature.null_model import log2_binomial_tail
 from passportize.signature.site import Role
 from passportize.utils.files import write_atomically
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from public_code import load, stand_in
 from public_models import CLASSES, MODELS, Public
-from round_trip import assert_round_trip
+
+from tests.support.round_trip import assert_round_trip
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 OUT = Path(__file__).parent / "results" / "point_cloud_public.md"

@@ -1,0 +1,162 @@
+"""Two parties, two models, two claims: every way in which it can end."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import date
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import passportize as pp
+from passportize.attacks.permutation import permute_channels
+from passportize.errors import InvalidArgument, WrongPassport
+from passportize.layers.model import switch_of
+from passportize.release.claim import claim_of
+from passportize.verification.arbitration import Arbitration, Party, arbitrate
+from tests.support.small_protected import PASSPORT, protected
+
+THIEF = pp.Passport.generate("Mallory", date="2026-02-01", secret=bytes(range(1, 33)))
+EARLY, LATE = date(2026, 1, 31), date(2026, 6, 1)
+
+
+def marked_copy(model: nn.Module, passport: pp.Passport) -> tuple[nn.Module, pp.Claim]:
+    """A copy into which somebody has put a mark of their own."""
+    copied = pp.passportize(copy.deepcopy(model), passport)
+    pp.embed_signature(copied)
+    claim = claim_of(copied)
+    switch_of(copied).saved = True
+    return pp.unpassportize(copied), claim
+
+
+def owner(published_on: date | None = None) -> Party:
+    original = protected("keyed")
+    digest = original.claim.digest() if published_on else ""
+    return Party(PASSPORT, original.claim, original.copy(), digest, published_on)
+
+
+def thief(published_on: date | None = None) -> Party:
+    stolen, claim = marked_copy(protected("keyed").plain, THIEF)
+    return Party(THIEF, claim, stolen, claim.digest() if published_on else "", published_on)
+
+
+def both_ways(first: Party, second: Party) -> Arbitration:
+    """The order of the parties changes nothing."""
+    result, turned = arbitrate(first, second), arbitrate(second, first)
+    assert result.reason == turned.reason
+    assert turned.owner == (None if result.owner is None else 1 - result.owner)
+    return result
+
+
+def test_a_copy_carries_the_mark_of_its_origin() -> None:
+    result = both_ways(owner(), thief())
+    assert result.owner == 0
+    assert all(v.accepted and v.same_weights for v in result.own)
+    assert result.other[0].accepted and result.other[0].links is None
+    # The thief's mark does not read in the original; that the two are kin, both could show.
+    assert result.other[1].strength < 10 and result.other[1].links is not None
+    text = str(result)
+    assert "decision: the origin is Acme's" in text and "Mallory: no published claim" in text
+    assert json.loads(json.dumps(result.to_dict()))["owner"] == 0
+    assert bytes(range(32)).hex() not in text
+
+
+def test_dates_do_not_outweigh_the_marks() -> None:
+    """A thief who publishes first has still nothing in the original."""
+    assert both_ways(owner(LATE), thief(EARLY)).owner == 0
+
+
+def test_a_disguised_copy_without_a_claim_of_its_own() -> None:
+    party = thief()
+    assert isinstance(party.weights, nn.Module)
+    disguise(party.weights)
+    # Their claim was made for weights that they no longer show.
+    result = both_ways(owner(), party)
+    assert result.owner == 0 and result.other[0].links is not None
+
+
+def disguise(model: nn.Module) -> None:
+    x = torch.randn(2, 1, 8, 8)
+    permute_channels(model, torch.Generator().manual_seed(0), example_inputs=x)
+    assert not pp.verify(model, PASSPORT, protected("keyed").claim).accepted
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"), [((EARLY, LATE), 0), ((None, None), None), ((None, LATE), 1)]
+)
+def test_a_disguised_copy_with_a_claim_leaves_the_dates(
+    days: tuple[date | None, date | None], expected: int | None
+) -> None:
+    plain = protected("keyed").copy()
+    disguise(plain)
+    stolen, claim = marked_copy(plain, THIEF)
+    digest = claim.digest() if days[1] else ""
+    result = both_ways(owner(days[0]), Party(THIEF, claim, stolen, digest, days[1]))
+    assert result.owner == expected
+    assert "the weights are kin" in result.reason and "likeness" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [
+        ((EARLY, LATE), 0),
+        ((LATE, EARLY), 1),
+        ((EARLY, None), 0),
+        ((None, None), None),
+        ((EARLY, EARLY), None),
+    ],
+)
+def test_both_marks_in_both(days: tuple[date | None, date | None], expected: int | None) -> None:
+    """Whoever shows the other's copy as their own leaves the decision to the dates."""
+    second = thief(days[1])
+    assert isinstance(second.weights, nn.Module)
+    original = protected("keyed").claim
+    again, claim = marked_copy(second.weights, PASSPORT)
+    assert claim.layout.digest() == original.layout.digest()
+    first = Party(PASSPORT, claim, again, claim.digest() if days[0] else "", days[0])
+    # The second now shows what carries both marks from the start.
+    third, own = marked_copy(again, THIEF)
+    second = Party(THIEF, own, third, own.digest() if days[1] else "", days[1])
+    result = both_ways(first, second)
+    assert all(v.accepted for v in (*result.own, *result.other))
+    assert result.owner == expected
+
+
+def test_another_claim_than_the_published_one_has_no_date() -> None:
+    party = Party(PASSPORT, protected("keyed").claim, protected("keyed").copy(), "ab" * 32, EARLY)
+    result = arbitrate(party, thief())
+    assert result.dated == (None, None)
+    assert "not the digest of the claim" in result.notes[0] and result.notes[0] in str(result)
+
+
+def test_models_that_have_nothing_in_common() -> None:
+    torch.manual_seed(5)
+    stranger, claim = marked_copy(type(protected("keyed").plain)(), THIEF)
+    result = both_ways(owner(), Party(THIEF, claim, stranger))
+    assert result.owner is None and "nothing shows" in result.reason
+
+
+def test_without_weights_of_ones_own_there_is_no_claim() -> None:
+    stolen, claim = marked_copy(protected("keyed").plain, THIEF)
+    bare = Party(THIEF, claim, protected("keyed").copy())
+    assert both_ways(owner(), bare).owner == 0
+    nobody = Party(THIEF, claim, type(stolen)())
+    result = both_ways(owner(), nobody)
+    assert result.owner is None
+    original = protected("keyed")
+    torch.manual_seed(1)
+    assert both_ways(Party(PASSPORT, original.claim, type(stolen)()), nobody).owner is None
+
+
+def test_files_and_errors(tmp_path: Path) -> None:
+    original = protected("keyed")
+    torch.save(original.plain.state_dict(), tmp_path / "released.pth")
+    party = Party(PASSPORT, original.claim, tmp_path / "released.pth", model=original.copy())
+    assert arbitrate(party, thief()).owner == 0
+    with pytest.raises(InvalidArgument, match="same passport"):
+        arbitrate(owner(), owner())
+    with pytest.raises(WrongPassport):
+        arbitrate(Party(THIEF, original.claim, original.copy()), owner())
