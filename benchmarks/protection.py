@@ -150,7 +150,7 @@ def round_to_8_bits(model: nn.Module) -> None:
 
 
 def removal(model: nn.Module, claim: Claim, data: ImageData, epochs: int) -> dict[str, Any]:
-    """What is left of the proof after attempts to remove it, and what they cost the pirate."""
+    """What is left of the proof after attempts to remove it, and what they cost the thief."""
 
     def fine_tune(lr: float) -> Callable[[nn.Module], object]:
         return lambda copied: train(copied, data, epochs=epochs, lr=lr, seed=99)

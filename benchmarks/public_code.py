@@ -88,7 +88,7 @@ def within(
 
 
 def stand_in() -> None:
-    """Puts ``pointnet2_ops`` and ``pyg_lib`` in place, as far as the models use them."""
+    """Put ``pointnet2_ops`` and ``pyg_lib`` in place, as far as the models use them."""
     utilities = types.ModuleType("pointnet2_ops.pointnet2_utils")
     utilities.furthest_point_sample = farthest_points  # type: ignore[attr-defined]
     utilities.gather_operation = lambda points, index: torch.gather(  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A PointNet that carries a passport: train, release, have it fine-tuned by a pirate, verify.
+"""A PointNet that carries a passport: train, release, have it fine-tuned by a thief, verify.
 
     pip install -e '.[plots]'
     python examples/pointnet.py                       # generated shapes, about two minutes
@@ -28,7 +28,7 @@ Part = tuple[Tensor, Tensor]
 
 
 def load(root: str | None, points: int) -> tuple[Part, Part, Part, tuple[str, ...]]:
-    """Clouds to train on, clouds that the pirate has, clouds to test on, names of the classes."""
+    """Clouds to train on, clouds that the thief has, clouds to test on, names of the classes."""
     if root is None:
         train, theirs, test = (
             generate_shapes(size, points, seed=seed) for seed, size in enumerate((80, 40, 20))
@@ -141,7 +141,7 @@ def main() -> None:
     torch.save(model.state_dict(), arguments.out / "released.pt")
     picture(model, test, classes, arguments.out / "released.png")
 
-    print(f"3. A pirate fine-tunes it on {len(theirs[0])} other clouds.")
+    print(f"3. A thief fine-tunes it on {len(theirs[0])} other clouds.")
     suspect = PointNet(len(classes), width=128)
     suspect.load_state_dict(torch.load(arguments.out / "released.pt", weights_only=True))
     train(suspect, theirs, max(2, arguments.epochs // 4), protected=False, lr=1e-3)

@@ -1,4 +1,4 @@
-"""Follows the channels of a model forwards, step by step of a recorded graph.
+"""Follow the channels of a model forwards, step by step of a recorded graph.
 
 Every tensor of the graph gets labels of its own shape, the atoms of its entries
 (:mod:`passportize.alignment.channels`); dimensions along which they are equal cost nothing. Steps

@@ -1,4 +1,4 @@
-"""Walks the autograd graph of a forward pass from a tensor to the weights behind it."""
+"""Walk the autograd graph of a forward pass from a tensor to the weights behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the weight before each norm from one real forward pass, by walking the autograd graph."""
+"""Find the weight before each norm from one real forward pass, by walking the autograd graph."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def walk_autograd(
         if nn.parameter.is_lazy(parameter):
             raise UninitializedModule(
                 f"{name.rpartition('.')[0] or 'the model'} is lazy and has not seen data, so its "
-                "shapes are unknown. Run the model once on real data first."
+                "shapes are unknown. Run the model once on real data first"
             )
     calls, failure = _run(model, widths, inputs, hooks=False)
     if failure is not None and hooks_may_help(model):

@@ -1,4 +1,4 @@
-"""Follows channels backwards through changes of layout: permute, reshape, cutting, indexing."""
+"""Follow channels backwards through changes of layout: permute, reshape, cutting, indexing."""
 
 from __future__ import annotations
 

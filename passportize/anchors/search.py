@@ -1,4 +1,4 @@
-"""Finds the weight that each norm is bound to."""
+"""Find the weight that each norm is bound to."""
 
 from __future__ import annotations
 
@@ -164,9 +164,9 @@ def _bind_by_order(
     seen = trace.called
     if not seen and not search.anchors and widths:
         raise ExampleInputRequired(
-            f"The model can't be read without an example input ({trace.reason}). Pass "
+            f"the model can't be read without an example input ({trace.reason}). Pass "
             "example_inputs=: a tensor, a tuple of arguments, a dict of keyword arguments, or a "
-            "function that runs the model; or name the weights in anchors=."
+            "function that runs the model; or name the weights in anchors="
         )
     order = list(model.named_modules())
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -249,5 +249,5 @@ def _user_anchor(
                     return Anchor((replace(part, channels=width),), "user")
     raise AnchorNotFound(
         f"{norm}: its anchor {weight!r} has shape {shape}, so it neither makes nor reads "
-        f"{' or '.join(map(str, widths))} channels. Name a weight that does."
+        f"{' or '.join(map(str, widths))} channels. Name a weight that does"
     )

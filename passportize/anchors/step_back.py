@@ -1,4 +1,4 @@
-"""Follows the channels of a tensor backwards through one step of a recorded graph.
+"""Follow the channels of a tensor backwards through one step of a recorded graph.
 
 A :class:`passportize.anchors.track.Track` says which entries of one dimension of a tensor are the
 channels of a norm. :func:`step_back` answers where the same channels lie in the inputs of the step

@@ -1,4 +1,4 @@
-"""Follows the channels of a tensor forwards through one step of a recorded graph."""
+"""Follow the channels of a tensor forwards through one step of a recorded graph."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ __all__ = ["load_digits_images"]
 
 
 def load_digits_images(split: str = "train", seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Loads the 1,797 handwritten digits of scikit-learn, 8 x 8 pixels each.
+    """Load the 1,797 handwritten digits of scikit-learn, 8 x 8 pixels each.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine
     Learning Repository, 1998.

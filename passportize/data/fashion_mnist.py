@@ -28,7 +28,7 @@ _FILES = {
 def load_fashion_mnist(
     split: str = "train", root: str | os.PathLike[str] = DEBIAN_FASHION_MNIST
 ) -> tuple[Tensor, Tensor]:
-    """Loads Fashion-MNIST: 60,000 train and 10,000 test images of clothes, 28 x 28 pixels.
+    """Load Fashion-MNIST: 60,000 train and 10,000 test images of clothes, 28 x 28 pixels.
 
     Source: H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, 2017 (MIT licence). Debian carries
     the files: ``apt-get install dataset-fashion-mnist``.
@@ -56,7 +56,7 @@ def load_fashion_mnist(
 
 
 def read_idx(path: Path) -> Tensor:
-    """Reads one idx file of unsigned bytes, gzipped or not.
+    """Read one idx file of unsigned bytes, gzipped or not.
 
     The format: two zero bytes, the type (8 for unsigned byte), the number of dimensions, each
     dimension as a big-endian 32-bit integer, then the values (Y. LeCun, the MNIST database).

@@ -63,7 +63,7 @@ class KiCadShapes:
         processes: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> KiCadShapes:
-        """Reads the clouds from the cache; builds the cache first where there is none.
+        """Read the clouds from the cache; build the cache first where there is none.
 
         Solids of one class with the same extents and area are kept once. Classes with fewer than
         ``at_least`` solids are left out; of larger ones ``at_most`` are drawn, always the same.

@@ -1,4 +1,4 @@
-"""Reads the solids of the Debian package ``kicad-packages3d`` once and keeps their point clouds."""
+"""Read the solids of the Debian package ``kicad-packages3d`` once and keep their point clouds."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def build_kicad_cache(
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> CloudCache:
-    """Samples 1,024 points on each solid and writes them to one file.
+    """Sample 1,024 points on each solid and write them to one file.
 
     Files that cannot be read are left out, counted and named in :attr:`CloudCache.failures`. The
     file appears under its name only when it is complete.
@@ -136,7 +136,7 @@ def build_kicad_cache(
 
 
 def load_kicad_cache(path: Path) -> CloudCache:
-    """Reads what :func:`build_kicad_cache` wrote.
+    """Read what :func:`build_kicad_cache` wrote.
 
     Raises:
         DatasetError: The file is missing, damaged or of another version.

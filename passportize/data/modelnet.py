@@ -23,7 +23,7 @@ def load_modelnet(
     points: int = 1024,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Loads ModelNet10 or ModelNet40 (Z. Wu et al., 3D ShapeNets, CVPR 2015; research use).
+    """Load ModelNet10 or ModelNet40 (Z. Wu et al., 3D ShapeNets, CVPR 2015; research use).
 
     Args:
         root: Folder of :class:`torch_geometric.datasets.ModelNet`, which downloads what is not
@@ -60,7 +60,7 @@ def load_modelnet(
 def load_shapenet(
     root: str | os.PathLike[str], split: str = "train", *, points: int = 1024, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Loads the 16 categories of the ShapeNet part set (L. Yi et al., 2016; research use).
+    """Load the 16 categories of the ShapeNet part set (L. Yi et al., 2016; research use).
 
     Args:
         root: Folder of :class:`torch_geometric.datasets.ShapeNet`, which downloads what is not

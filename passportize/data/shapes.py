@@ -139,7 +139,7 @@ SHAPE_CLASSES: tuple[str, ...] = tuple(_MAKERS)
 def generate_shapes(
     per_class: int = 50, points: int = 256, *, seed: int = 0, noise: float = 0.01, turn: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Generates point clouds of solids with random proportions, 15 classes.
+    """Generate point clouds of solids with random proportions, 15 classes.
 
     Meant for tests and examples: easy and synthetic, a small PointNet soon gets nearly all right.
 

@@ -15,7 +15,7 @@ SPLITS = ("train", "test")
 
 
 def select_split(split: str, train: Tensor, test: Tensor) -> Tensor:
-    """Picks the indices of one split.
+    """Pick the indices of one split.
 
     Raises:
         InvalidArgument: ``split`` is neither ``"train"`` nor ``"test"``.
@@ -28,7 +28,7 @@ def select_split(split: str, train: Tensor, test: Tensor) -> Tensor:
 def stratified_split(
     labels: Tensor, *, test_fraction: float = 0.2, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Splits indices so that each class gives the same share to the test part.
+    """Split indices so that each class gives the same share to the test part.
 
     Args:
         labels: Class of each item, integers ``[N]``.
@@ -57,7 +57,7 @@ def stratified_split(
 def family_split(
     labels: Tensor, families: Sequence[str], *, test_fraction: float = 0.2, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Splits indices so that all items of one family land in the same part.
+    """Split indices so that all items of one family land in the same part.
 
     Near-duplicates that differ in one number (a connector with 3 and with 4 pins) leak from train
     to test in a random split; here a test item has no sibling in the train part. Per class, whole

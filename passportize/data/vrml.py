@@ -19,7 +19,7 @@ _Floats = NDArray[np.float64]
 
 
 def read_triangles(data: bytes) -> _Floats:
-    """Reads all faces of a VRML 2.0 scene in world coordinates.
+    """Read all faces of a VRML 2.0 scene in world coordinates.
 
     Follows ISO/IEC 14772-1:1997 for ``Shape``, ``IndexedFaceSet``, grouping nodes, ``Transform``,
     ``Switch``, ``LOD`` and ``DEF`` / ``USE``. Polygons are cut into fans, which is exact for
@@ -52,7 +52,7 @@ def triangle_areas(triangles: _Floats) -> _Floats:
 
 
 def sample_surface(triangles: _Floats, count: int, rng: np.random.Generator) -> _Floats:
-    """Draws points from a surface, uniformly by area.
+    """Draw points from a surface, uniformly by area.
 
     Args:
         triangles: Corner positions ``[T, 3, 3]``.

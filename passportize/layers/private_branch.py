@@ -193,7 +193,7 @@ class Branch(nn.Module):
         """``scale1 = scale0 tanh(u)``, ``shift1 = shift0 + k scale0 tanh(v)``: nothing is free.
 
         Both are multiples of the public scale, ``u`` is even in the weight and ``v`` odd, so a
-        pirate's rescaling or sign flip of a channel cancels in the private branch wherever it
+        thief's rescaling or sign flip of a channel cancels in the private branch wherever it
         cancels in the public one. The bounded function keeps the private branch as well
         conditioned as the public one, however large the margin.
         """

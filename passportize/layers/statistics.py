@@ -1,6 +1,6 @@
 """Private running statistics, stored relative to the public ones.
 
-A pirate can rescale a channel or flip its sign without changing what the network computes: anchor
+A thief can rescale a channel or flip its sign without changing what the network computes: anchor
 row, running mean and scale change together. Raw private statistics would then belong to another
 network. Relative to the public ones they do not change:
 

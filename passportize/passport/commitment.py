@@ -38,9 +38,9 @@ def commit(secret: bytes, salt: bytes, message: OwnerMessage, images_digest: byt
 
 
 def same_commitment(one: str, other: str) -> bool:
-    """Compares two commitments in constant time, whatever the case of their digits."""
+    """Compare two commitments in constant time, whatever the case of their digits."""
     if not isinstance(one, str) or not isinstance(other, str):
-        raise InvalidArgument("A commitment is text: 64 hexadecimal digits.")
+        raise InvalidArgument("a commitment is text: 64 hexadecimal digits")
     # Bytes, because compare_digest refuses text outside ASCII.
     return hmac.compare_digest(
         one.strip().lower().encode(errors="replace"), other.strip().lower().encode(errors="replace")
@@ -61,19 +61,19 @@ def check_commitment(commitment: str, opening: Mapping[str, str]) -> bool:
     fields = ("format", "secret", "salt", "owner", "contact", "date", "images_sha256")
     missing = [name for name in fields if not isinstance(opening.get(name), str)]
     if missing:
-        raise InvalidArgument(f"The opening lacks {', '.join(missing)} as text; ask for all of it.")
+        raise InvalidArgument(f"the opening lacks {', '.join(missing)} as text; ask for all of it")
     if opening["format"] != OPENING_FORMAT:
-        raise InvalidArgument(f"This is not an opening of the format {OPENING_FORMAT!r}.")
+        raise InvalidArgument(f"this is not an opening of the format {OPENING_FORMAT!r}")
     try:
         secret, salt, images = (
             bytes.fromhex(opening[name]) for name in ("secret", "salt", "images_sha256")
         )
     except ValueError:
         raise InvalidArgument(
-            "secret, salt and images_sha256 of the opening must be hexadecimal digits."
+            "secret, salt and images_sha256 of the opening must be hexadecimal digits"
         ) from None
     if len(secret) != KEY_BYTES or len(salt) != KEY_BYTES or len(images) not in (0, 32):
-        raise InvalidArgument("secret, salt or images_sha256 of the opening has a wrong length.")
+        raise InvalidArgument("secret, salt or images_sha256 of the opening has a wrong length")
     message = OwnerMessage(opening["owner"], opening["contact"], opening["date"])
     right_salt = hmac.compare_digest(salt, commitment_salt(secret))
     return same_commitment(commitment, commit(secret, salt, message, images)) and right_salt

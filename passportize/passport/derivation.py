@@ -24,7 +24,7 @@ _SALT = b"passportize/passport/v1"
 
 
 def encode_label(*parts: str | int | bytes) -> bytes:
-    """Encodes a tuple so that no two tuples share an encoding.
+    """Encode a tuple so that no two tuples share an encoding.
 
     Each part becomes one type byte (``s``, ``i`` or ``b``), its length in 8 bytes and its
     payload: UTF-8 for text, 8 bytes for an integer. Numbers are unsigned and big-endian.
@@ -41,11 +41,11 @@ def encode_label(*parts: str | int | bytes) -> bytes:
                 tag, payload = b"s", part.encode()
             except UnicodeEncodeError:
                 raise InvalidArgument(
-                    f"The label {part!r} is not valid Unicode; use a name without lone surrogates."
+                    f"the label {part!r} is not valid Unicode; use a name without lone surrogates"
                 ) from None
         else:
             if not 0 <= part < 2**64:
-                raise InvalidArgument(f"A label holds the integer {part}; use 0 to 2**64 - 1.")
+                raise InvalidArgument(f"a label holds the integer {part}; use 0 to 2**64 - 1")
             tag, payload = b"i", part.to_bytes(8, "big")
         encoded += tag + len(payload).to_bytes(8, "big") + payload
     return bytes(encoded)
@@ -73,7 +73,7 @@ class LabelledStream:
 
     def __init__(self, key: bytes) -> None:
         if not isinstance(key, bytes) or len(key) != KEY_BYTES:
-            raise InvalidArgument(f"A key is {KEY_BYTES} bytes; got something else.")
+            raise InvalidArgument(f"a key is {KEY_BYTES} bytes; got something else")
         self._key = key
 
     def stream(self, *label: str | int | bytes, length: int) -> bytes:
@@ -112,7 +112,7 @@ class LabelledStream:
 
 def _count(value: int, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidArgument(f"{name} must be an integer of at least {least}, got {value!r}.")
+        raise InvalidArgument(f"{name} must be an integer of at least {least}, got {value!r}")
     return value
 
 

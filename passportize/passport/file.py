@@ -49,7 +49,7 @@ def write_passport(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes the file with mode 0600, complete or not at all.
+    """Write the file with mode 0600, complete or not at all.
 
     Raises:
         PassportFileError: The file exists or cannot be written.
@@ -73,7 +73,7 @@ def write_passport(
 
 
 def read_passport(path: str | os.PathLike[str], passphrase: str | None = None) -> PassportRecord:
-    """Reads what :func:`write_passport` wrote; messages never quote the content.
+    """Read what :func:`write_passport` wrote; messages never quote the content.
 
     Raises:
         PassportFileError: Missing, unreadable, damaged, of another kind or newer version.
@@ -84,7 +84,7 @@ def read_passport(path: str | os.PathLike[str], passphrase: str | None = None) -
     content = _parse(data, name)
     if content.get("format") == SEALED_FORMAT:
         if passphrase is None:
-            raise WrongPassphrase(f"{name} is sealed; give its passphrase.")
+            raise WrongPassphrase(f"{name} is sealed; give its passphrase")
         content = _parse(unseal(data, passphrase, name), name)
     elif passphrase is not None:
         warnings.warn(
@@ -101,18 +101,18 @@ def _read(path: Path) -> bytes:
         status = path.stat()
         # A pipe or a device would block or never end.
         if not stat.S_ISREG(status.st_mode):
-            raise PassportFileError(f"{path} is not a file; give the path of a passport file.")
+            raise PassportFileError(f"{path} is not a file; give the path of a passport file")
         if status.st_size > _LARGEST:
-            raise PassportFileError(f"{path} is too large for a passport file; check the path.")
+            raise PassportFileError(f"{path} is too large for a passport file; check the path")
         data = path.read_bytes()
     except FileNotFoundError:
         raise PassportFileError(
-            f"There is no file {path}; check the path, or make a passport with "
-            "Passport.generate(...).save(path)."
+            f"there is no file {path}; check the path, or make a passport with "
+            "Passport.generate(...).save(path)"
         ) from None
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or "the path is not valid"
-        raise PassportFileError(f"Cannot read {path}: {reason}; check path and owner.") from None
+        raise PassportFileError(f"Cannot read {path}: {reason}; check path and owner") from None
     if os.name == "posix" and status.st_mode & 0o077:
         warnings.warn(
             f"{path} can be read by other users of this machine; run: chmod 600 {path}",
@@ -129,23 +129,23 @@ def _parse(data: bytes, name: str) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         state = "is empty" if not data.strip() else "is not a passport file, or is damaged"
-        raise PassportFileError(f"{name} {state}; check the path or restore a backup.")
+        raise PassportFileError(f"{name} {state}; check the path or restore a backup")
     return content
 
 
 def _record(content: dict[str, Any], name: str) -> PassportRecord:
     version = content.get("version")
     if content.get("format") != PASSPORT_FORMAT:
-        raise PassportFileError(f"{name} is not a passport file; check the path.")
+        raise PassportFileError(f"{name} is not a passport file; check the path")
     if type(version) is int and version > _VERSION:
         raise PassportFileError(
             f"{name} has the version {version}, this passportize reads up to {_VERSION}; "
-            "upgrade passportize."
+            "upgrade passportize"
         )
     # JSON's true equals 1 in Python, hence the type.
     if set(content) != _FIELDS or type(version) is not int or version != _VERSION:
         odd = ", ".join(sorted(_FIELDS ^ set(content)))[:200] or "version"
-        raise PassportFileError(f"{name} is damaged: missing or unknown {odd}; restore a backup.")
+        raise PassportFileError(f"{name} is damaged: missing or unknown {odd}; restore a backup")
     damaged = PassportFileError(
         f"{name} is damaged: its content does not fit its commitment; restore a backup."
     )

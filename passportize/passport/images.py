@@ -45,16 +45,16 @@ class PassportImages:
             if not isinstance(tensor, torch.Tensor) or tensor.dtype not in _DTYPES:
                 got = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
                 raise InvalidArgument(
-                    f"The {name} image must be a uint8 or float32 tensor, got {got}; "
-                    "convert it with .to(torch.float32)."
+                    f"the {name} image must be a uint8 or float32 tensor, got {got}; "
+                    "convert it with .to(torch.float32)"
                 )
             if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
-                raise InvalidArgument(f"The {name} image is empty or holds NaN or infinity.")
+                raise InvalidArgument(f"the {name} image is empty or holds NaN or infinity")
             size += tensor.numel() * tensor.element_size()
         if size > _LARGEST:
             raise InvalidArgument(
-                f"The images take {size / 2**20:.0f} MiB, {_LARGEST / 2**20:.0f} at most; "
-                "use fewer or smaller ones."
+                f"the images take {size / 2**20:.0f} MiB, {_LARGEST / 2**20:.0f} at most; "
+                "use fewer or smaller ones"
             )
         # Private copies: a later change by the caller must not change the passport.
         object.__setattr__(self, "gamma", _own(self.gamma))
@@ -99,7 +99,7 @@ class PassportImages:
             tensors = {}
         gamma, beta = tensors.pop("gamma", None), tensors.pop("beta", None)
         if gamma is None or beta is None or not all(name.startswith(_PATCH) for name in tensors):
-            raise InvalidArgument("The images of the passport are damaged.")
+            raise InvalidArgument("the images of the passport are damaged")
         patches = {name[len(_PATCH) :]: patch for name, patch in tensors.items()}
         return cls(gamma, beta, patches)
 

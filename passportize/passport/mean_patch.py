@@ -57,13 +57,13 @@ def mean_patch(
         InvalidArgument: The passport does not fit the layer.
     """
     if not isinstance(passport, Tensor) or passport.is_complex():
-        raise InvalidArgument("The passport must be a real tensor.")
+        raise InvalidArgument("the passport must be a real tensor")
     if len(weight_shape) < 2:
         raise InvalidArgument(
-            f"weight_shape must be [C_out, C_in / groups, *kernel], got {list(weight_shape)}."
+            f"weight_shape must be [C_out, C_in / groups, *kernel], got {list(weight_shape)}"
         )
     if not isinstance(groups, int) or groups < 1:
-        raise InvalidArgument(f"groups must be an integer of at least 1, got {groups!r}.")
+        raise InvalidArgument(f"groups must be an integer of at least 1, got {groups!r}")
     kernel = tuple(weight_shape[2:])
     axes = len(kernel)
     channels = weight_shape[1] * groups
@@ -71,19 +71,19 @@ def mean_patch(
     if passport.dim() < 1 + axes or (axes and passport.dim() > 2 + axes):
         form = f"[N, C, *spatial] or [C, *spatial] with {axes} spatial axes" if axes else "[..., C]"
         raise InvalidArgument(
-            f"The passport has the shape {list(passport.shape)}; this layer takes {form}."
+            f"the passport has the shape {list(passport.shape)}; this layer takes {form}"
         )
     if passport.shape[channel_axis] != channels or passport.numel() == 0:
         raise InvalidArgument(
-            f"The passport has the shape {list(passport.shape)}, but the layer takes {channels} "
-            "channels; give the passport of this very layer."
+            f"the passport has the shape {list(passport.shape)}, but the layer takes {channels} "
+            "channels; give the passport of this very layer"
         )
     result_type = passport.dtype if passport.is_floating_point() else torch.float32
     exact = passport.to(torch.float64)
     if not axes:
         return exact.reshape(-1, channels).mean(0).reshape(groups, -1).to(result_type)
     if padding_mode not in _PADDING_MODES:
-        raise InvalidArgument(f"padding_mode {padding_mode!r} is none of {_PADDING_MODES}.")
+        raise InvalidArgument(f"padding_mode {padding_mode!r} is none of {_PADDING_MODES}")
     steps, gaps = _per_axis(stride, axes, "stride", 1), _per_axis(dilation, axes, "dilation", 1)
     pads = _pads(padding, kernel, gaps)
     exact = _pad(exact.reshape(-1, *exact.shape[channel_axis:]), pads, padding_mode)
@@ -118,7 +118,7 @@ def mean_patch_of(layer: nn.Module, passport: Tensor) -> Tensor:
             )
     raise InvalidArgument(
         f"{type(layer).__name__} is neither Linear nor Conv1d, Conv2d or Conv3d as torch.nn has "
-        "them; call mean_patch with its stride, padding and so on."
+        "them; call mean_patch with its stride, padding and so on"
     )
 
 
@@ -138,20 +138,20 @@ def averaged_response(weight: Tensor, patches: Tensor) -> Tensor:
     rows = weight.flatten(1)
     if patches.dim() != 2 or rows.shape[1] != patches.shape[1] or len(rows) % len(patches):
         raise InvalidArgument(
-            f"Mean patches {list(patches.shape)} do not fit a weight {list(weight.shape)}."
+            f"mean patches {list(patches.shape)} do not fit a weight {list(weight.shape)}"
         )
     grouped = rows.reshape(len(patches), -1, rows.shape[1])
     return torch.bmm(grouped, patches.unsqueeze(2)).flatten()
 
 
 def _mean_over_positions(passport: Tensor, axis: int, size: int, step: int, gap: int) -> Tensor:
-    """Replaces a spatial axis by a kernel axis: entry ``k`` is the mean of what ``k`` meets."""
+    """Replace a spatial axis by a kernel axis: entry ``k`` is the mean of what ``k`` meets."""
     extent = passport.shape[axis]
     positions = (extent - gap * (size - 1) - 1) // step + 1
     if positions < 1:
         raise InvalidArgument(
-            f"The padded passport has {extent} entries along axis {axis}, fewer than the kernel "
-            f"spans ({gap * (size - 1) + 1}); use larger images."
+            f"the padded passport has {extent} entries along axis {axis}, fewer than the kernel "
+            f"spans ({gap * (size - 1) + 1}); use larger images"
         )
     means = []
     for offset in range(size):
@@ -174,7 +174,7 @@ def _pads(
         totals = [gap * (size - 1) for size, gap in zip(kernel, gaps, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
     if isinstance(padding, str):
-        raise InvalidArgument(f'padding must be numbers, "same" or "valid", got {padding!r}.')
+        raise InvalidArgument(f'padding must be numbers, "same" or "valid", got {padding!r}')
     return [(pad, pad) for pad in _per_axis(padding, len(kernel), "padding", 0)]
 
 
@@ -186,8 +186,8 @@ def _pad(passport: Tensor, pads: list[tuple[int, int]], mode: str) -> Tensor:
         return functional.pad(passport, flat, mode="constant" if mode == "zeros" else mode)
     except RuntimeError:
         raise InvalidArgument(
-            f"The passport {list(passport.shape)} is too small for padding {pads} of the mode "
-            f"{mode!r}; use larger images."
+            f"the passport {list(passport.shape)} is too small for padding {pads} of the mode "
+            f"{mode!r}; use larger images"
         ) from None
 
 
@@ -196,7 +196,7 @@ def _per_axis(value: int | Sequence[int], axes: int, name: str, least: int) -> t
     if len(values) == 1:
         values *= axes
     if len(values) != axes or any(not isinstance(v, int) or v < least for v in values):
-        raise InvalidArgument(f"{name} {value!r} does not fit {axes} spatial axes.")
+        raise InvalidArgument(f"{name} {value!r} does not fit {axes} spatial axes")
     return values
 
 
@@ -207,7 +207,7 @@ def _per_axis(value: int | Sequence[int], axes: int, name: str, least: int) -> t
 
 
 def record_patches(model: nn.Module, gamma: Tensor, beta: Tensor) -> dict[str, Tensor]:
-    """Runs the pictures through a model and keeps the mean patch that every layer sees.
+    """Run the pictures through a model and keep the mean patch that every layer sees.
 
     The model runs in eval mode without gradients and is left as it was. Layers other than Linear
     and Conv1d, Conv2d, Conv3d as ``torch.nn`` has them are left out, and so are layers that do not

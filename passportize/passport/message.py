@@ -47,19 +47,19 @@ class OwnerMessage:
     def __post_init__(self) -> None:
         for name, text in (("owner", self.owner), ("contact", self.contact), ("date", self.date)):
             if not isinstance(text, str):
-                raise InvalidArgument(f"{name} must be text, got {type(text).__name__}.")
+                raise InvalidArgument(f"{name} must be text, got {type(text).__name__}")
             if any(c in _BIDI or unicodedata.category(c) in _REFUSED_CATEGORIES for c in text):
                 raise InvalidArgument(
-                    f"{name} holds a control character or invalid Unicode; use plain text."
+                    f"{name} holds a control character or invalid Unicode; use plain text"
                 )
         if not self.owner:
-            raise InvalidArgument("owner is empty; name who owns the model.")
+            raise InvalidArgument("owner is empty; name who owns the model")
         _ordinal(self.date)
         size = len(self.payload)
         if size > LONGEST_PAYLOAD:
             raise MessageTooLong(
-                f"The owner message takes {size} bytes, {LONGEST_PAYLOAD} at most; "
-                "shorten owner or contact."
+                f"the owner message takes {size} bytes, {LONGEST_PAYLOAD} at most; "
+                "shorten owner or contact"
             )
 
     @classmethod
@@ -67,7 +67,7 @@ class OwnerMessage:
         """From what a person typed: stripped, Unicode NFC, today's date (UTC) by default."""
         for name, text in (("owner", owner), ("contact", contact)):
             if not isinstance(text, str):
-                raise InvalidArgument(f"{name} must be text, got {type(text).__name__}.")
+                raise InvalidArgument(f"{name} must be text, got {type(text).__name__}")
         if date is None:
             date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
         return cls(
@@ -103,7 +103,7 @@ class OwnerMessage:
         except (ValueError, IndexError, OverflowError, MessageTooLong):
             message = None
         if message is None or message.payload != payload:
-            raise InvalidArgument("These bytes are not an owner message.")
+            raise InvalidArgument("These bytes are not an owner message")
         return message
 
     @classmethod
@@ -116,7 +116,7 @@ class OwnerMessage:
         body, checksum = frame[:-4], frame[-4:]
         whole = len(body) >= 2 and body[0] == FRAME_VERSION and body[1] == len(body) - 2
         if not whole or _checksum(body) != checksum:
-            raise InvalidArgument("These bytes are not the frame of an owner message.")
+            raise InvalidArgument("These bytes are not the frame of an owner message")
         return cls.from_payload(body[2:])
 
     @property
@@ -142,5 +142,5 @@ def _ordinal(date: str) -> int:
         day = None
     # Python 3.11 also reads 20260131 and 2026-W05-6; one date has one spelling here.
     if day is None or day.isoformat() != date:
-        raise InvalidArgument(f"{date!r} is not a date; write it as YYYY-MM-DD.")
+        raise InvalidArgument(f"{date!r} is not a date; write it as YYYY-MM-DD")
     return day.toordinal()

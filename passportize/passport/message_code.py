@@ -40,7 +40,7 @@ def lay_over(message: OwnerMessage, total: int, keyed: LabelledStream) -> torch.
 
 
 def read_message(key: bytes, read_bits: Any, confidence: Any = None) -> OwnerMessage | None:
-    """Reads the owner message with the reading key alone: no owner, contact, date or length known.
+    """Read the owner message with the reading key alone: no owner, contact, date or length known.
 
     Decoding rule: every read bit is unmasked with the key's pseudo-random bits and votes +1 for
     frame bit 0 or -1 for frame bit 1, times its confidence. For each frame length that fits,
@@ -125,17 +125,17 @@ def _carried(total: int, frame_bits: int, offsets: torch.Tensor) -> torch.Tensor
 def _votes(read_bits: Any, confidence: Any) -> torch.Tensor:
     bits = torch.as_tensor(read_bits, device="cpu").detach()
     if bits.dim() != 1 or len(bits) == 0:
-        raise InvalidArgument(f"read_bits must be [total], got the shape {list(bits.shape)}.")
+        raise InvalidArgument(f"read_bits must be [total], got the shape {list(bits.shape)}")
     if not bool(((bits == 0) | (bits == 1)).all()):
-        raise InvalidArgument("read_bits must hold 0 and 1 only.")
+        raise InvalidArgument("read_bits must hold 0 and 1 only")
     votes = 1 - 2 * bits.to(torch.float64)
     if confidence is None:
         return votes
     weights = torch.as_tensor(confidence, device="cpu").detach().to(torch.float64)
     if weights.shape != bits.shape:
         raise InvalidArgument(
-            f"confidence has the shape {list(weights.shape)}, read_bits {list(bits.shape)}."
+            f"confidence has the shape {list(weights.shape)}, read_bits {list(bits.shape)}"
         )
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
-        raise InvalidArgument("confidence must be finite and at least 0.")
+        raise InvalidArgument("confidence must be finite and at least 0")
     return votes * weights

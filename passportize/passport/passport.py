@@ -40,7 +40,7 @@ class Passport(ReadingKey):
     ) -> None:
         if not isinstance(secret, bytes) or len(secret) != KEY_BYTES:
             raise InvalidArgument(
-                f"The secret must be {KEY_BYTES} bytes; leave it out to have one drawn."
+                f"the secret must be {KEY_BYTES} bytes; leave it out to have one drawn"
             )
         digest = images.digest() if images is not None else b""
         super().__init__(
@@ -171,7 +171,7 @@ class Passport(ReadingKey):
         *,
         overwrite: bool = False,
     ) -> None:
-        """Writes the passport file with mode 0600, sealed if a passphrase is given.
+        """Write the passport file with mode 0600, sealed if a passphrase is given.
 
         The file appears complete or not at all.
 
@@ -190,7 +190,7 @@ class Passport(ReadingKey):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], passphrase: str | None = None) -> Passport:
-        """Reads a passport file; warns where other users of the machine could read it too.
+        """Read a passport file; warn where other users of the machine could read it too.
 
         Raises:
             PassportFileError: Missing, damaged, of another kind or of a newer version.

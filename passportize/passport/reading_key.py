@@ -108,8 +108,8 @@ class ReadingKey(SecretHolder):
         coins = self._keyed.bits("bits", total=total)
         if require_message and not self.message_fits(total):
             raise MessageTooLong(
-                f"The owner message takes {self._message.frame_bits} signature bits and the "
-                f"model has {total}; shorten owner or contact, or bind more layers."
+                f"the owner message takes {self._message.frame_bits} signature bits and the "
+                f"model has {total}; shorten owner or contact, or bind more layers"
             )
         return coins ^ messages.lay_over(self._message, total, self._keyed)
 
@@ -118,7 +118,7 @@ class ReadingKey(SecretHolder):
         return total >= self._message.frame_bits
 
     def read_message(self, read_bits: Any, confidence: Any = None) -> OwnerMessage | None:
-        """Reads the owner message; see :func:`passportize.passport.message_code.read_message`.
+        """Read the owner message; see :func:`passportize.passport.message_code.read_message`.
 
         Args:
             read_bits: Tensor or array ``[total]`` of 0 and 1.
@@ -136,5 +136,5 @@ class ReadingKey(SecretHolder):
 
 def _side(side: str) -> str:
     if side not in ("gamma", "beta"):
-        raise InvalidArgument(f'side must be "gamma" or "beta", got {side!r}.')
+        raise InvalidArgument(f'side must be "gamma" or "beta", got {side!r}')
     return side

@@ -52,11 +52,11 @@ class ScryptCost:
     def __post_init__(self) -> None:
         whole = all(type(value) is int and value >= 1 for value in (self.n, self.r, self.p))
         if not whole or self.n < 2 or self.n & (self.n - 1):
-            raise InvalidArgument("scrypt needs n, a power of two, and r and p of at least 1.")
+            raise InvalidArgument("scrypt needs n, a power of two, and r and p of at least 1")
         if 128 * self.n * self.r > _LARGEST_MEMORY or self.n * self.r * self.p > 8 * _LARGEST_WORK:
             raise InvalidArgument(
                 f"scrypt with n={self.n}, r={self.r}, p={self.p} takes too much memory or time; "
-                "128 * n * r may be 512 MiB at most."
+                "128 * n * r may be 512 MiB at most"
             )
 
 
@@ -101,7 +101,7 @@ def unseal(data: bytes, passphrase: str, name: str) -> bytes:
     if type(version) is int and version > _VERSION:
         raise PassportFileError(
             f"{name} has the version {version}, this passportize reads up to {_VERSION}; "
-            "upgrade passportize."
+            "upgrade passportize"
         )
     try:
         whole = _canonical(record) == data
@@ -122,7 +122,7 @@ def unseal(data: bytes, passphrase: str, name: str) -> bytes:
     if not hmac.compare_digest(checksum.encode(), _checksum(body).encode()):
         raise damaged
     if record["cipher"] != _CIPHER or record["kdf"] != "scrypt":
-        raise PassportFileError(f"{name} is sealed in a way that is not known here.")
+        raise PassportFileError(f"{name} is sealed in a way that is not known here")
     try:
         cost = ScryptCost(record["n"], record["r"], record["p"])
     except InvalidArgument as problem:
@@ -131,7 +131,7 @@ def unseal(data: bytes, passphrase: str, name: str) -> bytes:
         cipher = ChaCha20Poly1305(_stretch(passphrase, salt, cost))
         return cipher.decrypt(nonce, ciphertext, _canonical(record))
     except InvalidTag:
-        raise WrongPassphrase(f"The passphrase does not open {name}; try another one.") from None
+        raise WrongPassphrase(f"the passphrase does not open {name}; try another one") from None
 
 
 def _canonical(record: dict[str, Any]) -> bytes:
@@ -139,7 +139,7 @@ def _canonical(record: dict[str, Any]) -> bytes:
 
 
 def _checksum(record: dict[str, Any]) -> str:
-    """Tells damage from a wrong passphrase; against forgery there is the tag."""
+    """Tell damage from a wrong passphrase; against forgery there is the tag."""
     return hashlib.sha256(_canonical(record)).hexdigest()
 
 
@@ -159,10 +159,10 @@ def _bytes(text: object, encoding: str) -> bytes | None:
 
 def _stretch(passphrase: str, salt: bytes, cost: ScryptCost) -> bytes:
     if not isinstance(passphrase, str) or not passphrase:
-        raise InvalidArgument("The passphrase must be text and not empty; pass None to not seal.")
+        raise InvalidArgument("the passphrase must be text and not empty; pass None to not seal")
     try:
         # One key for one text, however keyboard and system compose their accents.
         raw = unicodedata.normalize("NFC", passphrase).encode()
     except UnicodeEncodeError:
-        raise InvalidArgument("The passphrase is not valid Unicode.") from None
+        raise InvalidArgument("the passphrase is not valid Unicode") from None
     return Scrypt(salt, 32, cost.n, cost.r, cost.p).derive(raw)

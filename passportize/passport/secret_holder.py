@@ -18,11 +18,11 @@ class SecretHolder:
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise PassportError(
-            f"A {type(self).__name__} is immutable: {name} cannot be set; make another one."
+            f"a {type(self).__name__} is immutable: {name} cannot be set; make another one"
         )
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise PassportError(f"A {type(self).__name__} is immutable: {name} cannot be deleted.")
+        raise PassportError(f"a {type(self).__name__} is immutable: {name} cannot be deleted")
 
     def __copy__(self: Holder) -> Holder:
         return self
@@ -32,6 +32,6 @@ class SecretHolder:
 
     def __reduce__(self) -> NoReturn:
         raise PassportError(
-            f"A {type(self).__name__} is never pickled, because the secret would end up in the "
-            "file; keep it out of what you save, and store a passport with passport.save(path)."
+            f"a {type(self).__name__} is never pickled, because the secret would end up in the "
+            "file; keep it out of what you save, and store a passport with passport.save(path)"
         )

@@ -124,7 +124,7 @@ class ModelKey:
         return f"ModelKey({self._layout.bits} bits, key hidden)"
 
     def __reduce__(self) -> NoReturn:
-        raise PassportError("A model key is never pickled, because it could read the model's bits.")
+        raise PassportError("a model key is never pickled, because it could read the model's bits")
 
 
 def part_vectors(
@@ -153,8 +153,8 @@ def part_vectors(
     entries = patch.shape[1] * part.repeats
     if fan_in not in (None, entries):
         raise InvalidArgument(
-            f"The image passport has {entries} entries for {part.weight}, the "
-            f"model has {fan_in}; make it with Passport.with_images(..., model) for this model."
+            f"the image passport has {entries} entries for {part.weight}, the "
+            f"model has {fan_in}; make it with Passport.with_images(..., model) for this model"
         )
     if len(patch) == 1:
         return patch[0].repeat(part.repeats, 1)

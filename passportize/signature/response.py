@@ -6,7 +6,7 @@ p)``, which is linear in ``p``: ``u = rows(W) @ s`` with ``s`` the mean patch of
 matrix product.
 
 Raw response of channel ``c`` (``paper``): ``u_c = w_c . s``. Its sign, the published signature
-bit, flips when a pirate changes the sign of a channel's row, mean and scale together, which leaves
+bit, flips when a thief changes the sign of a channel's row, mean and scale together, which leaves
 the network's function as it is.
 
 Normalised response (``keyed`` and ``signature``), with vectors in {-1, +1}^D:

@@ -36,7 +36,7 @@ def _layout(shape: Sequence[int], part: AnchorPart) -> tuple[int, int, int]:
     if len(shape) < 2 or groups < 1 or shape[0] % groups:
         raise AnchorNotFound(
             f"{part.weight}: a weight of shape {tuple(shape)} with {groups} groups has no rows to "
-            "bind a norm to. Name another weight for it in anchors=."
+            "bind a norm to. Name another weight for it in anchors="
         )
     kernel = math.prod(shape[2:])
     # Whether dim 0 lists the rows themselves (else they lie in dim 1, one set for each group).

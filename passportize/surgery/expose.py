@@ -1,4 +1,4 @@
-"""Finds a model's functional norms in its graph; gives each its stand-in, and takes it back."""
+"""Find a model's functional norms in its graph; give each its stand-in, and take it back."""
 
 from __future__ import annotations
 

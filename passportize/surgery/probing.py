@@ -99,7 +99,7 @@ def _run(model: nn.Module, inputs: ExampleInputs) -> list[Tensor]:
         except Exception as error:  # whatever the model raises
             raise ExampleInputFailed(
                 f"{type(model).__name__} does not run on the example input: it raised "
-                f"{type(error).__name__}: {error}. Pass inputs that the model runs on in eval mode."
+                f"{type(error).__name__}: {error}. Pass inputs that the model runs on in eval mode"
             ) from error
     return list(tensors_in(output))
 

@@ -58,14 +58,14 @@ class ExampleInputs:
             if len(value) > 1 and all(type(item) is int for item in value):
                 raise InvalidArgument(
                     f"example_inputs: {tuple(value)} looks like a shape, but a tuple is taken as "
-                    f"the arguments of the model. Pass torch.zeros({tuple(value)}) instead."
+                    f"the arguments of the model. Pass torch.zeros({tuple(value)}) instead"
                 )
             return cls(args=tuple(value))
         if type(value) is dict:
             if not all(isinstance(key, str) for key in value):
                 raise InvalidArgument(
                     "example_inputs: a dict is taken as keyword arguments, but not all of its "
-                    "keys are strings. Put it into a tuple, (inputs,), to pass it as one argument."
+                    "keys are strings. Put it into a tuple, (inputs,), to pass it as one argument"
                 )
             return cls(kwargs=value)
         if isinstance(value, _CALLABLES):

@@ -1,4 +1,4 @@
-"""Records one forward pass of a model as a torch.fx graph, on shapes alone."""
+"""Record one forward pass of a model as a torch.fx graph, on shapes alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the forward of a model on shapes alone and writes down a torch.fx graph of it.
+"""Run the forward of a model on shapes alone and write down a torch.fx graph of it.
 
 Every parameter that a forward reads is answered by a twin on the meta device, so the real model is
 never computed with. Sizes, ``len``, ``ndim`` and branches on them are concrete. Whatever depends

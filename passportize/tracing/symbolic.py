@@ -1,4 +1,4 @@
-"""Reads a model by plain symbolic tracing, for when no input shape is known.
+"""Read a model by plain symbolic tracing, for when no input shape is known.
 
 Nothing is known about shapes then, so whatever needs one stops the tracer. The module in which it
 stopped becomes one opaque step, and the tracer starts again; what lies inside an opaque module is

@@ -1,4 +1,4 @@
-"""Reads the graph of a model without running it for real."""
+"""Read the graph of a model without running it for real."""
 
 from __future__ import annotations
 

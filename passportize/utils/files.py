@@ -21,7 +21,7 @@ def write_atomically(
     overwrite: bool = True,
     error: type[PassportizeError] | None = None,
 ) -> None:
-    """Writes a file so that readers see the old content or the new one, never a part.
+    """Write a file so that readers see the old content or the new one, never a part.
 
     The data goes to a temporary file in the same folder, created with ``mode`` (less the umask)
     before the first byte, is synced to the disk and renamed. Nothing is left behind on an error.
@@ -48,7 +48,7 @@ def write_atomically(
             reason, step = "it exists already", "choose another name or pass overwrite=True"
         else:
             reason, step = problem.strerror or type(problem).__name__, _next_step(problem)
-        raise error(f"Cannot write {target}: {reason}; {step}.") from None
+        raise error(f"Cannot write {target}: {reason}; {step}") from None
 
 
 def _write(target: Path, data: bytes, mode: int, overwrite: bool) -> None:
@@ -88,7 +88,7 @@ def _publish(temporary: Path, target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself durable, where the system can."""
+    """Make the rename itself durable, where the system can."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Takes note of everything a forward pass could change in a model, and puts it back."""
+"""Take note of everything a forward pass could change in a model, and put it back."""
 
 from __future__ import annotations
 

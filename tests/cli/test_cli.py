@@ -72,7 +72,7 @@ def protected(tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, protected):
-    """Runs a command in the folder; gives exit code, standard output, standard error."""
+    """Run a command in the folder; give exit code, standard output, standard error."""
     monkeypatch.chdir(protected)
     monkeypatch.delenv(PASSPHRASE, raising=False)
 

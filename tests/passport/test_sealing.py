@@ -120,7 +120,7 @@ def test_deep_nesting_is_refused(tmp_path):
 
 
 def test_missing_files_directories_and_odd_paths_are_refused(tmp_path):
-    with pytest.raises(PassportFileError, match="There is no file"):
+    with pytest.raises(PassportFileError, match="there is no file"):
         Passport.load(tmp_path / "absent")
     with pytest.raises(PassportFileError, match="not a file"):
         Passport.load(tmp_path)
