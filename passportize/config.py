@@ -125,6 +125,11 @@ class PassportConfig:
         return _preset(preset, changes)
 
     @property
+    def has_bottleneck(self) -> bool:
+        """Whether the private factors pass through a learned map, which the claimant brings."""
+        return self.formulation == "paper"
+
+    @property
     def has_private_pass(self) -> bool:
         """Whether there is a private branch to run, or bits only."""
         return self.formulation != "signature"

@@ -6,8 +6,8 @@ and ``v``, choose
 
     W1 u = e1,  W1 v = e2  (pseudo-inverse),   W2 e1 = g0,  W2 e2 = b0,   bits = sign(u)
 
-and the public statistics as the private ones. ``h(t) = W2 LeakyReLU(W1 t)`` then gives exactly the
-public branch, and every bit matches: both tests of the paper pass.
+``h(t) = W2 LeakyReLU(W1 t)`` then gives exactly the public branch, whose statistics the judge
+measures, and every bit matches: both tests of the paper pass.
 """
 
 from __future__ import annotations
@@ -21,20 +21,18 @@ from torch import Tensor, nn
 
 from passportize.config import PassportConfig
 from passportize.errors import DegenerateSite, InvalidArgument
-from passportize.layers.statistics import OFFSET, RATIO, has_statistics
 from passportize.layers.switch import Switch
 from passportize.layers.unregistered_norm import adapter_of
 from passportize.passport.passport import Passport
 from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
-from passportize.signature.layout import Layout
-from passportize.signature.matching import structure_of
+from passportize.signature.marking import Marking
 from passportize.signature.model_key import ModelKey
 from passportize.signature.site import Role, Site
 from passportize.surgery.attach import anchor_shapes, make_branches
 from passportize.surgery.planning import plan
-from passportize.verification.expectation import PrivateBranch
+from passportize.verification.expectation import Expectation
 from passportize.verification.fidelity import Fidelity, measure_fidelity
 
 __all__ = ["ForgedBranch", "PublishedTests", "forge_private_branch"]
@@ -80,12 +78,12 @@ class ForgedBranch:
             loader: Yields ``(inputs, targets)``.
         """
         claim = self.claim
-        responses = _responses(model, claim.sites, self.passport, claim.configs, claim.layout)
+        responses = _responses(model, claim.marking, self.passport)
         gamma = torch.cat([response for response, _ in responses])
         share = float(((gamma >= 0) == (self.bits > 0)).to(torch.float64).mean())
-        tensors = [claim.of_site(index) for index in range(len(claim.sites))]
-        branch = PrivateBranch(claim.sites, claim.configs, claim.config, claim.layout, tensors)
-        return PublishedTests(share, measure_fidelity(model, self.passport, branch, loader))
+        own = {weight: weight for weight in claim.layout.weights}
+        private = Expectation.from_claim(claim).place(model, own)
+        return PublishedTests(share, measure_fidelity(model, self.passport, private, loader))
 
 
 def forge_private_branch(
@@ -108,54 +106,42 @@ def forge_private_branch(
         DegenerateSite: The bottleneck of a site has fewer than two hidden units.
     """
     config = config or PassportConfig.paper()
-    if config.formulation != "paper":
+    if not config.has_bottleneck:
         raise InvalidArgument(
             f"forge_private_branch: {config.formulation!r} has no learnable bottleneck to solve for"
         )
     planned = plan(model, config=config, example_inputs=example_inputs, include_frozen=True)
     sites = tuple(site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS))
-    configs = (config,) * len(sites)
-    layout = Layout.of(sites, configs, anchor_shapes(model, sites))
-    responses = iter(_responses(model, sites, passport, configs, layout))
+    sites = tuple(replace(site, reason="") for site in sites)
+    marking = Marking(config, sites, (config,) * len(sites), anchor_shapes(model, sites))
+    responses = iter(_responses(model, marking, passport))
     tensors: dict[str, Tensor] = {}
     bits = []
     for index, site in enumerate(sites):
-        norm = model.get_submodule(site.name)
-        if has_statistics(norm):
-            width = norm.get_buffer("running_mean").numel()
-            tensors[f"{index}.{OFFSET}"] = torch.zeros(width, dtype=torch.float64)
-            tensors[f"{index}.{RATIO}"] = torch.ones(width, dtype=torch.float64)
         if site.role is Role.BOUND:
+            norm = model.get_submodule(site.name)
             gamma, beta = next(responses)
             bits.append(torch.where(gamma < 0, -1.0, 1.0))
             first, second = _solve(site, norm, gamma, beta, config)
             tensors[f"{index}.bottleneck.0.weight"] = first
             tensors[f"{index}.bottleneck.2.weight"] = second
-    host = host_state_dict(model)
     claim = Claim(
         model=type(model).__name__,
         architecture="",
-        config=config,
-        sites=tuple(replace(site, reason="") for site in sites),
-        configs=configs,
-        anchors=anchor_shapes(model, sites),
+        marking=marking,
         commitment=passport.commitment(),
-        weights=weights_digest(host),
-        structure=structure_of(host),
+        weights=weights_digest(host_state_dict(model)),
         tensors=tensors,
     )
     return ForgedBranch(passport, claim, torch.cat(bits))
 
 
 def _responses(
-    model: nn.Module,
-    sites: tuple[Site, ...],
-    passport: Passport,
-    configs: tuple[PassportConfig, ...],
-    layout: Layout,
+    model: nn.Module, marking: Marking, passport: Passport
 ) -> list[tuple[Tensor, Tensor]]:
     """``u`` and ``v`` of every bound site."""
-    branches = make_branches(model, sites, ModelKey(passport, layout), configs, Switch(configs[0]))
+    key = ModelKey(passport, marking.layout)
+    branches = make_branches(model, marking.sites, key, marking.configs, Switch(marking.config))
     with torch.no_grad():
         answers = [branch.responses() for branch in branches if branch.bound]
     return [(answer.gamma.cpu(), answer.beta.cpu()) for answer in answers]

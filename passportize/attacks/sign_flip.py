@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from passportize.attacks.unchanged import FunctionCheck
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument
-from passportize.layers.statistics import has_statistics
+from passportize.layers.private_branch import has_statistics
 from passportize.layers.unregistered_norm import adapter_of
 from passportize.signature.site import AnchorPart, Role, Site
 from passportize.surgery.planning import plan

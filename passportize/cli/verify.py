@@ -138,12 +138,12 @@ def _report(
     suspect: Path,
 ) -> None:
     from passportize.report.page import write_report
-    from passportize.signature.matching import BY_NAME
-    from passportize.verification.strangers import read_claimed
+    from passportize.signature.evidence import read_evidence
+    from passportize.signature.model_key import ModelKey
 
     reading = None
     if claim is not None:
-        by_name = verdict.matched_by == BY_NAME
-        reading = next(iter(read_claimed(weights, claim, [passport], names=by_name)))
+        key = ModelKey(passport, claim.layout)
+        reading = read_evidence(weights, key, claim.layout).reading
     title = f"Whose signature is in {suspect.name}?"
     write_report(path, verdict, title=title, reading=reading)

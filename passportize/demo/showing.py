@@ -46,7 +46,6 @@ class DemoResult:
         strangers: How many strangers' signatures were tested.
         highest_strength: The highest that one of them reached.
         strangers_private: Private accuracy under strangers' keys, in percent.
-        strangers_private_fitted: The same with running statistics fitted to each key.
         commitment: Of the passport.
         claim: Digest of the claim.
         files: What was written.
@@ -66,7 +65,6 @@ class DemoResult:
     strangers: int
     highest_strength: float
     strangers_private: list[float]
-    strangers_private_fitted: list[float]
     commitment: str
     claim: str
     files: dict[str, str]
@@ -156,7 +154,6 @@ def run_demo(
         strangers=len(others.strengths),
         highest_strength=max(others.strengths),
         strangers_private=list(ways[0]),
-        strangers_private_fitted=list(ways[1]),
         commitment=passport.commitment(),
         claim=claim.digest(),
         files=paths,

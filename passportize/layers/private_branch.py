@@ -10,20 +10,22 @@ from torch import Tensor, nn
 
 from passportize.config import PassportConfig
 from passportize.layers.switch import Switch
-from passportize.signature.response import (
-    Responses,
-    normalised_responses,
-    raw_responses,
-    raw_sign_penalty,
-    sign_penalty,
-)
+from passportize.signature.formulations import Formulation, formulation_of
+from passportize.signature.response import Responses
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart, Role, Site
 from passportize.signature.vectors import SecretVectors, Vectors
 
-__all__ = ["STATISTICS", "AnchorWeights", "Branch"]
+__all__ = ["STATISTICS", "AnchorWeights", "Branch", "has_statistics"]
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def has_statistics(norm: nn.Module) -> bool:
+    """Whether a norm keeps running statistics."""
+    return isinstance(getattr(norm, "running_mean", None), Tensor) and isinstance(
+        getattr(norm, "running_var", None), Tensor
+    )
 
 
 class AnchorWeights:
@@ -93,10 +95,10 @@ class Branch(nn.Module):
         if self.bound and weights is not None:
             rows = weights.rows()
             like = rows[0]
-            if config.formulation == "paper":
+            if config.has_bottleneck:
                 self.bottleneck = _bottleneck(site.channels, config.bottleneck, like, generator)
             self.parts = [
-                (part.shape[0], side.values.shape[0])
+                (part.shape[0], side.entries)
                 for part, side in zip(rows, self.secret.sides, strict=True)
             ]
             self.secret = self.secret.to(like.device)
@@ -106,6 +108,11 @@ class Branch(nn.Module):
     def bound(self) -> bool:
         """Whether this branch is bound to a weight, or keeps statistics only."""
         return self.site.role is Role.BOUND
+
+    @property
+    def formulation(self) -> Formulation:
+        """How the rows answer."""
+        return formulation_of(self.config)
 
     @property
     def transforms(self) -> bool:
@@ -122,9 +129,7 @@ class Branch(nn.Module):
         assert self.weights is not None
         with torch.autocast(device_type=bits.device.type, enabled=False):
             sides = self.secret.sides
-            if self.config.formulation == "paper":
-                return raw_responses(self.weights.rows(), sides)
-            return normalised_responses(self.weights.windows(sides), sides)
+            return self.formulation.respond(self.weights.windows(sides), sides)
 
     @torch.no_grad()
     def matched(self) -> int:
@@ -178,10 +183,7 @@ class Branch(nn.Module):
     def _penalty(self, responses: Responses) -> Tensor:
         config = self.config
         bits = self.secret.bits.to(responses.gamma.dtype)
-        if config.formulation == "paper":
-            penalty = raw_sign_penalty(responses, bits, config.margin)
-        else:
-            penalty = sign_penalty(responses, bits, config.margin, self.parts)
+        penalty = self.formulation.penalty(responses, bits, config.margin, self.parts)
         penalty = config.sign_weight * penalty
         if config.response_weight:
             penalty = penalty + config.response_weight * responses.gamma.square().sum()

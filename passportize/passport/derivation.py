@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -102,9 +103,8 @@ class LabelledStream:
 
     def words(self, *label: str | int | bytes, count: int) -> torch.Tensor:
         """32-bit unsigned words, lowest byte first: int64 ``[count]``."""
-        raw = _tensor(self.stream(*label, length=4 * _count(count, "count", 1)))
-        places = torch.tensor([1, 1 << 8, 1 << 16, 1 << 24], device="cpu")
-        return (raw.view(-1, 4).to(torch.int64) * places).sum(1)
+        raw = self.stream(*label, length=4 * _count(count, "count", 1))
+        return torch.from_numpy(np.frombuffer(raw, dtype="<u4").astype(np.int64))
 
     def __repr__(self) -> str:
         return "LabelledStream(key hidden)"

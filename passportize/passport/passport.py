@@ -9,30 +9,35 @@ from torch import nn
 
 from passportize.errors import InvalidArgument
 from passportize.passport import commitment as commitments
-from passportize.passport.derivation import KEY_BYTES, derive_key
+from passportize.passport.derivation import KEY_BYTES, LabelledStream, derive_key
 from passportize.passport.file import PassportRecord, read_passport, write_passport
 from passportize.passport.images import PassportImages
 from passportize.passport.mean_patch import record_patches
 from passportize.passport.message import OwnerMessage
-from passportize.passport.reading_key import ReadingKey
+from passportize.passport.secret_holder import SecretHolder
 
 __all__ = ["Passport"]
 
 
-class Passport(ReadingKey):
+class Passport(SecretHolder):
     """An ownership passport. Immutable; make one with :meth:`generate` or :meth:`load`.
 
     A reading key is derived from the secret together with the owner message (and the images of an
-    image passport). Every vector, number and bit comes from the reading key. So the message
-    can be read back from a model with that key alone, and nobody can fit a message or images to
-    weights that exist already: another message is another key and another set of bits.
+    image passport), and from it and a model's layout the key of that model, which gives every
+    vector and bit (:class:`passportize.signature.ModelKey`). So the message can be read back from
+    a model without the secret, and nobody can fit a message or images to weights that exist
+    already: another message is another key and another set of bits.
 
     Neither the secret nor the key is ever shown, logged, pickled or put into a checkpoint.
     """
 
-    __slots__ = ("_commitment", "_secret")
+    __slots__ = ("_commitment", "_images", "_keyed", "_message", "_reading_key", "_secret")
 
     _commitment: str
+    _images: PassportImages | None
+    _keyed: LabelledStream
+    _message: OwnerMessage
+    _reading_key: bytes
     _secret: bytes
 
     def __init__(
@@ -43,12 +48,14 @@ class Passport(ReadingKey):
                 f"the secret must be {KEY_BYTES} bytes; leave it out to have one drawn"
             )
         digest = images.digest() if images is not None else b""
-        super().__init__(
-            derive_key(secret, "reading key", message.payload, digest), message, images
-        )
+        reading_key = derive_key(secret, "reading key", message.payload, digest)
         salt = commitments.commitment_salt(secret)
         for name, value in (
             ("_commitment", commitments.commit(secret, salt, message, digest)),
+            ("_images", images),
+            ("_keyed", LabelledStream(reading_key)),
+            ("_message", message),
+            ("_reading_key", reading_key),
             ("_secret", secret),
         ):
             object.__setattr__(self, name, value)
@@ -135,6 +142,23 @@ class Passport(ReadingKey):
     def images(self) -> PassportImages | None:
         """The pictures of an image passport, None for others."""
         return self._images
+
+    @property
+    def reading_key(self) -> bytes:
+        """32 bytes that give every vector and bit, but prove nothing about who owns the model.
+
+        Secret like the passport itself: whoever has it can locate and damage the mark. Hand it to
+        an expert who is to read a message without being told whose.
+        """
+        return self._reading_key
+
+    def message_fits(self, total: int) -> bool:
+        """Whether ``total`` signature bits hold the owner message once or more."""
+        return total >= self._message.frame_bits
+
+    def stream(self, label: str, length: int) -> bytes:
+        """Pseudo-random bytes that hang on no model, for triggers say, independent per label."""
+        return self._keyed.stream("stream", label, length=length)
 
     @property
     def claimant_chosen(self) -> bool:

@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from passportize.config import PassportConfig
-from passportize.errors import BranchLost, InvalidArgument
+from passportize.errors import BranchLost, ClaimError, InvalidArgument
+from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers, switch_of
-from passportize.layers.statistics import relative_statistics
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.passport.derivation import encode_label
 from passportize.release.checkpoint import host_state_dict
 from passportize.release.weights_digest import feed_tensor, weights_digest
 from passportize.signature.layout import Layout
-from passportize.signature.matching import structure_of
+from passportize.signature.marking import Marking
 from passportize.signature.site import Site
 
 __all__ = ["VERSION", "Claim", "claim_of"]
@@ -32,60 +33,53 @@ _DOMAIN = "passportize/claim/v1"
 class Claim:
     """All that is needed beside the passport to verify a suspect. Holds no secret.
 
-    Publish or timestamp :meth:`digest` before the weights are released: it binds the private
-    branch, and with it the accuracy that :func:`passportize.verify` measures.
+    Publish or timestamp :meth:`digest` before the weights are released: it binds the released
+    weights, the passport, and where the bits lie.
 
     Attributes:
         model: Class name of the model.
         architecture: timm's name of it, empty if there is none.
-        config: The model-wide formulation.
-        sites: Bound sites and those with private statistics, in registration order.
-        configs: The formulation of every site.
-        anchors: Shapes of the weights that the sites are bound to, by name.
+        marking: What was marked: sites, their settings, the shapes of their weights.
         commitment: Commitment of the passport, see :meth:`passportize.Passport.commitment`.
         weights: SHA-256 of the released weights.
-        structure: Names and shapes of the released tensors, in their order.
-        tensors: Private statistics and bottlenecks: ``"<index of the site>.<what>"``.
+        tensors: Bottlenecks of ``paper``: ``"<index of the site>.<what>"``; else empty.
     """
 
     model: str
     architecture: str
-    config: PassportConfig
-    sites: tuple[Site, ...]
-    configs: tuple[PassportConfig, ...]
-    anchors: Mapping[str, tuple[int, ...]]
+    marking: Marking
     commitment: str
     weights: str
-    structure: tuple[tuple[str, tuple[int, ...]], ...]
     tensors: Mapping[str, Tensor]
+
+    @property
+    def config(self) -> PassportConfig:
+        """The model-wide settings."""
+        return self.marking.config
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Bound sites and those with private statistics, in registration order."""
+        return self.marking.sites
 
     @property
     def layout(self) -> Layout:
         """Where the signature bits lie."""
-        return Layout.of(self.sites, self.configs, self.anchors)
+        return self.marking.layout
 
     @property
     def bits(self) -> int:
         """Number of signature bits."""
-        return sum(site.bits for site in self.sites)
+        return self.marking.bits
 
     def header(self) -> str:
         """Everything but the tensors, as canonical JSON."""
         record: dict[str, Any] = {
+            **self.marking.to_dict(),
             "model": self.model,
             "architecture": self.architecture,
-            "config": self.config.to_dict(),
-            "sites": [
-                {
-                    **site.to_dict(),
-                    "config": None if config == self.config else config.to_dict(),
-                }
-                for site, config in zip(self.sites, self.configs, strict=True)
-            ],
-            "anchors": {name: list(shape) for name, shape in self.anchors.items()},
             "commitment": self.commitment,
             "weights": self.weights,
-            "structure": [[name, list(shape)] for name, shape in self.structure],
         }
         return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -135,33 +129,35 @@ def claim_of(model: nn.Module) -> Claim:
             f"{type(model).__name__}: its two-branch layers are no longer those that passportize "
             "made; a later conversion replaced some. Convert first and passportize then"
         )
-    tensors: dict[str, Tensor] = {}
-    for index, (layer, branch) in enumerate(zip(layers.values(), branches, strict=True)):
-        parts: dict[str, Tensor] = {}
-        if switch.config.has_private_pass:
-            scale = getattr(layer, layer.scale_name, None)
-            parts = relative_statistics(layer, branch, scale)
-        for name, tensor in branch.named_parameters():
-            parts[name] = tensor.detach().to("cpu", copy=True).contiguous()
-        tensors.update({f"{index}.{name}": tensor for name, tensor in parts.items()})
-    host = host_state_dict(model)
+    for layer in layers.values():
+        _check_finite(layer)
     return Claim(
         model=type(model).__name__,
         architecture=_architecture(model),
-        config=switch.config,
-        sites=tuple(branch.site for branch in branches),
-        configs=tuple(branch.config for branch in branches),
-        anchors={
-            part.weight: shape
-            for site, shapes in zip(layout.sites, layout.shapes, strict=True)
-            if site.anchor is not None
-            for part, shape in zip(site.anchor.parts, shapes, strict=True)
-        },
+        marking=Marking(
+            switch.config,
+            tuple(branch.site for branch in branches),
+            tuple(branch.config for branch in branches),
+            layout.weights,
+        ),
         commitment=switch.commitment,
-        weights=weights_digest(host),
-        structure=structure_of(host),
-        tensors=tensors,
+        weights=weights_digest(host_state_dict(model)),
+        tensors={
+            f"{index}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
+            for index, branch in enumerate(branches)
+            for name, tensor in branch.named_parameters()
+        },
     )
+
+
+def _check_finite(layer: PassportLayer) -> None:
+    branch = layer.passport
+    for statistic in (branch.running_mean, branch.running_var):
+        if statistic is not None and not bool(torch.isfinite(statistic).all()):
+            raise ClaimError(
+                f"{branch.site.name}: the private running statistics are not finite numbers, so "
+                "the private branch computes nothing; train with a smaller learning rate"
+            )
 
 
 def _architecture(model: nn.Module) -> str:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from passportize.config import PassportConfig
-from passportize.layers.statistics import OFFSET, RATIO
 from passportize.release import strict_json as strict
 from passportize.release.claim import Claim
 from passportize.release.strict_json import require
+from passportize.signature.marking import Marking
 from passportize.signature.rows import anchor_fan_in
 from passportize.signature.site import ADDED_LATER, Anchor, AnchorPart, Role, Site
 
@@ -40,7 +40,6 @@ def claim_from(header: str, tensors: dict[str, Tensor]) -> Claim:
             "anchors",
             "commitment",
             "weights",
-            "structure",
         },
     )
     config = PassportConfig.from_dict(strict.typed(record["config"], dict))
@@ -50,22 +49,21 @@ def claim_from(header: str, tensors: dict[str, Tensor]) -> Claim:
         own = entry.pop("config")
         configs.append(config if own is None else PassportConfig.from_dict(strict.typed(own, dict)))
         sites.append(_site(entry))
-    return Claim(
-        model=strict.text(record["model"]),
-        architecture=strict.text(record["architecture"]),
-        config=config,
-        sites=tuple(sites),
-        configs=tuple(configs),
-        anchors={
+    marking = Marking(
+        config,
+        tuple(sites),
+        tuple(configs),
+        {
             strict.text(name): strict.shape(shape)
             for name, shape in strict.typed(record["anchors"], dict).items()
         },
+    )
+    return Claim(
+        model=strict.text(record["model"]),
+        architecture=strict.text(record["architecture"]),
+        marking=marking,
         commitment=strict.digest(record["commitment"]),
         weights=strict.digest(record["weights"]),
-        structure=tuple(
-            (strict.text(name), strict.shape(shape))
-            for name, shape in strict.typed(record["structure"], list)
-        ),
         tensors=tensors,
     )
 
@@ -125,16 +123,12 @@ def check_claim(claim: Claim) -> None:
         ValueError: They do not; with the reason.
         KeyError: A tensor or the shape of an anchor is missing.
     """
+    shapes = claim.marking.shapes
     require(len({site.name for site in claim.sites}) == len(claim.sites), "a site appears twice")
-    names = [name for name, _ in claim.structure]
-    require(len(set(names)) == len(names), "a tensor appears twice")
     require(0 < claim.bits <= MOST_BITS, f"{claim.bits} signature bits")
     used = set()
     expected: dict[str, tuple[int, ...]] = {}
-    for index, site in enumerate(claim.sites):
-        for name in (OFFSET, RATIO):
-            if f"{index}.{name}" in claim.tensors:
-                expected[f"{index}.{name}"] = (site.channels,)
+    for index, (site, config) in enumerate(zip(claim.sites, claim.marking.configs, strict=True)):
         if site.role is not Role.BOUND:
             continue
         require(site.anchor is not None and bool(site.anchor.parts), "a bound site has no anchor")
@@ -142,19 +136,17 @@ def check_claim(claim: Claim) -> None:
         require(site.anchor.channels == site.channels, f"{site.name}: its anchor does not fit")
         for part in site.anchor.parts:
             used.add(part.weight)
-            fan_in = anchor_fan_in(claim.anchors[part.weight], part)
+            fan_in = anchor_fan_in(shapes[part.weight], part)
             require(0 < fan_in <= LONGEST_ROW, f"{site.name}: rows of {fan_in} entries")
-        if claim.configs[index].formulation == "paper":
+        if config.has_bottleneck:
             first = claim.tensors[f"{index}.{BOTTLENECK[0]}"]
             hidden = first.shape[0]
             expected[f"{index}.{BOTTLENECK[0]}"] = (hidden, site.channels)
             expected[f"{index}.{BOTTLENECK[1]}"] = (site.channels, hidden)
-    require(used == set(claim.anchors), "its anchors are not those of its sites")
+    require(used == set(shapes), "its anchors are not those of its sites")
     require(set(expected) == set(claim.tensors), "its tensors are not those of its sites")
     for name, shape in expected.items():
         tensor = claim.tensors[name]
         require(tuple(tensor.shape) == shape, f"the tensor {name} has another shape")
         require(tensor.dtype.is_floating_point, f"the tensor {name} holds no numbers")
         require(bool(torch.isfinite(tensor).all()), f"the tensor {name} is not finite")
-        if name.endswith(RATIO):
-            require(bool((tensor >= 0).all()), f"the tensor {name} is negative")

@@ -7,14 +7,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from passportize.signature.assignment import assign_tensors
 from passportize.signature.layout import Layout
-from passportize.signature.matching import BY_NAME, BY_ORDER, Table, match_layout
+from passportize.signature.matching import BY_ASSIGNMENT, BY_NAME, match_names
 from passportize.signature.model_key import ModelKey
 from passportize.signature.null_model import log2_binomial_tail
 from passportize.signature.reading import Reading, prepare_sites, read_signature
 from passportize.thresholds import ACCEPT_STRENGTH
 
-__all__ = ["Evidence", "judge_evidence", "read_evidence"]
+__all__ = ["LOOKS_PRICE", "Evidence", "judge_evidence", "read_evidence"]
+
+LOOKS_PRICE = 1.0
+"""Bits that each of two looks costs, at names and at assignments, because there are two.
+
+The chance that either of them reaches a strength is at most twice that of one.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,17 +31,17 @@ class Evidence:
     Attributes:
         reading: The bits.
         log2_p: ``log2`` of the binomial tail of the bits that match.
-        log2_alternatives: ``log2`` of the number of ways in which the tensors could have been
-            matched.
+        log2_alternatives: ``log2`` of the number of ways in which the suspect could have been
+            read: looks, times assignments of its tensors.
         matched_by: How the tensors that were read were found.
-        names: Whether names were looked at.
+        found: The suspect's name for the weights of the layout; without those that it lacks.
     """
 
     reading: Reading
     log2_p: float
     log2_alternatives: float
     matched_by: str
-    names: bool
+    found: Mapping[str, str]
 
     @property
     def strength(self) -> float:
@@ -42,36 +49,29 @@ class Evidence:
         return max(0.0, -self.log2_p - self.log2_alternatives)
 
 
-def read_evidence(
-    tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout, structure: Table
-) -> Evidence:
-    """The stronger of the readings by name and, if that fails, by order and shape.
+def read_evidence(tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout) -> Evidence:
+    """The stronger of the readings by name and, if that fails, by assignment.
+
+    What is read is decided by the layout, which enters the key, and by the suspect; by nothing
+    else that a claimant could bring.
 
     Args:
         tensors: The suspect's tensors by name.
         key: The claimant's key for the layout.
         layout: Where the bits lie.
-        structure: Names and shapes of the released tensors, in their order.
     """
 
-    def weigh(names: bool, cost: float) -> Evidence:
-        match = match_layout(layout, structure, tensors, names)
-        reading = read_signature(key, layout, prepare_sites(layout, tensors, match))
-        used = [name for site in reading.sites for name in site.prepared.tensors]
-        return Evidence(
-            reading,
-            log2_binomial_tail(reading.matched, reading.total),
-            match.log2_alternatives(used) + cost,
-            BY_NAME if match.by_name(used) else BY_ORDER,
-            names,
-        )
+    def weigh(found: Mapping[str, str], price: float, matched_by: str) -> Evidence:
+        reading = read_signature(key, layout, prepare_sites(layout, tensors, found))
+        log2_p = log2_binomial_tail(reading.matched, reading.total)
+        return Evidence(reading, log2_p, price + LOOKS_PRICE, matched_by, found)
 
-    first = weigh(names=True, cost=0.0)
+    first = weigh(match_names(layout, tensors), 0.0, BY_NAME)
     if first.strength >= ACCEPT_STRENGTH:
         return first
-    # The names may be those of other layers (a Sequential counted anew). One bit for the second
-    # look.
-    second = weigh(names=False, cost=1.0)
+    # The names may be those of other layers (a Sequential counted anew), or nobody's.
+    assigned = assign_tensors(key, layout, tensors)
+    second = weigh(assigned.found, assigned.log2_alternatives, BY_ASSIGNMENT)
     return second if second.strength > first.strength else first
 
 

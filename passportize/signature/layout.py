@@ -13,22 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from passportize.config import PassportConfig
+from passportize.signature.formulations import FORMULATIONS, Formulation, formulation_of
 from passportize.signature.rows import anchor_fan_in
 from passportize.signature.site import Anchor, Role, Site
 
-__all__ = ["NORMALISED", "RAW", "Layout", "reading_of"]
-
-RAW = "raw"
-"""Responses as published: ``rows @ s``, with ``s`` uniform in (-1, 1)."""
-NORMALISED = "normalised"
-"""Responses in standard deviations, with ``s`` of signs (:mod:`passportize.signature.response`)."""
+__all__ = ["Layout", "anchor_of"]
 
 _DOMAIN = "passportize/layout/v1"
-
-
-def reading_of(config: PassportConfig) -> str:
-    """How the bits of a formulation are read: :data:`RAW` or :data:`NORMALISED`."""
-    return RAW if config.formulation == "paper" else NORMALISED
 
 
 @dataclass(frozen=True)
@@ -37,12 +28,13 @@ class Layout:
 
     Attributes:
         sites: Bound sites.
-        readings: For each site :data:`RAW` or :data:`NORMALISED`.
+        responses: For each site the name of the response that its rows have
+            (:data:`passportize.signature.formulations.FORMULATIONS`).
         shapes: For each site the shapes of the weights of its anchor parts.
     """
 
     sites: tuple[Site, ...]
-    readings: tuple[str, ...]
+    responses: tuple[str, ...]
     shapes: tuple[tuple[tuple[int, ...], ...], ...]
 
     @classmethod
@@ -69,7 +61,7 @@ class Layout:
         ]
         return cls(
             tuple(site for site, _ in bound),
-            tuple(reading_of(config) for _, config in bound),
+            tuple(formulation_of(config).name for _, config in bound),
             tuple(
                 tuple(tuple(int(n) for n in shapes[part.weight]) for part in anchor_of(site).parts)
                 for site, _ in bound
@@ -77,9 +69,22 @@ class Layout:
         )
 
     @property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights from which bits are read, by name, in order of first use."""
+        return {
+            part.weight: shape
+            for site, shapes in zip(self.sites, self.shapes, strict=True)
+            for part, shape in zip(anchor_of(site).parts, shapes, strict=True)
+        }
+
+    @property
     def bits(self) -> int:
         """Number of signature bits."""
         return sum(site.channels for site in self.sites)
+
+    def formulation(self, site: int) -> Formulation:
+        """How the rows of one site answer."""
+        return FORMULATIONS[self.responses[site]]
 
     def fan_in(self, site: int) -> tuple[int, ...]:
         """Length of the passport vector of every part of one site."""
@@ -91,16 +96,16 @@ class Layout:
         )
 
     def digest(self) -> str:
-        """SHA-256 over all that decides how a bit is read, as hex."""
+        """SHA-256 over all that decides which bits are read and how, as hex."""
         records = [
             {
                 "name": site.name,
                 "channels": site.channels,
-                "reading": reading,
+                "response": response,
                 "parts": [part.to_dict() for part in anchor_of(site).parts],
                 "shapes": [list(shape) for shape in shapes],
             }
-            for site, reading, shapes in zip(self.sites, self.readings, self.shapes, strict=True)
+            for site, response, shapes in zip(self.sites, self.responses, self.shapes, strict=True)
         ]
         text = json.dumps([_DOMAIN, records], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from passportize.errors import InvalidArgument, PassportError
+from passportize.errors import PassportError
 from passportize.passport import message_code as messages
 from passportize.passport.derivation import LabelledStream, derive_key
 from passportize.passport.message import OwnerMessage
 from passportize.passport.passport import Passport
-from passportize.signature.layout import RAW, Layout, anchor_of
-from passportize.signature.site import AnchorPart, Site
-from passportize.signature.vectors import WINDOW, SecretVectors, Vectors, companion
+from passportize.signature.layout import Layout, anchor_of
+from passportize.signature.vectors import SecretVectors, Vectors
 
-__all__ = ["RANDOM_PASSPORT_POSITIONS", "ModelKey", "part_vectors"]
-
-RANDOM_PASSPORT_POSITIONS = 256
-"""Positions of a random passport: a map of 16 by 16, as inside the published networks."""
+__all__ = ["ModelKey"]
 
 
 class ModelKey:
     """A key derived from a passport's reading key and the digest of a model's layout.
 
-    The labels below it are those of :class:`~passportize.passport.passport.Passport`.
+    Everything that a model is marked with comes from it: whoever changes one row, name, shape or
+    the order of the sites draws all vectors and bits anew. Byte by byte:
+    ``docs/passport_format.md``.
 
     Args:
         passport: The owner's passport.
@@ -45,8 +41,11 @@ class ModelKey:
     def bits(self) -> Tensor:
         """Signature bits of the model, int8 ``[layout.bits]`` of 0 and 1.
 
-        Fair coins XOR the owner message; under the null hypothesis that the key does not know the
-        weights each matches any reading with probability exactly 1/2.
+        Pseudo-random bits XOR the owner message laid over all positions. Null hypothesis (the key
+        was drawn independently of the weights): the pseudo-random bits are fair, independent coins,
+        and a fair coin XOR any fixed bit is a fair coin. So the bits match any fixed reading like
+        so many fair coin tosses, and the binomial p-value is exact. The message is no loophole: it
+        is part of the key, so whoever changes the message draws all coins anew.
         """
         total = self._layout.bits
         if not total:
@@ -55,48 +54,18 @@ class ModelKey:
         return coins ^ messages.lay_over(self._passport.owner_message, total, self._keyed)
 
     def sides(self, index: int) -> tuple[Vectors, ...]:
-        """The vectors of every anchor part of one site, see :mod:`passportize.signature.response`.
+        """The vectors of every anchor part of one site, see :mod:`passportize.signature.vectors`.
 
         Args:
             index: Index of the site in the layout.
         """
         site = self._layout.sites[index]
-        raw = self._layout.readings[index] == RAW
-        sides = []
-        for part, length in enumerate(self._layout.fan_in(index)):
-            if raw:
-                images = self._passport.images
-                image = None
-                if images is not None:
-                    image = part_vectors(images.patches, anchor_of(site).parts[part])
-                sides.append(Vectors(self._uniform(site, part, length) if image is None else image))
-                continue
-            offset = 0
-            if length > WINDOW:
-                draw = self._keyed.stream("window", site.name, part, length=8)
-                offset = int.from_bytes(draw, "big") % (length - WINDOW + 1)
-                length = WINDOW
-            gamma, beta = (
-                self._keyed.signs("vector", site.name, side, part, length=length)
-                for side in ("gamma", "beta")
-            )
-            ranks = self._keyed.uniform("companion", site.name, part, shape=(length,))
-            values = torch.stack([gamma, companion(gamma, ranks), beta], dim=-1)
-            sides.append(Vectors(values, offset))
-        return tuple(sides)
-
-    def _uniform(self, site: Site, part: int, length: int) -> Tensor:
-        """Random passports as they enter the layer: as mean patches.
-
-        The published passports are uniform in (-1, 1) over the whole layer input, and the mean
-        over ``P`` positions divides their deviation by ``sqrt(P)``. ``P`` is taken as
-        :data:`RANDOM_PASSPORT_POSITIONS` everywhere, so that no input size has to be known.
-        """
-        vectors = [
-            self._keyed.uniform("uniform", site.name, side, part, shape=(length,))
-            for side in ("gamma", "beta")
-        ]
-        return torch.stack(vectors, dim=-1) / math.sqrt(RANDOM_PASSPORT_POSITIONS)
+        formulation = self._layout.formulation(index)
+        parts = zip(anchor_of(site).parts, self._layout.fan_in(index), strict=True)
+        return tuple(
+            formulation.draw(self._keyed, self._passport.images, site.name, number, part, length)
+            for number, (part, length) in enumerate(parts)
+        )
 
     def secrets(self) -> list[SecretVectors]:
         """Passport vectors and bits of every site of the layout, in order."""
@@ -125,39 +94,3 @@ class ModelKey:
 
     def __reduce__(self) -> NoReturn:
         raise PassportError("a model key is never pickled, because it could read the model's bits")
-
-
-def part_vectors(
-    patches: Mapping[str, Tensor], part: AnchorPart, fan_in: int | None = None
-) -> Tensor | None:
-    """Image passport of one part of an anchor.
-
-    Args:
-        patches: Mean patches by weight, ``[groups, entries, 2]``
-            (:func:`passportize.passport.mean_patch.record_patches`).
-        part: Rows of a weight.
-        fan_in: Entries of one row, to be checked against the picture's.
-
-    Returns:
-        ``[fan_in, 2]`` to multiply the rows of :func:`passportize.signature.rows.anchor_rows` with,
-        or ``[groups, fan_in, 2]`` for the equal runs of rows of a grouped convolution. None where
-        the published system has no passport: a weight behind the norm, a transposed convolution,
-        part of a group, a layer that was not recorded.
-
-    Raises:
-        InvalidArgument: The rows have another length than in the model that saw the pictures.
-    """
-    patch = patches.get(part.weight)
-    if patch is None or part.axis != "output" or part.transposed:
-        return None
-    entries = patch.shape[1] * part.repeats
-    if fan_in not in (None, entries):
-        raise InvalidArgument(
-            f"the image passport has {entries} entries for {part.weight}, the "
-            f"model has {fan_in}; make it with Passport.with_images(..., model) for this model"
-        )
-    if len(patch) == 1:
-        return patch[0].repeat(part.repeats, 1)
-    # Without the weight the rows of a group are unknown: only the whole of it is safe.
-    whole = part.start == 0 and part.repeats == 1 and part.groups == len(patch)
-    return patch if whole and part.channels % len(patch) == 0 else None

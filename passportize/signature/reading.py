@@ -8,14 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from passportize.signature.layout import RAW, Layout, anchor_of
-from passportize.signature.matching import TensorMatch
+from passportize.signature.layout import Layout, anchor_of
 from passportize.signature.model_key import ModelKey
-from passportize.signature.response import normalised_responses, raw_responses
 from passportize.signature.rows import anchor_rows
-from passportize.signature.site import Site
+from passportize.signature.site import AnchorPart, Site
 
-__all__ = ["PreparedSite", "Reading", "SiteReading", "prepare_sites", "read_signature"]
+__all__ = [
+    "PreparedSite",
+    "Reading",
+    "SiteReading",
+    "prepare_sites",
+    "read_signature",
+    "readable",
+    "rows_of",
+]
 
 
 @dataclass(frozen=True)
@@ -82,17 +88,17 @@ class Reading:
 
 
 def prepare_sites(
-    layout: Layout, tensors: Mapping[str, Tensor], match: TensorMatch
+    layout: Layout, tensors: Mapping[str, Tensor], found: Mapping[str, str]
 ) -> list[PreparedSite]:
     """Take from a suspect what the sites of a layout are read from.
 
     Args:
         layout: The sites.
         tensors: The suspect's tensors by name.
-        match: The suspect's name for every tensor of the layout.
+        found: The suspect's name for the weights of the layout; without those that it lacks.
     """
     return [
-        _prepare(site, shapes, tensors, match)
+        _prepare(site, shapes, tensors, found)
         for site, shapes in zip(layout.sites, layout.shapes, strict=True)
     ]
 
@@ -101,34 +107,36 @@ def _prepare(
     site: Site,
     shapes: tuple[tuple[int, ...], ...],
     tensors: Mapping[str, Tensor],
-    match: TensorMatch,
+    found: Mapping[str, str],
 ) -> PreparedSite:
     rows, used = [], []
     found_as = ""
     for part, shape in zip(anchor_of(site).parts, shapes, strict=True):
-        name = match.found.get(part.weight)
+        name = found.get(part.weight)
         if name is None:
             return PreparedSite(site, "", None, _missing(part.weight, shape, tensors), ())
-        weight = tensors[name].detach()
-        if tuple(weight.shape) != shape:
-            note = f"{name} has the shape {tuple(weight.shape)}, not {shape}"
-            return PreparedSite(site, "", None, note, ())
-        if weight.is_complex():
-            return PreparedSite(site, "", None, f"{name} is complex", ())
-        rows.append(anchor_rows(_exact(weight), part))
+        rows.append(rows_of(tensors[name], part))
         found_as = found_as or name
         used.append(part.weight)
     return PreparedSite(site, found_as, tuple(rows), "", tuple(used))
 
 
-def _exact(weight: Tensor) -> Tensor:
-    """A weight on the CPU as float32, or float64 if it is."""
-    return weight.to("cpu", torch.float64 if weight.dtype is torch.float64 else torch.float32)
+def readable(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor can be the weight of this shape."""
+    return tuple(tensor.shape) == shape and not tensor.is_complex()
+
+
+def rows_of(weight: Tensor, part: AnchorPart) -> Tensor:
+    """Rows of a suspect's tensor, on the CPU, as float32 or, if it is, float64."""
+    kind = torch.float64 if weight.dtype is torch.float64 else torch.float32
+    return anchor_rows(weight.detach().to("cpu", kind), part)
 
 
 def _missing(weight: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> str:
     if weight in tensors:
-        return f"{weight} has the shape {tuple(tensors[weight].shape)}, not {shape}"
+        tensor = tensors[weight]
+        kind = "complex" if tensor.is_complex() else f"of shape {tuple(tensor.shape)}"
+        return f"{weight} is {kind}, not {shape}"
     return f"no tensor stands for {weight} {shape}"
 
 
@@ -150,14 +158,10 @@ def read_signature(key: ModelKey, layout: Layout, prepared: list[PreparedSite]) 
         if entry.rows is None:
             sites.append(SiteReading(entry, 0, 0))
         else:
-            raw = layout.readings[index] == RAW
-            response = (raw_responses if raw else normalised_responses)(
-                entry.rows, key.sides(index)
-            )
-            bits[start:stop] = response.gamma >= 0
-            distance = response.gamma.abs().to(torch.float64)
-            if raw:
-                distance = distance / response.length.to(torch.float64).clamp_min(1e-12)
+            formulation = layout.formulation(index)
+            responses = formulation.respond(entry.rows, key.sides(index))
+            bits[start:stop] = responses.gamma >= 0
+            distance = formulation.confidence(responses)
             confidence[start:stop] = torch.nan_to_num(distance, 0.0, 0.0, 0.0)
             matched = int((bits[start:stop] == expected[start:stop]).sum())
             sites.append(SiteReading(entry, matched, entry.site.channels))

@@ -2,29 +2,29 @@
 
 A passport enters the published scheme only through the average of a convolution, ``u = Avg(W *
 p)``, which is linear in ``p``: ``u = rows(W) @ s`` with ``s`` the mean patch of ``p``
-(:mod:`passportize.passport.mean_patch`). So a branch stores a few vectors and pays for one thin
-matrix product.
+(:mod:`passportize.passport.mean_patch`). So a branch stores a few vectors and pays for a thin
+product.
 
 Raw response of channel ``c`` (``paper``): ``u_c = w_c . s``. Its sign, the published signature
 bit, flips when a thief changes the sign of a channel's row, mean and scale together, which leaves
 the network's function as it is.
 
-Normalised response (``keyed`` and ``signature``), with vectors in {-1, +1}^D:
+Normalised response (``keyed`` and ``signature``), with vectors in {-1, +1}^D of the row's own:
 
-    a_c = w_c . s / |w_c|                        gauge
-    u_c = sgn(a_c) (w_c . t) / |w_c|             gamma side
-    v_c = w_c . r / |w_c|                        beta side
+    a_c = w_c . s_c / |w_c|                      gauge
+    u_c = sgn(a_c) (w_c . t_c) / |w_c|           gamma side
+    v_c = w_c . r_c / |w_c|                      beta side
 
 Each is about N(0, 1) for weights that do not know the vectors, so one margin suits every layer.
-``t`` is ``s`` times a mask with as many +1 as -1, so ``s . t = 0`` and no sign of ``u`` is
-favoured, however short the row. ``u`` is even in ``w_c``: no sign flip, of whatever symmetry of
+``t_c`` is ``s_c`` times a mask with as many +1 as -1, so ``s_c . t_c = 0`` and no sign of ``u``
+is favoured, however short the row. ``u`` is even in ``w_c``: no sign flip, of whatever symmetry of
 the network, and no rescaling moves it, and nothing has to be known about the norm, the activations
 or what was folded into the weight.
 
-Where rows are long, ``w_c`` stands for a window of :data:`WINDOW` consecutive entries at an offset
-that the key decides. The change per channel that a margin takes and the noise that it withstands
-are the same as for the whole row (both go with the mean square of an entry), and the cost falls
-with the length.
+Where rows are long, ``w_c`` stands for a window of 256 consecutive entries at an offset that the
+key decides for the layer. The change per channel that a margin takes and the noise that it
+withstands are the same as for the whole row (both go with the mean square of an entry), and the
+cost falls with the length.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from passportize.signature.rows import exact
-from passportize.signature.vectors import Vectors
+from passportize.signature.vectors import RawVectors, SignVectors, plane_values
 
 __all__ = [
     "Responses",
@@ -47,8 +47,6 @@ __all__ = [
     "reach_of",
     "sign_penalty",
 ]
-
-_SHORTEST = 1e-12
 
 
 class Responses(NamedTuple):
@@ -68,7 +66,7 @@ class Responses(NamedTuple):
     length: Tensor
 
 
-def raw_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Responses:
+def raw_responses(rows: Sequence[Tensor], sides: Sequence[RawVectors]) -> Responses:
     """Responses to both sides of a passport, as published.
 
     Args:
@@ -82,20 +80,19 @@ def raw_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Responses
     return Responses(products[:, 0], products[:, 1], torch.zeros_like(lengths), lengths)
 
 
-def normalised_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Responses:
+def normalised_responses(rows: Sequence[Tensor], sides: Sequence[SignVectors]) -> Responses:
     """Responses in standard deviations, immune to rescaling and to changes of sign.
 
     Args:
         rows: Rows of each part of the anchor, ``[channels_i, fan_in_i]``, or their windows.
-        sides: ``s``, ``t`` and ``r`` of each part.
+        sides: ``s``, ``t`` and ``r`` of every row of each part.
     """
     answers, lengths = [], []
     for part, side in zip(rows, sides, strict=True):
-        vectors = side.values
-        read = exact(part if part.shape[1] == len(vectors) else part[:, side.window])
+        read = exact(part if part.shape[1] == side.entries else part[:, side.window])
         # A compiler fuses the plain formula by itself.
         standardise = _standardised if torch.compiler.is_compiling() else _Standardised.apply
-        answer, length = standardise(read, vectors.to(read.dtype))
+        answer, length = standardise(read, side.codes)
         answers.append(answer)
         lengths.append(length)
     gauge, gamma, beta = _joined(answers).unbind(1)
@@ -103,23 +100,39 @@ def normalised_responses(rows: Sequence[Tensor], sides: Sequence[Vectors]) -> Re
     return Responses(gamma * sign, beta, gauge, _joined(lengths).squeeze(1) * sign)
 
 
-def _standardised(rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """``rows @ vectors / |rows|`` and ``|rows|``, ``[channels, count]`` and ``[channels, 1]``."""
-    # A row of zeros (a pruned channel) answers 0 instead of NaN, and has no gradient.
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(_SHORTEST)
-    return _products(rows, vectors) / length * (length > _SHORTEST), length
+def _standardised(rows: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Every row times its three vectors over its length, and the length.
+
+    Args:
+        rows: ``[channels, entries]``.
+        codes: See :class:`~passportize.signature.vectors.SignVectors`.
+
+    Returns:
+        ``[channels, 3]`` and ``[channels, 1]``. A row of zeros (a pruned channel) answers 0 instead
+        of NaN, and has no gradient.
+    """
+    # In units of its largest entry, since squares of tiny and huge ones leave the range of a float.
+    largest = rows.detach().abs().amax(1, keepdim=True)
+    live = largest > 0
+    unit = rows / torch.where(live, largest, 1)
+    length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+    length = torch.where(live, length, 1)
+    # w . s is the sum over all entries less twice the sum over those where s is -1.
+    negative = torch.einsum("ce,kce->ck", unit, _planes(codes, rows.dtype))
+    products = unit.sum(1, keepdim=True) - negative * _twice(rows)
+    return products / length * live, length * largest
 
 
 class _Standardised(torch.autograd.Function):
-    """:func:`_standardised` with a gradient of two passes over the rows instead of six.
+    """:func:`_standardised` with a gradient of two passes over the rows instead of many.
 
     It runs for every layer in every step. Second derivatives are right, too.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        answer, length = _standardised(rows, vectors)
-        ctx.save_for_backward(rows, vectors, answer, length)
+    def forward(ctx: Any, rows: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        answer, length = _standardised(rows, codes)
+        ctx.save_for_backward(rows, codes, answer, length)
         ctx.set_materialize_grads(False)
         return answer, length
 
@@ -127,11 +140,14 @@ class _Standardised(torch.autograd.Function):
     def backward(
         ctx: Any, answer_gradient: Tensor | None, length_gradient: Tensor | None
     ) -> tuple[Tensor | None, None]:
-        rows, vectors, answer, length = ctx.saved_tensors
+        rows, codes, answer, length = ctx.saved_tensors
+        live = length > 0
+        length = torch.where(live, length, 1)
         gradient, along = None, None
         if answer_gradient is not None:
-            scaled = answer_gradient / length * (length > _SHORTEST)
-            gradient = scaled @ vectors.t()
+            scaled = answer_gradient / length * live
+            negative = torch.einsum("ck,kce->ce", scaled * _twice(rows), _planes(codes, rows.dtype))
+            gradient = scaled.sum(1, keepdim=True) - negative
             along = -(scaled * answer).sum(1, keepdim=True)
         if length_gradient is not None:
             along = length_gradient if along is None else along + length_gradient
@@ -140,6 +156,16 @@ class _Standardised(torch.autograd.Function):
         if gradient is None:
             return rows * (along / length), None
         return torch.addcmul(gradient, rows, along / length), None
+
+
+def _planes(codes: Tensor, dtype: torch.dtype) -> Tensor:
+    """Where each vector is -1, as 0 and the value of its plane, ``[3, channels, entries]``."""
+    return (codes & plane_values(codes.device)[:, None, None]).to(dtype)
+
+
+def _twice(like: Tensor) -> Tensor:
+    """What makes twice a sum of what :func:`_planes` gave, ``[3]``."""
+    return 2 / plane_values(like.device).to(like.dtype)
 
 
 def raw_sign_penalty(responses: Responses, bits: Tensor, margin: float) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from passportize.signature.response import reach_of
+from passportize.signature.vectors import RawVectors, SignVectors
 
 __all__ = ["moved_rows", "turned_rows"]
 
@@ -18,7 +19,7 @@ _ENOUGH = 0.999
 """Rows that reach so much of the margin stay as they are."""
 
 
-def turned_rows(rows: Tensor, vectors: Tensor, bits: Tensor, margin: float) -> Tensor | None:
+def turned_rows(rows: Tensor, vectors: SignVectors, bits: Tensor, margin: float) -> Tensor | None:
     """The nearest rows of the same lengths whose gauge and bit keep a margin.
 
     For each sign that the gauge may have there are two conditions, ``sign w . s >= m |w|`` and
@@ -28,18 +29,19 @@ def turned_rows(rows: Tensor, vectors: Tensor, bits: Tensor, margin: float) -> T
 
     Args:
         rows: Float64 ``[channels, entries]``.
-        vectors: ``s``, ``t`` and more, float64 ``[entries, 2 or more]``, of -1 and +1.
+        vectors: Those of every row, as many entries as the rows have.
         bits: -1 and +1, float64 ``[channels]``.
         margin: Of the responses, in standard deviations.
 
     Returns:
         Rows ``[channels, entries]``, or None where all keep the margin. Rows of zeros stay.
     """
-    s, t = vectors[:, 0], vectors[:, 1]
-    shape = _Shape(rows.shape[1], float(s @ t))
+    s, t, _ = vectors.signs(rows.dtype)
+    # Half of the entries of s and t differ, in all rows alike.
+    shape = _Shape(rows.shape[1], float(rows.shape[1] % 2))
     reach = reach_of(margin, shape.entries)
     length = torch.linalg.vector_norm(rows, dim=1)
-    gauge, answer = rows @ s, rows @ t
+    gauge, answer = (rows * s).sum(1), (rows * t).sum(1)
     now = torch.where(gauge < 0, -1.0, 1.0).to(rows.dtype)
     enough = _ENOUGH * reach * length
     lacking = (gauge.abs() < enough) | (now * bits * answer < enough)
@@ -125,19 +127,19 @@ def _rescaling(wanted: Tensor, present: Tensor) -> Tensor:
     return (wanted.clamp_min(0) / present.clamp_min(1e-300)).sqrt()
 
 
-def moved_rows(rows: Tensor, vectors: Tensor, bits: Tensor, margin: float) -> Tensor | None:
+def moved_rows(rows: Tensor, vectors: RawVectors, bits: Tensor, margin: float) -> Tensor | None:
     """Rows as close as possible whose raw response keeps a margin on the side of the bit.
 
     Args:
         rows: Float64 ``[channels, entries]``.
-        vectors: Gamma vector first, float64 ``[entries, 2]`` or ``[groups, entries, 2]``.
+        vectors: Those of the part; the gamma vector counts.
         bits: -1 and +1, float64 ``[channels]``.
         margin: Of the raw response ``u = w . s``.
 
     Returns:
         Rows ``[channels, entries]``, or None where all keep the margin.
     """
-    gamma = vectors[..., 0]
+    gamma = vectors.values[..., 0].to(rows.dtype)
     each = gamma.expand(len(rows), -1) if gamma.dim() == 1 else _per_row(gamma, len(rows))
     answer = bits * (rows * each).sum(1)
     lacking = answer < _ENOUGH * margin

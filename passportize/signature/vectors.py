@@ -1,19 +1,162 @@
-"""What one private branch knows of the secret, kept out of checkpoints, files and prints."""
+"""Passport vectors: what the rows of an anchor answer to, and how a live model holds them.
+
+Every row has vectors of its own. If all rows of a layer answered to the same two vectors, these
+would be the two leading directions of the rows' second moment, and anybody could read them out of
+the released weights, turn them over and copy them. Vectors that are drawn anew for each row leave
+no direction, no mask and no sign that two rows have in common.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from passportize.errors import PassportLocked
+from passportize.passport.derivation import LabelledStream
 
-__all__ = ["WINDOW", "SecretVectors", "Vectors", "companion"]
+__all__ = [
+    "RANDOM_PASSPORT_POSITIONS",
+    "WINDOW",
+    "RawVectors",
+    "SecretVectors",
+    "SignVectors",
+    "Vectors",
+    "draw_raw_vectors",
+    "draw_sign_vectors",
+    "plane_values",
+]
+
+WINDOW = 256
+"""Entries of a row that answer to the normalised response at most."""
+
+RANDOM_PASSPORT_POSITIONS = 256
+"""Positions of a random passport: a map of 16 by 16, as inside the published networks."""
+
+
+class SignVectors(NamedTuple):
+    """Vectors of -1 and +1, three for every row of one part of an anchor.
+
+    Attributes:
+        codes: ``s``, ``t`` and ``r`` in bits 0, 1 and 2, a set bit for -1; uint8
+            ``[channels, entries]``, a quarter of what the entries take as float32.
+        offset: The first entry of the rows that they answer to.
+    """
+
+    codes: Tensor
+    offset: int = 0
+
+    @property
+    def window(self) -> slice | None:
+        """The entries of a row that they answer to."""
+        return slice(self.offset, self.offset + self.codes.shape[1])
+
+    @property
+    def entries(self) -> int:
+        """Length of the vectors."""
+        return self.codes.shape[1]
+
+    def to(self, device: torch.device) -> SignVectors:
+        """The same on another device."""
+        return SignVectors(self.codes.to(device), self.offset)
+
+    def signs(self, dtype: torch.dtype) -> Tensor:
+        """``s``, ``t`` and ``r`` themselves, ``[3, channels, entries]``."""
+        planes = plane_values(self.codes.device)[:, None, None]
+        return 1 - 2 * (self.codes & planes).ne(0).to(dtype)
+
+
+def plane_values(device: torch.device) -> Tensor:
+    """The values of the bits of a code, uint8 ``[3]``: 1, 2, 4; made on the device itself."""
+    return torch.pow(2, torch.arange(3, dtype=torch.uint8, device=device))
+
+
+class RawVectors(NamedTuple):
+    """Gamma and beta vector as published: the same for all rows of one part of an anchor.
+
+    Attributes:
+        values: float32 ``[entries, 2]``, or ``[groups, entries, 2]`` for an image passport on a
+            grouped convolution.
+    """
+
+    values: Tensor
+
+    @property
+    def window(self) -> slice | None:
+        """Whole rows answer."""
+        return None
+
+    @property
+    def entries(self) -> int:
+        """Length of the vectors."""
+        return self.values.shape[-2]
+
+    def to(self, device: torch.device) -> RawVectors:
+        """The same on another device."""
+        return RawVectors(self.values.to(device))
+
+
+Vectors = SignVectors | RawVectors
+
+
+def draw_sign_vectors(
+    keyed: LabelledStream, site: str, part: int, channels: int, fan_in: int
+) -> SignVectors:
+    """Vectors for every row of one part of an anchor, independent of each other.
+
+    ``s`` and ``r`` are fair signs; ``t`` is ``s`` with the signs of half of the entries changed,
+    so that ``s . t`` is 0 (1 for an odd number of entries). Which half is a uniformly drawn one:
+    each row ranks 32-bit numbers of its own, of equal ones the later entry is the larger.
+
+    Args:
+        keyed: The model's key.
+        site: Name of the norm.
+        part: Index of the anchor part.
+        channels: Number of rows.
+        fan_in: Entries of a row.
+    """
+    offset, entries = 0, fan_in
+    if fan_in > WINDOW:
+        draw = keyed.stream("window", site, part, length=8)
+        offset, entries = int.from_bytes(draw, "big") % (fan_in - WINDOW + 1), WINDOW
+    shape = (channels, entries)
+    s, r = (
+        keyed.bits(side, site, part, total=channels * entries).view(shape).to(torch.uint8)
+        for side in ("gamma", "beta")
+    )
+    drawn = keyed.words("mask", site, part, count=channels * entries).view(shape)
+    # Distinct numbers, so the larger half is one and the same set however it is found.
+    ranks = (drawn * entries + torch.arange(entries, device="cpu")).numpy()
+    # numpy, since torch takes ten times as long for it.
+    middle = np.partition(ranks, (entries - 1) // 2, axis=1)[:, (entries - 1) // 2, None]
+    changed = torch.from_numpy(ranks > middle).to(torch.uint8)
+    return SignVectors(s | (s ^ changed) << 1 | r << 2, offset)
+
+
+def draw_raw_vectors(keyed: LabelledStream, site: str, part: int, fan_in: int) -> RawVectors:
+    """Random passports as they enter the layer: as mean patches.
+
+    The published passports are uniform in (-1, 1) over the whole layer input, and the mean over
+    ``P`` positions divides their deviation by ``sqrt(P)``. ``P`` is taken as
+    :data:`RANDOM_PASSPORT_POSITIONS` everywhere, so that no input size has to be known.
+
+    Args:
+        keyed: The model's key.
+        site: Name of the norm.
+        part: Index of the anchor part.
+        fan_in: Entries of a row.
+    """
+    sides = [
+        keyed.uniform("uniform", site, side, part, shape=(fan_in,)) for side in ("gamma", "beta")
+    ]
+    return RawVectors(torch.stack(sides, dim=-1) / math.sqrt(RANDOM_PASSPORT_POSITIONS))
 
 
 class SecretVectors:
-    """Passport vectors and signature bits of one site.
+    """Passport vectors and signature bits of one site, as a live model holds them.
 
     Not a parameter and not a buffer: DDP would broadcast it and a checkpoint would hold it. A
     pickled copy is empty ("locked"); a deep copy shares the tensors, which never change.
@@ -62,11 +205,8 @@ class SecretVectors:
         origin = self._origin or self
         if device.type == "cpu":
             return origin
-        return SecretVectors(
-            tuple(Vectors(side.values.to(device), side.offset) for side in origin._sides),
-            origin.bits.to(device),
-            origin,
-        )
+        sides = tuple(side.to(device) for side in origin._sides)
+        return SecretVectors(sides, origin.bits.to(device), origin)
 
     @property
     def device(self) -> torch.device:
@@ -81,39 +221,3 @@ class SecretVectors:
 
     def __reduce__(self) -> tuple[type[SecretVectors], tuple[()]]:
         return (SecretVectors, ())
-
-
-class Vectors(NamedTuple):
-    """The passport vectors of one part of an anchor.
-
-    Attributes:
-        values: Side by side, float32, ``[entries, count]``: ``s``, ``t`` and ``r`` for the
-            normalised response, gamma and beta for the raw one (``[groups, entries, 2]`` for an
-            image passport on a grouped convolution).
-        offset: The first entry of a row that they answer to.
-    """
-
-    values: Tensor
-    offset: int = 0
-
-    @property
-    def window(self) -> slice:
-        """The entries of a row that they answer to."""
-        return slice(self.offset, self.offset + len(self.values))
-
-
-def companion(vector: Tensor, ranks: Tensor) -> Tensor:
-    """The vector ``t`` to a vector ``s``: half of the signs changed, which half ``ranks`` decides.
-
-    Args:
-        vector: ``s``, ``[fan_in]``.
-        ranks: Numbers to rank, ``[fan_in]``; the larger half marks what is changed.
-    """
-    order = torch.argsort(ranks, stable=True)
-    mask = torch.ones_like(vector)
-    mask[order[(len(order) + 1) // 2 :]] = -1
-    return vector * mask
-
-
-WINDOW = 256
-"""Entries of a row that answer to the normalised response at most."""

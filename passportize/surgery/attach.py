@@ -221,7 +221,7 @@ def make_branches(
             branches.append(Branch(site, config, switch, host))
             continue
         generator = None
-        if config.formulation == "paper":
+        if config.has_bottleneck:
             seed = int.from_bytes(key.stream(f"bottleneck/{site.name}", 8), "big") >> 1
             generator = torch.Generator(device="cpu").manual_seed(seed)
         weights = anchor_weights(model, site.anchor.parts)

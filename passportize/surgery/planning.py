@@ -12,6 +12,7 @@ from torch import nn
 from passportize.anchors.search import AnchorSearch, find_anchors
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument, NoNormalization
+from passportize.signature.formulations import NORMALISED, formulation_of
 from passportize.signature.rows import anchor_fan_in
 from passportize.signature.site import Anchor, Role, Site
 from passportize.surgery.expose import expose, hide
@@ -93,7 +94,7 @@ def _plan(
         search = find_anchors(model, widths, example_inputs=example_inputs, user_anchors=anchors)
     else:
         search = AnchorSearch(anchors={}, executed=None, method="none", notes=[])
-    if config.formulation != "paper":
+    if formulation_of(config) is NORMALISED:
         by_name = {norm.name: norm for norm in found}
         search.anchors = read_less_mean_rows(search.anchors, by_name)
     sites = []

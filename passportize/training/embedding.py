@@ -18,7 +18,6 @@ from passportize.errors import EmbeddingFailed, InvalidArgument
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
 from passportize.signature.rows import added_to_rows, anchor_rows
-from passportize.signature.turning import moved_rows, turned_rows
 
 __all__ = ["Embedding", "embed_signature"]
 
@@ -114,8 +113,7 @@ def embed_signature(model: nn.Module, margin: float | None = None) -> Embedding:
 def _embed(branch: Branch, margin: float | None) -> bool:
     """Move the rows of one site; whether any had to."""
     assert branch.weights is not None
-    config = branch.config
-    reach = config.margin if margin is None else margin
+    reach = branch.config.margin if margin is None else margin
     moved = False
     start = 0
     for (owner, attribute, part), side in zip(
@@ -124,16 +122,13 @@ def _embed(branch: Branch, margin: float | None) -> bool:
         # On the CPU, where float64 exists and every machine computes the same.
         weight: Tensor = getattr(owner, attribute)
         values = weight.cpu()
-        paper = config.formulation == "paper"
-        window = None if paper else side.window
-        rows = anchor_rows(values, part, window).double()
+        rows = anchor_rows(values, part, side.window).double()
         bits = branch.secret.bits[start : start + part.channels].cpu().double()
-        vectors = side.values.cpu().double()
         start += part.channels
-        wanted = (moved_rows if paper else turned_rows)(rows, vectors, bits, reach)
+        wanted = branch.formulation.turned(rows, side.to(rows.device), bits, reach)
         if wanted is not None:
             moved = True
-            weight.copy_(added_to_rows(values, part, wanted - rows, window))
+            weight.copy_(added_to_rows(values, part, wanted - rows, side.window))
     return moved
 
 

@@ -1,8 +1,8 @@
-"""What is claimed about a suspect: by a claim, or by the plan of the suspect itself."""
+"""What is claimed about a suspect, by a claim or by its own plan, and where that is in a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +13,28 @@ from passportize.errors import InvalidArgument
 from passportize.layers.unregistered_norm import adapter_of
 from passportize.release.claim import Claim
 from passportize.signature.layout import Layout
-from passportize.signature.matching import TensorMatch, match_layout, structure_of
-from passportize.signature.site import Anchor, Role, Site
+from passportize.signature.marking import Marking
+from passportize.signature.site import Anchor, Role
 from passportize.surgery.attach import anchor_shapes
 from passportize.surgery.norms import find_norms
 from passportize.surgery.planning import plan
 
-__all__ = ["Expectation", "PrivateBranch", "place_sites"]
+__all__ = ["Expectation", "Placement"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What is needed to put private branches into one particular model.
+
+    Attributes:
+        marking: What was marked, with the names of that model.
+        layout: The layout that the bits were embedded with.
+        tensors: Bottleneck of each site, by what they are.
+    """
+
+    marking: Marking
+    layout: Layout
+    tensors: tuple[Mapping[str, Tensor], ...]
 
 
 @dataclass(frozen=True)
@@ -27,32 +42,22 @@ class Expectation:
     """What is expected of a suspect.
 
     Attributes:
-        sites: Bound sites and those with private statistics.
-        configs: The formulation of each.
-        config: The model-wide formulation.
-        layout: Where the bits lie.
-        structure: Names and shapes of the released tensors.
-        tensors: For every site its private statistics and bottleneck, by what they are.
+        marking: What is said to be marked.
+        tensors: Bottleneck of each site, by what they are: the claimant's choice (``paper`` only).
     """
 
-    sites: tuple[Site, ...]
-    configs: tuple[PassportConfig, ...]
-    config: PassportConfig
-    layout: Layout
-    structure: tuple[tuple[str, tuple[int, ...]], ...]
+    marking: Marking
     tensors: tuple[Mapping[str, Tensor], ...]
+
+    @property
+    def layout(self) -> Layout:
+        """Where the bits lie."""
+        return self.marking.layout
 
     @classmethod
     def from_claim(cls, claim: Claim) -> Expectation:
         """What a claim says."""
-        return cls(
-            claim.sites,
-            claim.configs,
-            claim.config,
-            claim.layout,
-            claim.structure,
-            tuple(claim.of_site(index) for index in range(len(claim.sites))),
-        )
+        return cls(claim.marking, tuple(claim.of_site(i) for i in range(len(claim.sites))))
 
     @classmethod
     def from_plan(
@@ -79,87 +84,83 @@ class Expectation:
             config = PassportConfig.keyed() if find_norms(model) else PassportConfig.signature()
         planned = plan(model, config=config, example_inputs=example_inputs, include_frozen=True)
         sites = tuple(site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS))
-        configs = (config,) * len(sites)
-        layout = Layout.of(sites, configs, anchor_shapes(model, sites))
-        structure = structure_of(model.state_dict())
-        return cls(sites, configs, config, layout, structure, ({},) * len(sites))
+        marking = Marking(config, sites, (config,) * len(sites), anchor_shapes(model, sites))
+        return cls(marking, ({},) * len(sites))
 
-    def match(self, tensors: Mapping[str, Tensor], names: bool) -> TensorMatch:
-        """What stands for the claimed tensors among these."""
-        return match_layout(self.layout, self.structure, tensors, names)
-
-    def private_branch(self, model: nn.Module, names: bool) -> PrivateBranch | str:
-        """What to put back into a model, or the reason why that cannot be done.
+    def place(self, model: nn.Module, found: Mapping[str, str]) -> Placement | str:
+        """Where private branches go in a model, or the reason why that cannot be said.
 
         Args:
             model: A plain model.
-            names: As in :meth:`match`.
+            found: Its name for the weights that sites are bound to.
         """
-        if not self.config.has_private_pass:
+        marking = self.marking
+        if not marking.config.has_private_pass:
             return "the 'signature' preset has no private branch"
-        # The module may be a copy of model=, with other names than the suspect's file.
-        match = self.match(model.state_dict(), names)
-        placed = place_sites(self.sites, self.structure, match, model)
-        if isinstance(placed, str):
-            return placed
-        return PrivateBranch(placed, self.configs, self.config, self.layout, self.tensors)
+        for weight in marking.layout.weights:
+            if weight not in found:
+                return f"the suspect has no weight in the place of {weight}"
+        names = _norm_names(marking, model, found)
+        placed = []
+        for site in marking.sites:
+            name = names.get(site.name)
+            norm = _submodule(model, name)
+            if name is None or norm is None:
+                return f"the suspect has no layer in the place of {site.name}"
+            if adapter_of(norm) is None:
+                return f"{name} is a {type(norm).__name__} in the suspect, not a known norm"
+            placed.append(replace(site, name=name, anchor=_renamed(site.anchor, found)))
+        shapes = {found[weight]: shape for weight, shape in marking.shapes.items()}
+        there = replace(marking, sites=tuple(placed), shapes=shapes)
+        return Placement(there, marking.layout, self.tensors)
 
 
-@dataclass(frozen=True)
-class PrivateBranch:
-    """What is needed to put a private branch back.
+def _submodule(model: nn.Module, name: str | None) -> nn.Module | None:
+    try:
+        return None if name is None else model.get_submodule(name)
+    except AttributeError:
+        return None
 
-    Attributes:
-        sites: Sites with the names of the model that is looked at.
-        configs: The formulation of each.
-        config: The model-wide formulation.
-        layout: The layout that the bits were embedded with.
-        tensors: Statistics and bottleneck of each site, by what they are.
+
+def _renamed(anchor: Anchor | None, found: Mapping[str, str]) -> Anchor | None:
+    if anchor is None:
+        return None
+    parts = tuple(replace(part, weight=found[part.weight]) for part in anchor.parts)
+    return replace(anchor, parts=parts)
+
+
+def _norm_names(marking: Marking, model: nn.Module, found: Mapping[str, str]) -> dict[str, str]:
+    """The model's name for the norm of every site.
+
+    Names of weights that differ by a prefix are names of norms that do. Otherwise the model's own
+    plan says which norm hangs on which weight; norms without one keep their names.
     """
+    names = {site.name: site.name for site in marking.sites}
+    cut = {_cut(weight, other) for weight, other in found.items()}
+    if len(cut) == 1 and (only := next(iter(cut))) is not None:
+        removed, added = only
+        return {name: added + name.removeprefix(removed) for name in names}
+    hanging = {
+        _rows_of(site.anchor): site.name
+        for site in plan(model, config=marking.config, include_frozen=True).sites
+        if site.role is Role.BOUND
+    }
+    for site in marking.sites:
+        if site.role is Role.BOUND:
+            here = hanging.get(_rows_of(_renamed(site.anchor, found)))
+            if here is None:
+                del names[site.name]
+            else:
+                names[site.name] = here
+    return names
 
-    sites: Sequence[Site]
-    configs: Sequence[PassportConfig]
-    config: PassportConfig
-    layout: Layout
-    tensors: Sequence[Mapping[str, Tensor]]
+
+def _rows_of(anchor: Anchor | None) -> tuple[tuple[str, int], ...]:
+    return () if anchor is None else tuple((part.weight, part.start) for part in anchor.parts)
 
 
-def place_sites(
-    sites: Sequence[Site],
-    structure: Iterable[tuple[str, tuple[int, ...]]],
-    match: TensorMatch,
-    model: nn.Module,
-) -> list[Site] | str:
-    """The sites of a claim with the names of a model, or the reason why one has no place.
-
-    Args:
-        sites: Sites of a claim.
-        structure: Names and shapes of the claim's tensors.
-        match: The model's name for each.
-        model: Where they are to be placed.
-    """
-    owners: dict[str, str] = {}
-    for name, _ in structure:
-        other = match.found.get(name)
-        if other is not None:
-            owners.setdefault(name.rpartition(".")[0], other.rpartition(".")[0])
-    placed = []
-    for site in sites:
-        name = owners.get(site.name, site.name)
-        try:
-            norm = model.get_submodule(name)
-        except AttributeError:
-            return f"the suspect has no layer in the place of {site.name}"
-        if adapter_of(norm) is None:
-            return f"{name} is a {type(norm).__name__} in the suspect, not a known norm"
-        anchor = site.anchor
-        if site.role is Role.BOUND and anchor is not None:
-            parts = []
-            for part in anchor.parts:
-                weight = match.found.get(part.weight)
-                if weight is None:
-                    return f"the suspect has no weight in the place of {part.weight}"
-                parts.append(replace(part, weight=weight))
-            anchor = Anchor(tuple(parts), anchor.rule, anchor.crossed)
-        placed.append(replace(site, name=name, anchor=anchor))
-    return placed
+def _cut(name: str, other: str) -> tuple[str, str] | None:
+    """The prefix that one name has more than the other, as what to remove and what to add."""
+    if other.endswith(name):
+        return "", other[: len(other) - len(name)]
+    return (name[: len(name) - len(other)], "") if name.endswith(other) else None

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from passportize.errors import InvalidArgument
 from passportize.layers.batch import map_tensors
 from passportize.layers.layer import PassportLayer
-from passportize.layers.model import branch
-from passportize.layers.statistics import OFFSET, RATIO, has_statistics, restore_statistics
+from passportize.layers.model import branch, passport_layers
+from passportize.layers.private_branch import has_statistics
 from passportize.passport.passport import Passport
 from passportize.surgery.attach import attached
 from passportize.thresholds import FIDELITY_GAP
 from passportize.utils.frozen import frozen_model, frozen_random_state
-from passportize.verification.expectation import PrivateBranch, place_sites
+from passportize.utils.trees import tensors_in
+from passportize.verification.expectation import Placement
 
-__all__ = ["Fidelity", "PrivateBranch", "measure_fidelity", "place_sites"]
+__all__ = ["Fidelity", "measure_fidelity"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,14 @@ class Fidelity:
 def measure_fidelity(
     model: nn.Module,
     passport: Passport,
-    private: PrivateBranch | str,
+    private: Placement | str,
     loader: Iterable[Any],
     device: torch.device | str | None = None,
 ) -> Fidelity:
     """Run both branches of a plain model over some data; the model is left exactly as it was.
+
+    Private running statistics start from nothing and are measured on the inputs of ``loader`` with
+    the given key, by one pass without labels, so no claimant brings any.
 
     Args:
         model: A plain model.
@@ -57,7 +61,8 @@ def measure_fidelity(
         private: What to put back, or the reason why that cannot be done.
         loader: Yields ``(inputs, targets)``: inputs a tensor ``[batch, ...]``, a tuple of
             positional or a dict of keyword arguments; targets ``[batch]`` class indices. A graph
-            batch with a field ``y`` does as well. Read once.
+            batch with a field ``y`` does as well. Read twice where norms keep statistics; one that
+            can be read only once is kept in memory.
         device: Where to run a copy of the model; None to run it where it is.
 
     Raises:
@@ -65,32 +70,23 @@ def measure_fidelity(
     """
     if device is not None:
         model = copy.deepcopy(model).to(device)
-    reason = private if isinstance(private, str) else _unfit(model, private)
+    if iter(loader) is loader:
+        loader = list(loader)
+    reason = private if isinstance(private, str) else ""
     with frozen_random_state(cuda=True), frozen_model(model, values=True), torch.no_grad():
         model.eval()
-        if reason or isinstance(private, str):
+        if isinstance(private, str):
             counts = _count(model, loader, ("public",))
         else:
+            marking = private.marking
             with attached(
-                model, private.sites, passport, private.config, private.configs, private.layout
+                model, marking.sites, passport, marking.config, marking.configs, private.layout
             ):
-                for site, tensors in zip(private.sites, private.tensors, strict=True):
+                for site, tensors in zip(marking.sites, private.tensors, strict=True):
                     _fill(model.get_submodule(site.name), tensors)
+                _measure_statistics(model, loader)
                 counts = _count(model, loader, ("public", "private"))
     return _judge(counts, reason)
-
-
-def _unfit(model: nn.Module, private: PrivateBranch) -> str:
-    """Why the private branch cannot be run on this model, or nothing."""
-    for site, tensors in zip(private.sites, private.tensors, strict=True):
-        norm = model.get_submodule(site.name)
-        if not has_statistics(norm):
-            continue
-        if OFFSET not in tensors or RATIO not in tensors:
-            return f"the private running statistics of {site.name} are only in the claim"
-        if tensors[OFFSET].shape != norm.get_buffer("running_mean").shape:
-            return f"{site.name} has another width in the suspect"
-    return ""
 
 
 def _fill(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -98,11 +94,28 @@ def _fill(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     assert isinstance(layer, PassportLayer)
     parameters = dict(layer.passport.named_parameters())
     for name, tensor in tensors.items():
-        if name in parameters:
-            parameters[name].copy_(tensor)
-    if OFFSET in tensors and has_statistics(layer):
-        scale = getattr(layer, layer.scale_name, None)
-        restore_statistics(layer, layer.passport, scale, tensors[OFFSET], tensors[RATIO])
+        parameters[name].copy_(tensor)
+
+
+def _measure_statistics(model: nn.Module, loader: Iterable[Any]) -> None:
+    """Take the private running statistics of all layers as plain means over some data."""
+    layers = [layer for layer in passport_layers(model).values() if has_statistics(layer)]
+    if not layers:
+        return
+    for layer in layers:
+        layer.train()
+        # None: the plain mean over all batches.
+        layer.momentum = None  # type: ignore[assignment]
+        layer.passport.num_batches_tracked.zero_()  # type: ignore[union-attr]
+    place = _place(model)
+    with branch(model, "private"):
+        for batch in loader:
+            inputs = _moved(_pair(batch)[0], place)
+            # One sample has no variance of its own in a norm that sees one value of each.
+            if next((t.shape[0] for t in tensors_in(inputs) if t.dim()), 2) > 1:
+                _call(model, inputs)
+    for layer in layers:
+        layer.eval()
 
 
 @dataclass
@@ -114,7 +127,7 @@ class _Counts:
 
 def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> _Counts:
     counts = _Counts(0, 0, dict.fromkeys(branches, 0))
-    place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    place = _place(model)
     for batch in loader:
         inputs, targets = _pair(batch)
         inputs = _moved(inputs, place)
@@ -136,6 +149,10 @@ def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> 
                 counts.samples += labels.numel()
                 counts.classes = scores.shape[1]
     return counts
+
+
+def _place(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
 
 def _pair(batch: Any) -> tuple[Any, Any]:

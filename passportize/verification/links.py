@@ -28,9 +28,9 @@ from passportize.release.checkpoint import host_state_dict, load_weights
 from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
 from passportize.signature.evidence import Evidence, judge_evidence, read_evidence
-from passportize.signature.matching import match_tensors, structure_of
 from passportize.signature.model_key import ModelKey
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
+from passportize.verification.counterparts import find_counterparts, structure_of
 from passportize.verification.expectation import Expectation
 from passportize.verification.suspect import Suspect, Weights
 
@@ -143,26 +143,26 @@ def judge_links(
             "verify: released= needs model=, a plain model of the suspect's architecture, to "
             "follow its channels"
         )
-    evidence = read_evidence(released, key, claimed.layout, claimed.structure)
+    evidence = read_evidence(released, key, claimed.layout)
     first, reason = judge_evidence(evidence, claimed.layout)
     if first is not True:
         return _links(first, f"link 1: in the released weights, {reason}", evidence)
     if not opened.whole:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
     suspect = {name: value.detach().cpu() for name, value in opened.module.state_dict().items()}
-    match = match_tensors(structure_of(suspect), structure_of(released))
-    if any(partner is None for partner in match.found.values()):
+    found = find_counterparts(structure_of(suspect), structure_of(released))
+    if any(partner is None for partner in found.values()):
         return _links(
             None, "link 2: the suspect is no model of the released architecture", evidence
         )
-    own = {name: released[partner].cpu() for name, partner in match.found.items() if partner}
+    own = {name: released[partner].cpu() for name, partner in found.items() if partner}
     try:
         tied = find_tied_channels(opened.module, example_inputs)
     except TracingError as error:
         return _links(None, f"link 2: {error}", evidence)
     alignment = align(own, suspect, tied)
     similarity = measure_similarity(own, alignment.tensors, tied)
-    aligned = read_evidence(alignment.tensors, key, claimed.layout, claimed.structure)
+    aligned = read_evidence(alignment.tensors, key, claimed.layout)
     second = similarity.accepted
     reason = {
         True: "the released weights carry the signature, and the suspect has these weights in "

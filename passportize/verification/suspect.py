@@ -16,7 +16,7 @@ from passportize.errors import AlreadyPassportized, CheckpointError, InvalidArgu
 from passportize.layers.model import is_passportized
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.release.checkpoint import host_state_dict, load_weights
-from passportize.signature.matching import match_tensors, structure_of
+from passportize.verification.counterparts import find_counterparts, structure_of
 
 __all__ = ["Suspect", "open_suspect"]
 
@@ -29,12 +29,14 @@ class Suspect:
         tensors: Its weights by name.
         module: A live model with these weights: the suspect itself or a copy of ``model``; None
             where there is none.
+        named: The module's name for each tensor of the file; empty where they are the same.
         whole: Whether the module has all of its weights from the suspect.
         notes: What the reader of a verdict should know.
     """
 
     tensors: dict[str, Tensor]
     module: nn.Module | None
+    named: dict[str, str] = field(default_factory=dict)
     whole: bool = True
     notes: list[str] = field(default_factory=list)
 
@@ -117,18 +119,19 @@ def _check_plain(model: nn.Module, what: str) -> None:
 def _load_copy(opened: Suspect, model: nn.Module, place: str) -> None:
     twin = copy.deepcopy(model)
     own = twin.state_dict()
-    match = match_tensors(structure_of(own), structure_of(opened.tensors))
-    found = {name: other for name, other in match.found.items() if other is not None}
-    if len(found) < len(match.found) / 2:
+    match = find_counterparts(structure_of(own), structure_of(opened.tensors))
+    found = {name: other for name, other in match.items() if other is not None}
+    if len(found) < len(match) / 2:
         raise CheckpointError(
-            f"{place}: only {len(found)} of the {len(match.found)} tensors of "
+            f"{place}: only {len(found)} of the {len(match)} tensors of "
             f"{type(model).__name__} are in it; give a model of the right architecture as model="
         )
     with torch.no_grad():
         for name, other in found.items():
             own[name].copy_(opened.tensors[other])
     opened.module = twin
-    missing = [name for name, other in match.found.items() if other is None]
+    opened.named = {other: name for name, other in found.items()}
+    missing = [name for name, other in match.items() if other is None]
     if missing:
         opened.whole = False
         opened.notes.append(

@@ -46,13 +46,13 @@ def verify(
     drawn without knowledge of the weights, every bit matches with probability exactly 1/2, so the
     p-value is that of a binomial and exact. Fidelity, the accuracy of the private branch next to
     the public one, is a second piece of evidence; it is reported beside the first and never mixed
-    with it. Its weight rests on the claim's digest having been published before the release,
-    because private statistics (and the bottleneck of ``paper``) come from the claim.
+    with it. Private running statistics are measured on ``loader`` with the passport given, so with
+    ``keyed`` nothing in the branch is left to a claimant; the bottleneck of ``paper`` is.
 
     Nothing that a claimant could fit to the suspect enters the signature: vectors and bits come
     from the secret together with all that decides where bits lie, so a claim that is written to
-    suit a suspect has other bits. Where tensors are matched by order and shape the strength is
-    reduced by the number of ways in which they could have been.
+    suit a suspect has other bits. Where names say nothing, each weight is read from every tensor
+    of its shape, and the strength is reduced by the number of assignments.
 
     Args:
         suspect: A plain model, a state dict, or the path of a file of weights. It is left exactly
@@ -97,7 +97,7 @@ def verify(
             nothing = Fidelity(None, None, None, "there is no private branch")
             return _verdict(None, str(error), None, None, nothing, None, opened.notes)
     key = ModelKey(passport, claimed.layout)
-    evidence = read_evidence(opened.tensors, key, claimed.layout, claimed.structure)
+    evidence = read_evidence(opened.tensors, key, claimed.layout)
     accepted, reason = judge_evidence(evidence, claimed.layout)
     links = None
     if released is not None:
@@ -170,7 +170,10 @@ def _fidelity(
         return Fidelity(None, None, None, "weights alone cannot be run; give model= too")
     if not opened.whole:
         return Fidelity(None, None, None, "the suspect lacks weights of model=")
-    private = claimed.private_branch(opened.module, evidence.names)
+    # The module may be a copy of model=, with other names than the suspect's file.
+    named = opened.named
+    found = {weight: named.get(name, name) for weight, name in evidence.found.items()}
+    private = claimed.place(opened.module, found)
     return measure_fidelity(opened.module, passport, private, loader, device)
 
 
@@ -182,12 +185,17 @@ def _notes(passport: Passport, claim: Claim | None, evidence: Evidence) -> list[
             f"{len(missing)} of {len(evidence.reading.sites)} sites are missing and not counted"
         )
     if evidence.matched_by != BY_NAME:
-        notes.append("layers have other names than in the claim; matched by order and shape")
+        notes.append(
+            "tensors have other names than in the claim; each weight was looked for among all of "
+            "its shape, and the number of ways to do so is paid for"
+        )
     if claim is None:
         notes.append(
             "without a claim the sites are those that plan() finds in the suspect; they must be "
             "all those that were protected"
         )
+    if claim is not None and claim.config.has_bottleneck:
+        notes.append("the bottleneck of 'paper' comes from the claim: the claimant chose it")
     if passport.claimant_chosen:
         notes.append("the passport vectors come from pictures that the claimant chose")
     return notes

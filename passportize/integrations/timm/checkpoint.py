@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from passportize.config import PassportConfig
 from passportize.errors import CheckpointError, WrongPassport
 from passportize.layers.model import passport_layers, switch_of
 from passportize.release.checkpoint import host_state_dict, is_private_key
-from passportize.signature.site import Site
+from passportize.signature.marking import Marking
 
 __all__ = ["TASK_KEY", "BranchRecord", "join_state", "part_state"]
 
@@ -20,48 +20,34 @@ TASK_KEY = "passport"
 """Entry of timm's ``task_state`` (``task_state_ema``) that holds the private branch."""
 
 
+@dataclass(frozen=True)
 class BranchRecord:
     """What a checkpoint holds of the private branches beside their tensors. No secret is in it.
 
-    Args:
-        config: The model-wide formulation.
-        sites: Bound sites and those with private statistics.
-        configs: The formulation of each.
+    Attributes:
+        marking: What is marked.
         commitment: Commitment of the passport.
     """
 
-    def __init__(
-        self,
-        config: PassportConfig,
-        sites: tuple[Site, ...],
-        configs: tuple[PassportConfig, ...],
-        commitment: str,
-    ) -> None:
-        self.config = config
-        self.sites = sites
-        self.configs = configs
-        self.commitment = commitment
+    marking: Marking
+    commitment: str
 
     @classmethod
     def of(cls, model: nn.Module) -> BranchRecord:
         """The record of a passportized model."""
         switch = switch_of(model)
         branches = [layer.passport for layer in passport_layers(model).values()]
-        return cls(
+        marking = Marking(
             switch.config,
             tuple(branch.site for branch in branches),
             tuple(branch.config for branch in branches),
-            switch.commitment,
+            {} if switch.layout is None else switch.layout.weights,
         )
+        return cls(marking, switch.commitment)
 
     def to_json(self) -> str:
         """JSON text, which every loader of checkpoints takes."""
-        record = {
-            "config": self.config.to_dict(),
-            "sites": [site.to_dict() for site in self.sites],
-            "configs": [config.to_dict() for config in self.configs],
-            "commitment": self.commitment,
-        }
+        record = {**self.marking.to_dict(), "commitment": self.commitment}
         return json.dumps(record, sort_keys=True)
 
     @classmethod
@@ -73,12 +59,7 @@ class BranchRecord:
         """
         try:
             record = json.loads(text)
-            return cls(
-                PassportConfig.from_dict(record["config"]),
-                tuple(Site.from_dict(site) for site in record["sites"]),
-                tuple(PassportConfig.from_dict(config) for config in record["configs"]),
-                str(record["commitment"]),
-            )
+            return cls(Marking.from_dict(record), str(record["commitment"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the record of the private branch in this checkpoint is damaged ({error}); use "

@@ -92,7 +92,8 @@ def restore_checkpoint(
                 f"{checkpoint}: it was trained with another passport (commitment "
                 f"{record.commitment[:12]}...); give that one"
             )
-        attach(model, record.sites, passport, record.config, record.configs)
+        marking = record.marking
+        attach(model, marking.sites, passport, marking.config, marking.configs)
     else:
         passportize(model, passport, config=config, where=where)
     try:
