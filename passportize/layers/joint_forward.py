@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from passportize.errors import BranchLost, BranchMisuse
 from passportize.layers.batch import append_rows, count_rows, cut_rows, is_packing, map_tensors
+from passportize.layers.gathered import can_gather, gathered_factors, gathered_penalty
 from passportize.layers.layer import PassportLayer
+from passportize.layers.private_branch import Branch
 from passportize.layers.switch import Pass, Switch
 from passportize.layers.weight_owner import WeightOwner
 from passportize.utils.trees import tensors_in
@@ -51,6 +53,10 @@ class JointOutput(NamedTuple):
     penalty: Tensor
     private_rows: int
     private_weight: float
+
+
+def _branches(root: nn.Module) -> list[Branch]:
+    return [module.passport for module in root.modules() if isinstance(module, PassportLayer)]
 
 
 class RootHooks:
@@ -96,12 +102,17 @@ class RootHooks:
             switch.current = Pass.PUBLIC
         else:
             switch.current = switch.mode
-        if switch.current is not Pass.JOINT:
+        switch.factors, switch.gathered = {}, frozenset()
+        if switch.current is Pass.PUBLIC:
             return None
-        if not torch.compiler.is_compiling():
-            self._check_layers(root)
-        if switch.counts:
-            switch.take_turn()
+        if switch.current is Pass.JOINT:
+            if not torch.compiler.is_compiling():
+                self._check_layers(root)
+            if switch.counts:
+                switch.take_turn()
+        self._gather(root)
+        if switch.current is Pass.PRIVATE:
+            return None
         if not switch.private_due or switch.config.passes == "separate":
             return None
         rows = count_rows((args, kwargs), switch.two_passes)
@@ -118,6 +129,14 @@ class RootHooks:
             return append_rows(tensor, share)
 
         return map_tensors(append, args), map_tensors(append, kwargs)
+
+    def _gather(self, root: nn.Module) -> None:
+        """Compute the factors of all sites whose weights are there; take over their sign loss."""
+        switch = self.switch
+        ready = [branch for branch in _branches(root) if can_gather(branch)]
+        switch.gathered = frozenset(branch.site.name for branch in ready)
+        if switch.current is Pass.PRIVATE or switch.private_due:
+            switch.factors = gathered_factors(branch for branch in ready if branch.transforms)
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """In joint training append the private part of the batch here instead of at the root."""
@@ -182,7 +201,10 @@ class RootHooks:
                 )
 
     def _penalty(self, root: nn.Module) -> Tensor:
+        gathered = self.switch.gathered
         terms = []
+        if self.switch.sign_due:
+            terms = gathered_penalty(b for b in _branches(root) if b.site.name in gathered)
         for layer, collected in self.switch.penalties.values():
             term: Tensor | None = collected
             if torch.is_grad_enabled() and not collected.requires_grad:
@@ -193,7 +215,11 @@ class RootHooks:
         collected_from = {id(layer) for layer, _ in self.switch.penalties.values()}
         for module in root.modules() if self.switch.sign_due else ():
             # A weight may be used without its layer being called (attention's out_proj, say).
-            if isinstance(module, WeightOwner) and id(module) not in collected_from:
+            if (
+                isinstance(module, WeightOwner)
+                and id(module) not in collected_from
+                and module.passport.site.name not in gathered
+            ):
                 term = module.private_factors()[2]
                 if term is not None:
                     terms.append(term)

@@ -127,7 +127,8 @@ class PassportLayer(nn.Module):
             # Called by keyword, as in norm(input=x): the first one is what is normalised.
             x, others = kwargs.pop(next(iter(kwargs))), []
         idle = switch.private_rows == 0 and branch.bottleneck is not None
-        if current is Pass.JOINT and not (switch.private_rows or switch.sign_due or idle):
+        sign_due = switch.sign_due and branch.site.name not in switch.gathered
+        if current is Pass.JOINT and not (switch.private_rows or sign_due or idle):
             return cast(Tensor, super().forward(x, *others, **kwargs))
         scale, shift, penalty = self.private_factors(x)
         if current is Pass.PRIVATE:
@@ -135,8 +136,8 @@ class PassportLayer(nn.Module):
         if idle and scale is not None:
             # DDP waits for a gradient of every parameter, also of what only this branch trains.
             nought = 0.0 * (scale.sum() if shift is None else scale.sum() + shift.sum())
-            penalty = nought if penalty is None or not switch.sign_due else penalty + nought
-        if switch.sign_due or idle:
+            penalty = nought if penalty is None or not sign_due else penalty + nought
+        if sign_due or idle:
             switch.collect(self, penalty)
         if switch.private_rows == 0:
             return cast(Tensor, super().forward(x, *others, **kwargs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -161,17 +162,24 @@ class Branch(nn.Module):
         """
         if not self.bound:
             return scale, shift, None
-        constant = self.switch.responses_constant
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
-            responses = self.responses()
-        penalty = None if constant else self._penalty(responses)
+        known = self.switch.known(self.site.name)
+        penalty = None
+        if known is None:
+            constant = self.switch.responses_constant
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
+                responses = self.responses()
+            penalty = None if constant else self._penalty(responses)
+            known = responses.gamma, responses.beta
+            if self.bottleneck is None:
+                known = torch.tanh(responses.gamma.detach()), torch.tanh(responses.beta.detach())
         if not self.transforms:
             return scale, shift, penalty
-        with torch.autocast(device_type=responses.gamma.device.type, enabled=False):
+        gamma, beta = known
+        with torch.autocast(device_type=gamma.device.type, enabled=False):
             if self.bottleneck is None:
-                private_scale, private_shift = self._keyed(responses, scale, shift)
+                private_scale, private_shift = self._keyed(gamma, beta, scale, shift)
             else:
-                sides = torch.stack([responses.gamma, responses.beta])
+                sides = torch.stack([gamma, beta])
                 learned = self.bottleneck(sides.to(next(self.bottleneck.parameters()).dtype))
                 shape = learned.shape[1:] if scale is None else scale.shape
                 private_scale, private_shift = (self.spread(side, shape) for side in learned)
@@ -190,27 +198,30 @@ class Branch(nn.Module):
         return penalty
 
     def _keyed(
-        self, responses: Responses, scale: Tensor | None, shift: Tensor | None
+        self, gamma: Tensor, beta: Tensor, scale: Tensor | None, shift: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """``scale1 = scale0 tanh(u)``, ``shift1 = shift0 + k scale0 tanh(v)``: nothing is free.
+
+        ``tanh(u)`` and ``tanh(v)`` are constants here: the sign loss alone moves the responses.
 
         Both are multiples of the public scale, ``u`` is even in the weight and ``v`` odd, so a
         thief's rescaling or sign flip of a channel cancels in the private branch wherever it
         cancels in the public one. The bounded function keeps the private branch as well
         conditioned as the public one, however large the margin.
         """
-        gamma = torch.tanh(responses.gamma)
-        beta = torch.tanh(responses.beta)
+        moved = self.config.shift_scale
         if scale is None:
-            return gamma, self.config.shift_scale * beta
+            return gamma, moved * beta
+        gamma, beta = self.spread(gamma, scale.shape), self.spread(beta, scale.shape)
         exact = scale.to(gamma.dtype)
-        beta = self.spread(beta, scale.shape)
         if shift is None:
-            private_shift = exact * (self.config.shift_scale * beta)
-        else:
-            moved = shift.to(gamma.dtype)
-            private_shift = torch.addcmul(moved, exact, beta, value=self.config.shift_scale)
-        return exact * self.spread(gamma, scale.shape), private_shift
+            return exact * gamma, exact * (moved * beta)
+        if torch.compiler.is_compiling():
+            return exact * gamma, torch.addcmul(shift.to(gamma.dtype), exact, beta, value=moved)
+        private: tuple[Tensor, Tensor] = _KeyedFactors.apply(  # type: ignore[no-untyped-call]
+            exact, shift.to(gamma.dtype), gamma, beta, moved
+        )
+        return private
 
     def spread(self, side: Tensor, shape: Sequence[int]) -> Tensor:
         """One value per channel, ``[channels]``, laid out in an affine shape of several axes."""
@@ -232,6 +243,26 @@ class Branch(nn.Module):
         if not self.bound:
             return "statistics only"
         return f"{self.config.formulation}, {self.site.bits} bits"
+
+
+class _KeyedFactors(torch.autograd.Function):
+    """``scale gamma`` and ``shift + k scale beta``, with a gradient of two operations."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scale: Tensor, shift: Tensor, gamma: Tensor, beta: Tensor, k: float
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(gamma, beta)
+        ctx.k = k
+        return scale * gamma, torch.addcmul(shift, scale, beta, value=k)
+
+    @staticmethod
+    def backward(
+        ctx: Any, scale_gradient: Tensor, shift_gradient: Tensor
+    ) -> tuple[Tensor, Tensor, None, None, None]:
+        gamma, beta = ctx.saved_tensors
+        gradient = torch.addcmul(scale_gradient * gamma, shift_gradient, beta, value=ctx.k)
+        return gradient, shift_gradient, None, None, None
 
 
 def _bottleneck(

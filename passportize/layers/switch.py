@@ -54,6 +54,9 @@ class Switch:
         samples_only: Whether some of these are taken over the samples alone, one value of each.
         rows_apart: Whether it was tried that samples can be appended to a batch.
         entry: Name of the module at whose input the private rows are appended; the root if empty.
+        penalties: Sign losses that layers of a sharded model have computed themselves.
+        gathered: Names of the sites for which the root does so in the pass under way.
+        factors: What the root has computed for its sites in the pass under way, or the last one.
     """
 
     def __init__(self, config: PassportConfig) -> None:
@@ -77,11 +80,20 @@ class Switch:
         self.trained = False
         self.saved = False
         self.penalties: dict[str, tuple[PassportLayer, Tensor]] = {}
+        self.factors: dict[str, tuple[Tensor, Tensor]] = {}
+        self.gathered: frozenset[str] = frozenset()
 
     def __getstate__(self) -> dict[str, object]:
         """Copies and files start outside any forward pass."""
         state = dict(self.__dict__)
-        state.update(active=False, penalties={}, mode=Pass.PUBLIC, current=Pass.PUBLIC)
+        state.update(
+            active=False,
+            penalties={},
+            factors={},
+            gathered=frozenset(),
+            mode=Pass.PUBLIC,
+            current=Pass.PUBLIC,
+        )
         return state
 
     @property
@@ -141,6 +153,15 @@ class Switch:
                 )
             return self.current
         return Pass.PRIVATE if self.mode is Pass.PRIVATE else Pass.PUBLIC
+
+    def known(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """``tanh(u)`` and ``tanh(v)`` of a site, where the root has computed them for this pass.
+
+        A part of the model that is called on its own gets none: weights may have changed since.
+        """
+        if self.active or torch._C._current_graph_task_id() != -1:
+            return self.factors.get(name)
+        return None
 
     def collect(self, layer: PassportLayer, penalty: Tensor | None) -> None:
         """Take the penalty of one layer in a forward pass.

@@ -39,7 +39,8 @@ class WeightOwner(MadeOnDemand, PassportLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The host's forward; in joint training the penalty is collected."""
         switch = self.passport.switch
-        if switch.effective() is Pass.JOINT and switch.sign_due:
+        gathered = self.passport.site.name in switch.gathered
+        if switch.effective() is Pass.JOINT and switch.sign_due and not gathered:
             switch.collect(self, self.private_factors()[2])
         # Past PassportLayer, which would run a second branch.
         return cast(Tensor, super(PassportLayer, self).forward(*args, **kwargs))

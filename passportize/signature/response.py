@@ -112,15 +112,14 @@ def _standardised(rows: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         of NaN, and has no gradient.
     """
     # In units of its largest entry, since squares of tiny and huge ones leave the range of a float.
-    largest = rows.detach().abs().amax(1, keepdim=True)
-    live = largest > 0
-    unit = rows / torch.where(live, largest, 1)
-    length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
-    length = torch.where(live, length, 1)
+    largest = torch.linalg.vector_norm(rows.detach(), math.inf, dim=1, keepdim=True)
+    unit = rows / largest.masked_fill(largest == 0, 1)
+    # At least 1, as the largest entry is; a row of zeros stays one.
+    length = torch.linalg.vector_norm(unit, dim=1, keepdim=True).clamp_min(1)
     # w . s is the sum over all entries less twice the sum over those where s is -1.
     negative = torch.einsum("ce,kce->ck", unit, _planes(codes, rows.dtype))
     products = unit.sum(1, keepdim=True) - negative * _twice(rows)
-    return products / length * live, length * largest
+    return products / length, length * largest
 
 
 class _Standardised(torch.autograd.Function):
@@ -141,11 +140,11 @@ class _Standardised(torch.autograd.Function):
         ctx: Any, answer_gradient: Tensor | None, length_gradient: Tensor | None
     ) -> tuple[Tensor | None, None]:
         rows, codes, answer, length = ctx.saved_tensors
-        live = length > 0
-        length = torch.where(live, length, 1)
         gradient, along = None, None
+        dead = length == 0
+        length = length.masked_fill(dead, 1)
         if answer_gradient is not None:
-            scaled = answer_gradient / length * live
+            scaled = (answer_gradient / length).masked_fill(dead, 0)
             negative = torch.einsum("ck,kce->ce", scaled * _twice(rows), _planes(codes, rows.dtype))
             gradient = scaled.sum(1, keepdim=True) - negative
             along = -(scaled * answer).sum(1, keepdim=True)
