@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 Record = Mapping[str, str]
+WHOLE = "default"
 
 REAL_CHECKS = {
     "public_eval_exact": "public output bit-equal, eval",
@@ -60,8 +61,8 @@ def write_report(
         "| | meta | real |",
         "|---|---|---|",
         f"| models measured | {len(meta)} | {len(real)} |",
-        f"| all checks passed | {_passed(meta.values(), META_CHECKS)} "
-        f"| {_passed(real.values(), REAL_CHECKS)} |",
+        f"| all checks passed | {passed(meta.values(), META_CHECKS)} "
+        f"| {passed(real.values(), REAL_CHECKS)} |",
         f"| stopped with an error | {_errors(meta.values())} | {_errors(real.values())} |",
     ]
     for check, text in REAL_CHECKS.items():
@@ -82,7 +83,8 @@ def write_report(
     path.write_text("\n".join(lines) + "\n")
 
 
-def _passed(rows: Iterable[Record], checks: Mapping[str, str]) -> int:
+def passed(rows: Iterable[Record], checks: Mapping[str, str]) -> int:
+    """How many models passed all checks."""
     return sum(_is_exact(row, checks) for row in rows)
 
 
@@ -92,6 +94,12 @@ def _is_exact(row: Record, checks: Mapping[str, str]) -> bool:
         row[check] == "yes" or (check == "private_differs" and row["preset"] == "signature")
         for check in checks
     )
+
+
+def cut(row: Record) -> str:
+    """How a model was built for real, or that it is whole."""
+    # The size of the pictures takes no block and no channel away.
+    return re.sub(r"(, )?\bimg_size=\d+", "", row["built_with"]) or WHOLE
 
 
 def _errors(rows: Iterable[Record]) -> int:
@@ -110,9 +118,7 @@ def _versions(rows: Iterable[Record]) -> str:
 def _built(real: Mapping[str, Record]) -> list[str]:
     names: dict[str, list[str]] = defaultdict(list)
     for name, row in real.items():
-        # The size of the pictures takes no block and no channel away.
-        arguments = re.sub(r"(, )?\bimg_size=\d+", "", row["built_with"])
-        names[arguments or "default"].append(name)
+        names[cut(row)].append(name)
     lines = ["## Built with (real)", "", "| arguments | models | |", "|---|---|---|"]
     for arguments in sorted(names, key=lambda key: -len(names[key])):
         few = names[arguments] if len(names[arguments]) <= 6 else []
@@ -198,8 +204,8 @@ def _kinds(meta: Mapping[str, Record], real: Mapping[str, Record]) -> list[str]:
         measured = [real[name] for name in names if name in real]
         lines.append(
             f"| {kind} | {instances[kind]:,} | {len(names)} "
-            f"| {_passed([meta[name] for name in names], META_CHECKS)} "
-            f"| {len(measured)} | {_passed(measured, REAL_CHECKS)} |"
+            f"| {passed([meta[name] for name in names], META_CHECKS)} "
+            f"| {len(measured)} | {passed(measured, REAL_CHECKS)} |"
         )
     return lines
 

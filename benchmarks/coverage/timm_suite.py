@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +23,7 @@ import torch
 
 from benchmarks.common.csv_rows import append_row, read_rows
 from benchmarks.common.paths import RESULTS
-from benchmarks.coverage.timm_suite_names import FRESH, NEEDS_HUB, RESTORED
+from benchmarks.coverage.timm_suite_page import write_page
 from benchmarks.coverage.timm_suite_plugin import Suite
 
 ROWS = RESULTS / "timm_suite.csv"
@@ -42,51 +40,6 @@ def run(folder: Path, files: list[str], chosen: list[str], most: float, share: i
         return int(pytest.main([*options, *(str(folder / name) for name in files)], [suite]))
 
 
-def _report_lines(rows: list[dict[str, str]]) -> Iterator[str]:
-    outcomes = {(row["function"], row["case"], row["models"]): row for row in rows}
-    pairs = [
-        (row, outcomes[row["function"], row["case"], RESTORED])
-        for row in rows
-        if row["models"] == FRESH and (row["function"], row["case"], RESTORED) in outcomes
-    ]
-    versions = ", ".join(sorted({row["versions"] for row in rows}))
-    yield "# timm's own tests on restored models\n"
-    yield (
-        "Made by `python -m benchmarks.coverage.timm_suite run` and `report`; one row per test in "
-        f"`timm_suite.csv`. Versions: {versions}. *fresh*: models as timm builds them; *restored*: "
-        "the same test from the same seed with every model that `create_model` returns, and every "
-        "layer with a norm that the test calls, passportized and restored before. Left out: "
-        f"{', '.join(NEEDS_HUB)}, which need weights from a hub.\n"
-    )
-    surgeries = sum(int(row["surgeries"]) for _, row in pairs)
-    worse = [pair for pair in pairs if pair[0]["outcome"] != pair[1]["outcome"]]
-    yield (
-        f"{len(pairs)} tests ran with both; {surgeries} models were passportized and restored "
-        f"for them. Tests whose outcome differs: **{len(worse)}**.\n"
-    )
-    kinds = ("passed", "skipped", "failed")
-    yield f"| test | {' | '.join(f'fresh: {kind} | restored: {kind}' for kind in kinds)} |"
-    yield "|---" * (2 * len(kinds) + 1) + "|"
-    for function in dict.fromkeys(row["function"] for row, _ in pairs):
-        own = [pair for pair in pairs if pair[0]["function"] == function]
-        counts = [Counter(pair[side]["outcome"] for pair in own) for side in (0, 1)]
-        cells = [f"{counts[0][kind]} | {counts[1][kind]}" for kind in kinds]
-        yield f"| `{function}` | {' | '.join(cells)} |"
-    for title, listed in (
-        ("Outcomes that differ", worse),
-        ("Failed with both", [p for p in pairs if p[0]["outcome"] == p[1]["outcome"] == "failed"]),
-    ):
-        yield f"\n## {title}\n"
-        if not listed:
-            yield "None."
-            continue
-        yield "| test | fresh | restored |"
-        yield "|---|---|---|"
-        for row, other in listed:
-            sides = [f"{side['outcome']} {side['reason']}".strip() for side in (row, other)]
-            yield f"| `{row['function']}[{row['case']}]` | {sides[0]} | {sides[1]} |"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("mode", choices=("run", "report"))
@@ -97,9 +50,7 @@ def main() -> int:
     parser.add_argument("--share", type=int, default=1, help="of each function every n-th case")
     arguments = parser.parse_args()
     if arguments.mode == "report":
-        page = RESULTS / "timm_suite.md"
-        page.write_text("\n".join(_report_lines(read_rows(ROWS))) + "\n")
-        print(page)
+        print(write_page(RESULTS / "timm_suite.md", read_rows(ROWS)))
         return 0
     if arguments.folder is None or not arguments.folder.is_dir():
         parser.error("run needs the folder with timm's tests (unpack timm's sdist)")

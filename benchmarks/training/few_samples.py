@@ -8,7 +8,7 @@ eight samples. And what would change if the sign loss came at every step, or at 
 heavy noise (so that nothing saturates), trainings from the same start on the same batches,
 signature embedded.
 
-    python -m benchmarks.training.few_samples            # about five minutes on one thread
+    python -m benchmarks.training.few_samples            # about two minutes on one thread
     python -m benchmarks.training.few_samples --smoke    # seconds, nothing is written
 """
 

@@ -63,6 +63,13 @@ def write_page(
     path.write_text("\n".join(lines) + "\n")
 
 
+def falling_losses(rows: Sequence[Record]) -> tuple[int, int]:
+    """In how many models the plain loss falls, and in how many of them the public one as well."""
+    falls = [(_fall(row, "plain"), _fall(row, "public")) for row in rows]
+    falling = [(plain, ours) for plain, ours in falls if plain > NOTABLE]
+    return len(falling), sum(ours >= (1 - TOLERANCE) * plain for plain, ours in falling)
+
+
 def _summary(rows: Sequence[Record]) -> list[str]:
     right = sum(int(row["bits_matched"]) for row in rows)
     total = sum(int(row["bits"]) for row in rows)
@@ -71,9 +78,7 @@ def _summary(rows: Sequence[Record]) -> list[str]:
     strengths = [float(row["strength"]) for row in rows]
     ratios = [float(row["step_ratio"]) for row in rows]
     gaps = [float(row["public_last"]) - float(row["plain_last"]) for row in rows]
-    falls = [(_fall(row, "plain"), _fall(row, "public")) for row in rows]
-    falling = [(plain, ours) for plain, ours in falls if plain > NOTABLE]
-    level = sum(ours >= (1 - TOLERANCE) * plain for plain, ours in falling)
+    falling, level = falling_losses(rows)
     return [
         f"- {len(rows)} models. Everything finite in "
         f"{sum(row['all_finite'] == 'yes' for row in rows)}; output of the restored model equal to "
@@ -82,7 +87,7 @@ def _summary(rows: Sequence[Record]) -> list[str]:
         f"models, least strength {min(strengths):,.0f} bits (64 are needed). After the second "
         f"embedding all bits in {closed} models; it moved the weights by "
         f"{100 * max(float(row['closed_change']) for row in rows):.1f} % at most.",
-        f"- The plain loss falls by more than {NOTABLE} in {len(falling)} models; in {level} of "
+        f"- The plain loss falls by more than {NOTABLE} in {falling} models; in {level} of "
         f"them the public loss falls at least {1 - TOLERANCE:.0%} as far. Last public minus last "
         f"plain loss: median {statistics.median(gaps):+.2f}, from {min(gaps):+.2f} to "
         f"{max(gaps):+.2f}.",

@@ -1,35 +1,59 @@
-"""Write docs/results.md from the committed results, so that no number is typed by hand.
-
-python benchmarks/tables.py            # writes docs/results.md
-python benchmarks/tables.py --check    # says whether it is up to date
-"""
+"""The sections of docs/results.md that are tables, each from one committed record."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "results.md"
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table."""
-    lines = [list(header), *([str(cell) for cell in row] for row in rows)]
-    text = ["| " + " | ".join(line) + " |" for line in lines]
-    text.insert(1, "|" + "---|" * len(lines[0]))
-    return "\n".join(text)
+from benchmarks.pages.markdown import table
 
 
 def source(record: dict[str, Any], extra: str = "") -> str:
     """How the numbers came about."""
     return f"`{record['command']}` on {record['machine']}, torch {record['torch']}{extra}."
+
+
+def demo(record: dict[str, Any]) -> str:
+    """What `make demo` shows."""
+    verdict, bits = record["verdict"], record["bits"]
+    accuracies = (record[f"{which}_accuracy"] for which in ("plain", "public", "private"))
+    rows = [
+        [
+            "accuracy without passports / public / private branch",
+            " / ".join(f"{value:.2f}" for value in accuracies) + " %",
+        ],
+        [
+            "bits that match; after the thief's fine-tuning",
+            f"{verdict['matched']} of {bits}; {record['fine_tuned_matched']} of {bits}",
+        ],
+        [
+            f"private branch with {len(record['strangers_private'])} strangers' keys "
+            "(chance: 10 %)",
+            _mean_and_highest(record["strangers_private"]),
+        ],
+        [
+            "the same, with statistics fitted to each key",
+            _mean_and_highest(record["strangers_private_fitted"]),
+        ],
+        [
+            f"strongest signature of {record['strangers']:,} strangers "
+            f"({verdict['accept_strength']:.0f} bits are needed)",
+            f"{record['highest_strength']:.1f} bits",
+        ],
+    ]
+    return "\n\n".join(
+        [
+            "## The demo",
+            f"A small timm ResNet on {record['data']}, {record['epochs']} epochs, one seed, "
+            f"{record['processor_seconds']:.0f} seconds of processor time.",
+            table(["", ""], rows),
+            source(record),
+        ]
+    )
+
+
+def _mean_and_highest(values: list[float]) -> str:
+    return f"{statistics.mean(values):.1f} % in the mean, {max(values):.1f} % at most"
 
 
 def cost(record: dict[str, Any]) -> str:
@@ -182,37 +206,3 @@ def stability(record: dict[str, Any]) -> str:
             source(record, f"; {record['epochs']} epochs"),
         ]
     )
-
-
-SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "cost": cost,
-    "protection": protection,
-    "stability": stability,
-}
-
-
-def page() -> str:
-    """The whole page."""
-    parts = [
-        "# Results",
-        "Written by `python benchmarks/tables.py` from `benchmarks/results/`; do not edit.",
-    ]
-    for name, section in SECTIONS.items():
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            parts.append(section(json.loads(path.read_text())))
-    return "\n\n".join(parts) + "\n"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.check:
-        return 0 if PAGE.read_text() == page() else 1
-    PAGE.write_text(page())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
