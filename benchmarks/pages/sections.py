@@ -7,6 +7,12 @@ from typing import Any
 
 from benchmarks.pages.markdown import table
 
+STRANGERS = {
+    "strangers_private": "private branch with strangers' keys",
+    "strangers_private_fitted": "the same with statistics fitted to each key",
+}
+"""What the demo measured of strangers; whether it fitted statistics depends on its version."""
+
 
 def source(record: dict[str, Any], extra: str = "") -> str:
     """How the numbers came about."""
@@ -26,15 +32,11 @@ def demo(record: dict[str, Any]) -> str:
             "bits that match; after the thief's fine-tuning",
             f"{verdict['matched']} of {bits}; {record['fine_tuned_matched']} of {bits}",
         ],
-        [
-            f"private branch with {len(record['strangers_private'])} strangers' keys "
-            "(chance: 10 %)",
-            _mean_and_highest(record["strangers_private"]),
-        ],
-        [
-            "the same, with statistics fitted to each key",
-            _mean_and_highest(record["strangers_private_fitted"]),
-        ],
+        *(
+            [f"{said}, {len(record[which])} keys (chance: 10 %)", _mean_and_highest(record[which])]
+            for which, said in STRANGERS.items()
+            if which in record
+        ),
         [
             f"strongest signature of {record['strangers']:,} strangers "
             f"({verdict['accept_strength']:.0f} bits are needed)",

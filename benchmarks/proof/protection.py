@@ -31,15 +31,10 @@ from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.data.images import ImageData, batches, digits_data
 from passportize.demo.recipe import accuracy, build_model, train
 from passportize.release.claim import Claim
-from passportize.signature.matching import match_tensors, structure_of
-from passportize.signature.model_key import ModelKey
-from passportize.signature.null_model import log2_binomial_tail
-from passportize.signature.reading import prepare_sites, read_signature
 from passportize.surgery.attach import detach
 from passportize.thresholds import ACCEPT_STRENGTH
 from passportize.utils.files import write_atomically
-from passportize.verification.expectation import PrivateBranch
-from passportize.verification.fidelity import measure_fidelity
+from passportize.verification.strangers import strangers_accuracies, strangers_strengths
 
 PRESETS = {
     "keyed": pp.PassportConfig.keyed,
@@ -94,37 +89,21 @@ def strangers(
     model: nn.Module, claim: Claim, signatures: int, runs: int, data: ImageData
 ) -> dict[str, Any]:
     """The best of many strangers' signatures; private accuracy under some strangers' keys."""
-    tensors = model.state_dict()
-    match = match_tensors(claim.structure, structure_of(tensors))
-    prepared = prepare_sites(claim.layout, tensors, match)
-    strengths = []
-    for number in range(signatures):
-        reading = read_signature(ModelKey(key(number), claim.layout), claim.layout, prepared)
-        strengths.append(-log2_binomial_tail(reading.matched, reading.total))
+    strengths = strangers_strengths(
+        model.state_dict(), claim, [key(number) for number in range(signatures)]
+    )
     row: dict[str, Any] = {
         "signatures": signatures,
         "highest_strength": round(max(strengths), 2),
         "accepted": sum(strength >= ACCEPT_STRENGTH for strength in strengths),
     }
     if claim.config.has_private_pass:
-        private = PrivateBranch(
-            claim.sites,
-            claim.configs,
-            claim.config,
-            claim.layout,
-            [claim.of_site(index) for index in range(len(claim.sites))],
-        )
-        found = [
-            measure_fidelity(
-                model, key(number), private, batches(data.test_images, data.test_labels)
-            ).private
-            for number in range(runs)
-        ]
-        known = [value for value in found if value is not None]
+        test = list(batches(data.test_images, data.test_labels))
+        found = strangers_accuracies(model, claim, [key(number) for number in range(runs)], test)
         row["private_accuracy"] = {
-            "keys": len(known),
-            "mean": round(statistics.mean(known), 2),
-            "highest": round(max(known), 2),
+            "keys": len(found),
+            "mean": round(statistics.mean(found), 2),
+            "highest": round(max(found), 2),
         }
     return row
 
