@@ -95,7 +95,8 @@ class PassportConfig:
 
         Its loss counts half: that costs the public branch half as much and the private one little.
         The sign loss comes at every fourth step, four times as heavy: that costs neither accuracy
-        nor bits (both ``benchmarks/few_samples.py``), and a step less (``benchmarks/cost.py``).
+        nor bits (both ``benchmarks/training/few_samples.py``), and a step less
+        (``benchmarks/cost/cost.py``).
         """
         preset = cls(
             formulation="keyed", margin=2.0, sign_weight=0.4, private_weight=0.5, sign_every=4

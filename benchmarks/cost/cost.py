@@ -1,0 +1,201 @@
+"""What a training step costs with each preset, as a multiple of the plain step.
+
+Question: how much slower is training with passports? Every round builds every variant in turn, in
+random order, and times a few steps of it (as many as the slowest dial, ``sign_every=8``, takes to
+come round), on the same batch, so that the machine's drift hits all alike; the ratio is taken in a
+round and the median over rounds is reported with its quartiles. On the CPU the clock is the
+process's CPU time, which other programs on a shared machine disturb least; on a GPU it is wall
+time after synchronising. "plain, a quarter more" and "plain, twice the batch" are plain steps on
+larger batches: what the extra samples alone cost on this machine, below which no second branch on
+as many samples can be.
+
+A GPU's allocator keeps the memory that a step has freed. glibc gives large blocks back to the
+kernel, and page faults then make a batch of twice the size cost more than twice as much, plain or
+not. So on the CPU glibc is told to keep its memory, too, as guides to training on CPUs advise.
+
+What does not depend on the batch, the responses and the sign loss, weighs most where images are
+small: at 96 pixels a step on the same weights is five times shorter than at ImageNet's 224.
+
+    python -m benchmarks.cost.cost                  # adds to benchmarks/results/cost.json
+    python -m benchmarks.cost.cost --size 224       # likewise, five times as long
+    python -m benchmarks.cost.cost --device cuda --out cost_cuda.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import passportize as pp
+from benchmarks.common.paths import RESULTS
+from passportize.utils.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its last stage, and the name of the argument that takes the size of its images."""
+
+    model: str
+    last_stage: str
+    size_argument: str = ""
+
+
+CASES = (Case("resnet18", "layer4*"), Case("vit_tiny_patch16_224", "blocks.9*", "img_size"))
+STEPS = 8
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+# 1.05 times one plus the share of the batch that takes the private branch.
+LIMITS = {"signature": 1.03, "keyed": 1.3125, "keyed, whole batch": 2.1}
+
+
+def stepper(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    """One training step of a plain or passportized model."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    criterion = nn.functional.cross_entropy
+    joint = any(isinstance(module, pp.PassportLayer) for module in model.modules())
+    model.train()
+
+    def step() -> None:
+        loss = pp.joint_loss(model, x, y, criterion).total if joint else criterion(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    return step
+
+
+def measure(
+    case: Case, size: int, batch: int, rounds: int, device: str
+) -> dict[str, dict[str, float]]:
+    """Median ratio of every preset's step to the plain step on one model."""
+    torch.manual_seed(0)
+    options = {case.size_argument: size} if case.size_argument else {}
+    plain = timm.create_model(case.model, num_classes=100, **options).to(device)
+    x = torch.randn(batch, 3, size, size, device=device)
+    y = torch.randint(0, 100, (batch,), device=device)
+    passport = pp.Passport.generate("Benchmark", secret=bytes(32))
+    presets = {
+        "signature": pp.PassportConfig.signature(),
+        "keyed": pp.PassportConfig.keyed(),
+        "keyed, whole batch": pp.PassportConfig.keyed(private_fraction=1.0),
+        "keyed, sign_every=1": pp.PassportConfig.keyed(sign_every=1),
+        "whole batch, sign_every=1": pp.PassportConfig.keyed(private_fraction=1.0, sign_every=1),
+        "paper": pp.PassportConfig.paper(),
+    }
+
+    def protected(config: pp.PassportConfig | None, where: str | None) -> Callable[[], None]:
+        model = pp.passportize(copy.deepcopy(plain), passport, config=config, where=where)
+        return stepper(model, x, y)
+
+    def unprotected(more: int) -> Callable[[], None]:
+        return stepper(copy.deepcopy(plain), torch.cat([x, x[:more]]), torch.cat([y, y[:more]]))
+
+    builders: dict[str, Callable[[], Callable[[], None]]] = {
+        "plain": partial(unprotected, 0),
+        **{label: partial(protected, config, None) for label, config in presets.items()},
+        "keyed, last stage": partial(protected, None, case.last_stage),
+        "plain, a quarter more": partial(unprotected, batch // 4),
+        "plain, twice the batch": partial(unprotected, batch),
+        # What the method itself reads for a ratio of exactly one.
+        "plain again": partial(unprotected, 0),
+    }
+    ratios: dict[str, list[float]] = {label: [] for label in builders}
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    shuffler = random.Random(0)
+    for _ in range(rounds):
+        order = list(builders)
+        shuffler.shuffle(order)
+        seconds = {}
+        for label in order:
+            # Built anew, because where a model happens to lie in memory makes it a few percent
+            # faster or slower for as long as it lives.
+            step = builders[label]()
+            step()
+            start = clock()
+            for _ in range(STEPS):
+                step()
+            seconds[label] = clock() - start
+            del step
+        for label in builders:
+            ratios[label].append(seconds[label] / seconds["plain"])
+    return {
+        label: dict(
+            zip(
+                ("quartile_1", "median", "quartile_3"),
+                (round(value, 3) for value in statistics.quantiles(values, n=4)),
+                strict=True,
+            )
+        )
+        for label, values in ratios.items()
+        if label != "plain"
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=RESULTS / "cost.json")
+    parser.add_argument("--size", type=int, default=96, help="pixels along a side")
+    arguments = parser.parse_args()
+    if not KEEP_MEMORY.items() <= os.environ.items():
+        # glibc reads them when a process starts.
+        again = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, again, {**os.environ, **KEEP_MEMORY})
+    torch.set_num_threads(arguments.threads)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    for case in CASES:
+        ratios = measure(case, arguments.size, arguments.batch, arguments.rounds, arguments.device)
+        print(case.model, arguments.size, json.dumps(ratios, indent=1), flush=True)
+        for preset, limit in LIMITS.items():
+            median = ratios[preset]["median"]
+            verdict = "within" if median <= limit else "ABOVE"
+            print(f"{case.model}: {preset} {median} is {verdict} the limit of {limit}")
+        record = {
+            "model": case.model,
+            "image_size": arguments.size,
+            "command": f"python -m benchmarks.cost.cost --size {arguments.size} "
+            f"--rounds {arguments.rounds}",
+            "machine": f"{platform.machine()}, {arguments.threads} thread(s), {arguments.device}",
+            "torch": torch.__version__,
+            "batch": arguments.batch,
+            "last_stage": case.last_stage,
+            "rounds": arguments.rounds,
+            "steps_per_round": STEPS,
+            "ratios": ratios,
+        }
+        add(arguments.out, record)
+
+
+def add(path: Path, record: dict[str, Any]) -> None:
+    """Put one record among those of other sizes and models."""
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    place = ("model", "image_size")
+    runs = [run for run in runs if any(run[key] != record[key] for key in place)]
+    runs = sorted([*runs, record], key=lambda run: [run[key] for key in place])
+    question = "step cost as a multiple of the plain step, paired within each round"
+    text = json.dumps({"question": question, "limits": LIMITS, "runs": runs}, indent=2) + "\n"
+    write_atomically(path, text.encode(), overwrite=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""timm's own train scripts, unedited, of several versions, with a passport."""

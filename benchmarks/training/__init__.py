@@ -1,0 +1,1 @@
+"""How models learn with passports: over learning rates, batch sizes and families of timm."""

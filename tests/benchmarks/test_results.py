@@ -1,0 +1,69 @@
+"""The committed pages hold what the committed rows say, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch_geometric")
+
+from benchmarks.common.csv_rows import read_rows
+from benchmarks.common.paths import RESULTS
+from benchmarks.coverage.report import write_report
+from benchmarks.coverage.rows import read_table
+from benchmarks.coverage.timm_suite_page import write_page as write_timm_suite
+from benchmarks.point_clouds import pointnet_table, public
+from benchmarks.proof import disguises
+from benchmarks.train_scripts.page import write_page as write_train_scripts
+from benchmarks.train_scripts.runs import COMMON
+from benchmarks.training import timm_families
+from benchmarks.training.timm_page import write_page as write_families
+
+
+def coverage(path: Path) -> None:
+    library = path.stem.removeprefix("coverage_")
+    write_report(library, read_table(library, "meta"), read_table(library, "real"), path)
+
+
+def families(path: Path) -> None:
+    its = timm_families
+    rows = read_rows(its.TABLE)
+    write_families(path, rows, its.STEPS, its.BATCH, its.SIZE, its.RATES, its.WARM_UP)
+
+
+def suspects(path: Path) -> None:
+    record = json.loads((RESULTS / "disguises.json").read_text())
+    path.write_text(disguises.table(record))
+
+
+PAGES: dict[str, Callable[[Path], object]] = {
+    "coverage_timm": coverage,
+    "coverage_torchvision": coverage,
+    "coverage_transformers": coverage,
+    "timm_suite": lambda path: write_timm_suite(path, read_rows(RESULTS / "timm_suite.csv")),
+    "training_timm": families,
+    "train_scripts": lambda path: write_train_scripts(
+        path, read_rows(RESULTS / "train_scripts.csv"), COMMON
+    ),
+    "point_cloud": lambda path: path.write_text(
+        pointnet_table.explain(pointnet_table.read_rows(RESULTS / "point_cloud.csv"))
+    ),
+    "point_cloud_public": lambda path: path.write_text(
+        public.table(read_rows(RESULTS / "point_cloud_public.csv"))
+    ),
+    "disguises": suspects,
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_what_its_rows_give(name: str, tmp_path: Path) -> None:
+    page = tmp_path / f"{name}.md"
+    PAGES[name](page)
+    assert page.read_text() == (RESULTS / page.name).read_text()
+
+
+def test_every_page_is_among_them() -> None:
+    assert {path.stem for path in RESULTS.glob("*.md")} == set(PAGES)
