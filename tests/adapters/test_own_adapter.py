@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +61,7 @@ def test_a_subclass_without_an_adapter_runs_its_own_forward_not_its_parents() ->
     assert_round_trip(model, PASSPORT, x)
 
 
+@pytest.mark.usefixtures("own_adapters")
 def test_an_empty_adapter_runs_the_norms_own_forward() -> None:
     pp.register_adapter(TransposingNorm, PassportTransposingNorm)
     x = torch.randn(6, 9, 16)

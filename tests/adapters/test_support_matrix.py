@@ -26,6 +26,7 @@ from passportize.adapters import NOT_ADAPTED
 from passportize.layers.layer import PassportLayer
 from passportize.layers.registry import registered_norms
 from passportize.utils.names import describe_type
+from tests.support.norm_cases import CASES
 
 NORM_NAME = re.compile(r"norm|affine|(^|[a-z])bn|abn|rms|lrn|grn", re.IGNORECASE)
 
@@ -139,8 +140,6 @@ def test_table_of_timm_norms_covers_timms_own() -> None:
 
 
 def test_every_adapter_has_a_case_in_the_adapter_tests() -> None:
-    from tests.adapters.test_private_forward import CASES
-
     tested = {type(case.build()) for case in CASES}
     untested = {
         describe_type(kind)
