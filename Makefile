@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint picture clean
 
 demo: $(READY)
 	$(BIN)/passportize demo
@@ -20,6 +20,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# docs/pictures/rooms.svg, drawn from the code; a test says when that is due.
+picture: $(READY)
+	$(BIN)/python -m tools.draw_rooms
 
 # torch first and pinned, so that no later requirement pulls another build of it.
 $(READY): pyproject.toml setup.cfg requirements-dev.txt tools/torchvision_beside_cpu_torch.py

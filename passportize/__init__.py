@@ -1,7 +1,42 @@
-"""Ownership passports for any PyTorch model.
+"""Ownership passports for any PyTorch model: protect, train, strip, prove.
 
->>> import passportize as pp                                            # doctest: +SKIP
->>> model = pp.passportize(model, pp.Passport.generate(owner="Acme"))   # doctest: +SKIP
+A small network, to be protected, and a passport; what would be bound to it, before anything is:
+
+>>> import tempfile
+>>> import torch
+>>> import passportize as pp
+>>> model = torch.nn.Sequential(
+...     torch.nn.Linear(8, 64), torch.nn.BatchNorm1d(64), torch.nn.ReLU(), torch.nn.Linear(64, 64),
+...     torch.nn.LayerNorm(64), torch.nn.ReLU(), torch.nn.Linear(64, 4),
+... )
+>>> inputs, labels = torch.randn(32, 8), torch.randint(4, (32,))
+>>> passport = pp.Passport.generate("Acme")
+>>> print(pp.plan(model, example_inputs=inputs).summary())
+Sequential: 2 norms, 2 bound; 128 bits
+
+Every norm gets a private branch. All bits are put in at once; training works on both branches:
+
+>>> model = pp.passportize(model, passport, example_inputs=inputs)
+>>> pp.embed_signature(model).after
+128
+>>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+>>> loss = pp.joint_loss(model, inputs, labels, torch.nn.functional.cross_entropy)
+>>> loss.total.backward()
+>>> optimizer.step()
+
+The claim is kept and its digest published; what is released is the plain model:
+
+>>> with tempfile.TemporaryDirectory() as folder:
+...     claim = pp.save_claim(model, f"{folder}/acme.claim.safetensors")
+>>> model = pp.unpassportize(model)
+>>> type(model[1])
+<class 'torch.nn.modules.batchnorm.BatchNorm1d'>
+
+When a copy turns up:
+
+>>> verdict = pp.verify(model, passport, claim)
+>>> verdict.accepted, verdict.message.owner
+(True, 'Acme')
 """
 
 # Registers the norms of torch.

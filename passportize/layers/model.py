@@ -45,8 +45,14 @@ def switch_of(model: nn.Module) -> Switch:
 def branch(model: nn.Module, which: str) -> Iterator[nn.Module]:
     """Run one branch alone within a ``with`` block.
 
-    >>> with branch(model, "private"):        # doctest: +SKIP
-    ...     logits = model(images)
+    >>> import passportize as pp
+    >>> model = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64))
+    >>> inputs = torch.randn(2, 8)
+    >>> model = pp.passportize(model, pp.Passport.generate("Acme"), example_inputs=inputs)
+    >>> with branch(model, "private"):
+    ...     private = model(inputs)
+    >>> torch.equal(private, model(inputs))
+    False
 
     Args:
         model: A passportized model.

@@ -61,8 +61,13 @@ def embed_signature(model: nn.Module, margin: float | None = None) -> Embedding:
     batch norms do not quite fit either. The lengths of rows stay as they are, except with
     ``paper``, whose response is not normalised.
 
-    >>> model = pp.passportize(model, passport)       # doctest: +SKIP
-    >>> print(pp.embed_signature(model))              # doctest: +SKIP
+    >>> import passportize as pp
+    >>> model = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64))
+    >>> passport = pp.Passport.generate("Acme")
+    >>> model = pp.passportize(model, passport, example_inputs=torch.zeros(2, 8))
+    >>> embedding = embed_signature(model)
+    >>> embedding.after, embedding.bits
+    (64, 64)
 
     Args:
         model: A passportized model.

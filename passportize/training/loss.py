@@ -54,8 +54,15 @@ def joint_loss(
 ) -> JointLoss:
     """One forward pass through both branches and the loss to minimise.
 
-    >>> loss = joint_loss(model, images, labels, nn.functional.cross_entropy)  # doctest: +SKIP
-    >>> loss.total.backward()                                                  # doctest: +SKIP
+    >>> import torch
+    >>> import passportize as pp
+    >>> model = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64), nn.Linear(64, 4))
+    >>> inputs, labels = torch.randn(32, 8), torch.randint(4, (32,))
+    >>> model = pp.passportize(model, pp.Passport.generate("Acme"), example_inputs=inputs)
+    >>> loss = joint_loss(model, inputs, labels, nn.functional.cross_entropy)
+    >>> loss.total.backward()
+    >>> loss.output.shape, loss.private_output.shape  # a quarter of the batch is private, too
+    (torch.Size([32, 4]), torch.Size([8, 4]))
 
     Args:
         model: A passportized model in training mode; may be wrapped in DDP or compiled.

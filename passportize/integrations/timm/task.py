@@ -148,8 +148,8 @@ class PassportTaskMixin(TrainingTask):  # type: ignore[misc]
 class PassportTask(PassportTaskMixin, ClassificationTask):  # type: ignore[misc]
     """timm's ``ClassificationTask`` for a passportized model.
 
-    >>> model = passportize.integrations.timm.session.prepare(model, passport)      # doctest: +SKIP
-    >>> task = PassportTask(model, nn.CrossEntropyLoss(), device=device)    # doctest: +SKIP
+    Make the model with :func:`passportize.integrations.timm.prepare` first; the arguments are
+    those of timm's task.
     """
 
 
