@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.errors import BranchMisuse, InvalidArgument
-from passportize.layers.batch import map_tensors
 from passportize.layers.joint_forward import JointOutput
 from passportize.layers.model import _mode, passport_layers, switch_of
 from passportize.layers.switch import Pass
+from passportize.utils.trees import map_tensors
 
 __all__ = [
     "JointLoss",

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
-from passportize.layers.batch import map_tensors
 from passportize.layers.layer import PassportLayer
 from passportize.layers.model import branch
 from passportize.layers.statistics import OFFSET, RATIO, has_statistics, restore_statistics
@@ -19,6 +18,7 @@ from passportize.passport.passport import Passport
 from passportize.surgery.attach import attached
 from passportize.thresholds import FIDELITY_GAP
 from passportize.utils.frozen import frozen_model, frozen_random_state
+from passportize.utils.trees import map_tensors
 from passportize.verification.expectation import PrivateBranch, place_sites
 
 __all__ = ["Fidelity", "PrivateBranch", "measure_fidelity", "place_sites"]
