@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from passportize.errors import ClaimError
 from passportize.layers.private_branch import Branch
+from passportize.utils.precision import on_cpu_float64
 
 __all__ = ["OFFSET", "RATIO", "has_statistics", "relative_statistics", "restore_statistics"]
 
@@ -49,7 +50,8 @@ def relative_statistics(norm: nn.Module, branch: Branch, scale: Tensor | None) -
     if branch.running_mean is None or branch.running_var is None or not has_statistics(norm):
         return {}
     mean, deviation, eps, sign = _public(norm, scale)
-    private_mean, private_var = _exact(branch.running_mean), _exact(branch.running_var)
+    private_mean = on_cpu_float64(branch.running_mean)
+    private_var = on_cpu_float64(branch.running_var)
     relative = {
         OFFSET: sign * (private_mean - mean) / deviation,
         RATIO: (private_var + eps) / deviation.square(),
@@ -83,13 +85,9 @@ def restore_statistics(
 
 
 def _public(norm: nn.Module, scale: Tensor | None) -> tuple[Tensor, Tensor, float, Tensor]:
-    mean, var = _exact(norm.running_mean), _exact(norm.running_var)  # type: ignore[arg-type]
+    mean, var = on_cpu_float64(norm.running_mean), on_cpu_float64(norm.running_var)  # type: ignore[arg-type]
     eps = float(getattr(norm, "eps", 0.0))
     sign = torch.ones_like(mean)
     if scale is not None and scale.shape == mean.shape:
-        sign = torch.where(_exact(scale) < 0, -1.0, 1.0).to(mean.dtype)
+        sign = torch.where(on_cpu_float64(scale) < 0, -1.0, 1.0).to(mean.dtype)
     return mean, torch.sqrt(var + eps), eps, sign
-
-
-def _exact(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float64)

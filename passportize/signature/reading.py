@@ -14,6 +14,7 @@ from passportize.signature.model_key import ModelKey
 from passportize.signature.response import normalised_responses, raw_responses
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import Site
+from passportize.utils.precision import at_least_float32
 
 __all__ = ["PreparedSite", "Reading", "SiteReading", "prepare_sites", "read_signature"]
 
@@ -115,15 +116,10 @@ def _prepare(
             return PreparedSite(site, "", None, note, ())
         if weight.is_complex():
             return PreparedSite(site, "", None, f"{name} is complex", ())
-        rows.append(anchor_rows(_exact(weight), part))
+        rows.append(anchor_rows(at_least_float32(weight.to("cpu")), part))
         found_as = found_as or name
         used.append(part.weight)
     return PreparedSite(site, found_as, tuple(rows), "", tuple(used))
-
-
-def _exact(weight: Tensor) -> Tensor:
-    """A weight on the CPU as float32, or float64 if it is."""
-    return weight.to("cpu", torch.float64 if weight.dtype is torch.float64 else torch.float32)
 
 
 def _missing(weight: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> str:
