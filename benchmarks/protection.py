@@ -40,11 +40,7 @@ from passportize.utils.files import write_atomically
 from passportize.verification.expectation import PrivateBranch
 from passportize.verification.fidelity import measure_fidelity
 
-PRESETS = {
-    "keyed": pp.PassportConfig.keyed,
-    "paper": pp.PassportConfig.paper,
-    "signature": pp.PassportConfig.signature,
-}
+PRESETS = ("keyed", "paper", "signature")
 
 
 def key(number: int) -> pp.Passport:
@@ -59,7 +55,7 @@ def protect(
     preset: str, seed: int, data: ImageData, epochs: int
 ) -> tuple[nn.Module, Claim, dict[str, Any]]:
     """Train with passports, save the claim, restore the plain model."""
-    model = pp.passportize(build_model(seed), OWNER, config=PRESETS[preset]())
+    model = pp.passportize(build_model(seed), OWNER, config=pp.PassportConfig.preset(preset))
     if preset != "paper":  # which trains as published
         pp.embed_signature(model)
     history = train(model, data, epochs=epochs, seed=seed)

@@ -92,7 +92,7 @@ def _run(model: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]]) ->
     with trial(model):
         torch.manual_seed(0)
         model.eval()
-        return list(tensors_in(model(*arguments[0], **arguments[1])))
+        return list(tensors_in(ExampleInputs(*arguments).call(model)))
 
 
 def _call_of(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:

@@ -1,4 +1,4 @@
-"""Tensors within nested arguments, and their twins without data."""
+"""Nested arguments: the tensors within them, calling a model with them, twins without data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["holds_tensor", "map_tensors", "meta_twin", "tensors_in"]
+__all__ = ["call_model", "holds_tensor", "map_tensors", "meta_twin", "tensors_in"]
 
 Tree = TypeVar("Tree")
 
@@ -45,6 +45,18 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
         bounds = (map_tensors(function, end) for end in (tree.start, tree.stop, tree.step))
         mapped = slice(*bounds)
     return mapped  # type: ignore[no-any-return]
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """Call a model on one batch.
+
+    Args:
+        model: The model.
+        inputs: A tuple of positional or a dict of keyword arguments, or the only argument.
+    """
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from passportize.passport.passport import Passport
 from passportize.surgery.attach import attached
 from passportize.thresholds import FIDELITY_GAP
 from passportize.utils.frozen import frozen_model, frozen_random_state
-from passportize.utils.trees import map_tensors
+from passportize.utils.trees import call_model, map_tensors
 from passportize.verification.expectation import PrivateBranch, place_sites
 
 __all__ = ["Fidelity", "PrivateBranch", "measure_fidelity", "place_sites"]
@@ -120,10 +120,10 @@ def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> 
         inputs = _moved(inputs, place)
         for index, which in enumerate(branches):
             if len(branches) == 1:
-                scores = _scores(_call(model, inputs))
+                scores = _scores(call_model(model, inputs))
             else:
                 with branch(model, which):
-                    scores = _scores(_call(model, inputs))
+                    scores = _scores(call_model(model, inputs))
             best = scores.argmax(1).cpu()
             labels = torch.as_tensor(targets, device="cpu").reshape(-1)
             if best.reshape(-1).shape != labels.shape:
@@ -150,17 +150,11 @@ def _pair(batch: Any) -> tuple[Any, Any]:
 
 
 def _moved(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, (Tensor, tuple, list, dict)):
+    if isinstance(inputs, list):
+        inputs = tuple(inputs)  # a DataLoader makes lists of tuples
+    if isinstance(inputs, (Tensor, tuple, dict)):
         return map_tensors(lambda tensor: tensor.to(device), inputs)
     return inputs.to(device) if hasattr(inputs, "to") else inputs
-
-
-def _call(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
 
 
 def _scores(output: Any) -> Tensor:
