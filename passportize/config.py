@@ -125,6 +125,22 @@ class PassportConfig:
         preset = cls(formulation="signature", margin=2.0, sign_weight=0.4, sign_every=8)
         return _preset(preset, changes)
 
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> PassportConfig:
+        """A preset by its name, which is that of its formulation.
+
+        Args:
+            name: One of :data:`FORMULATIONS`.
+            **changes: Other settings.
+
+        Raises:
+            InvalidArgument: There is no such preset, or a setting is unknown or makes no sense.
+        """
+        presets = {"keyed": cls.keyed, "paper": cls.paper, "signature": cls.signature}
+        if name not in presets:
+            raise InvalidArgument(f"preset {name!r} is unknown; use one of {', '.join(presets)}")
+        return presets[name](**changes)
+
     @property
     def has_bottleneck(self) -> bool:
         """Whether the private factors pass through a learned map, which the claimant brings."""

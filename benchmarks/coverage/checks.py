@@ -134,7 +134,7 @@ def _plan(row: Row, model: nn.Module, inputs: Tensor | None) -> None:
 
 def _passportize(row: Row, model: nn.Module, before: ModelSnapshot, inputs: Tensor | None) -> None:
     started = time.process_time()
-    config = getattr(pp.PassportConfig, row.preset)()
+    config = pp.PassportConfig.preset(row.preset)
     pp.passportize(model, PASSPORT, config=config, example_inputs=inputs)
     row.passportize_s = time.process_time() - started
     keys = [key for key in model.state_dict() if is_host_key(key)]

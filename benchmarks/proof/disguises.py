@@ -56,7 +56,7 @@ def build(name: str, seed: int) -> nn.Module:
 def protect(name: str, data: ImageData) -> tuple[nn.Module, Claim]:
     """Train with a passport, and restore the plain model."""
     preset, epochs = MODELS[name]
-    config = getattr(pp.PassportConfig, preset)()
+    config = pp.PassportConfig.preset(preset)
     model = pp.passportize(build(name, 0), OWNER, config=config)
     train(model, data, epochs=epochs, seed=0)
     claim = claim_of(model)

@@ -36,11 +36,7 @@ from passportize.thresholds import ACCEPT_STRENGTH
 from passportize.utils.files import write_atomically
 from passportize.verification.strangers import strangers_accuracies, strangers_strengths
 
-PRESETS = {
-    "keyed": pp.PassportConfig.keyed,
-    "paper": pp.PassportConfig.paper,
-    "signature": pp.PassportConfig.signature,
-}
+PRESETS = ("keyed", "paper", "signature")
 
 
 def key(number: int) -> pp.Passport:
@@ -55,7 +51,7 @@ def protect(
     preset: str, seed: int, data: ImageData, epochs: int
 ) -> tuple[nn.Module, Claim, dict[str, Any]]:
     """Train with passports, save the claim, restore the plain model."""
-    model = pp.passportize(build_model(seed), OWNER, config=PRESETS[preset]())
+    model = pp.passportize(build_model(seed), OWNER, config=pp.PassportConfig.preset(preset))
     if preset != "paper":  # which trains as published
         pp.embed_signature(model)
     history = train(model, data, epochs=epochs, seed=seed)

@@ -14,12 +14,11 @@ import typer
 from torch import nn
 
 from passportize.cli.terminal import is_interactive
-from passportize.config import PassportConfig
 from passportize.errors import DatasetError, InvalidArgument, MissingExtra, WrongPassphrase
+from passportize.passport.file import PASSPHRASE
 from passportize.passport.passport import Passport
 
 __all__ = [
-    "PASSPHRASE",
     "Arguments",
     "PassphraseFile",
     "example_of",
@@ -27,17 +26,7 @@ __all__ = [
     "load_model",
     "new_passphrase",
     "open_passport",
-    "preset",
 ]
-
-PASSPHRASE = "PASSPORTIZE_PASSPHRASE"
-"""Environment variable with the passphrase of a passport file."""
-
-PRESETS = {
-    "keyed": PassportConfig.keyed,
-    "paper": PassportConfig.paper,
-    "signature": PassportConfig.signature,
-}
 
 PassphraseFile = Annotated[
     Path | None,
@@ -96,13 +85,6 @@ def new_passphrase(passphrase_file: Path | None, without: bool) -> str | None:
         "Passphrase for the new passport", hide_input=True, confirmation_prompt=True, err=True
     )
     return asked
-
-
-def preset(name: str) -> PassportConfig:
-    """A formulation by name."""
-    if name not in PRESETS:
-        raise InvalidArgument(f"--preset {name}: use one of {', '.join(PRESETS)}")
-    return PRESETS[name]()
 
 
 def load_model(name: str, arguments: Sequence[str] | None = None) -> nn.Module:

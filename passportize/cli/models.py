@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from torch import nn
 
-from passportize.cli.inputs import Arguments, example_of, load_model, preset
+from passportize.cli.inputs import Arguments, example_of, load_model
 from passportize.cli.terminal import REFUSED, AsJson, command, emit, leave, working
+from passportize.config import PassportConfig
 from passportize.errors import CheckpointError
 from passportize.release.checkpoint import host_state_dict, load_weights
 
@@ -44,7 +45,7 @@ def plan(
     with working(f"reading {model}", as_json):
         planned = make_plan(
             load_model(model, arg),
-            config=preset(formulation),
+            config=PassportConfig.preset(formulation),
             where=where or None,
             example_inputs=example_of(input_size),
             include_frozen=include_frozen,

@@ -14,7 +14,6 @@ from passportize.cli.inputs import (
     load_data,
     load_model,
     open_passport,
-    preset,
 )
 from passportize.cli.terminal import (
     ACCEPTED,
@@ -27,6 +26,7 @@ from passportize.cli.terminal import (
     progress,
     working,
 )
+from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument
 from passportize.passport.passport import Passport
 from passportize.release.claim import Claim
@@ -117,7 +117,7 @@ def verify(
         batches,
         model=shell,
         released=released,
-        config=preset(formulation) if formulation is not None else None,
+        config=PassportConfig.preset(formulation) if formulation is not None else None,
         example_inputs=example_of(input_size),
         device=device,
     )

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from passportize.errors import BranchMisuse
-from passportize.utils.trees import tensors_in
+from passportize.utils.trees import map_tensors, tensors_in
 
-__all__ = ["append_rows", "count_rows", "cut_rows", "is_index", "is_packing", "map_tensors"]
+__all__ = ["append_rows", "count_rows", "cut_rows", "is_index", "is_packing"]
 
 Tree = TypeVar("Tree")
-
-
-def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
-    """The same nest of tuples, lists and dicts with every tensor replaced."""
-    mapped: Any = tree
-    if isinstance(tree, Tensor):
-        mapped = function(tree)
-    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        mapped = type(tree)(*(map_tensors(function, item) for item in tree))
-    elif isinstance(tree, (tuple, list)):
-        mapped = type(tree)(map_tensors(function, item) for item in tree)
-    elif isinstance(tree, dict):
-        mapped = {key: map_tensors(function, item) for key, item in tree.items()}
-        if type(tree) is not dict:
-            mapped = type(tree)(mapped)
-    return mapped  # type: ignore[no-any-return]
 
 
 def append_rows(tensor: Tensor, rows: int) -> Tensor:
@@ -68,17 +51,14 @@ def cut_rows(output: Tree, public: int, private: int, advice: str) -> tuple[Tree
     Raises:
         BranchMisuse: The first dimension of a tensor does not count samples.
     """
-
-    def checked(tensor: Tensor) -> Tensor:
+    for tensor in tensors_in(output):
         if tensor.dim() and tensor.shape[0] != public + private:
             raise BranchMisuse(
                 f"an output of shape {tuple(tensor.shape)} does not have the joint batch of "
                 f"{public} public and {private} private samples as its first dimension; {advice}"
             )
-        return tensor
-
     return (
-        map_tensors(lambda t: checked(t)[:public] if t.dim() else t, output),
+        map_tensors(lambda t: t[:public] if t.dim() else t, output),
         map_tensors(lambda t: t[public:] if t.dim() else t, output),
     )
 

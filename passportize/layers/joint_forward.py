@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import BranchLost, BranchMisuse
-from passportize.layers.batch import append_rows, count_rows, cut_rows, is_packing, map_tensors
+from passportize.layers.batch import append_rows, count_rows, cut_rows, is_packing
 from passportize.layers.gathered import can_gather, gathered_factors, gathered_penalty
 from passportize.layers.layer import PassportLayer
 from passportize.layers.private_branch import Branch
 from passportize.layers.switch import Pass, Switch
 from passportize.layers.weight_owner import WeightOwner
-from passportize.utils.trees import tensors_in
+from passportize.utils.trees import map_tensors, tensors_in
 
 __all__ = [
     "FULL_WEIGHT_ROWS",

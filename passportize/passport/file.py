@@ -20,7 +20,11 @@ from passportize.passport.message import OwnerMessage
 from passportize.passport.sealing import SEALED_FORMAT, seal, unseal
 from passportize.utils.files import write_atomically
 
-__all__ = ["PASSPORT_FORMAT", "PassportRecord", "read_passport", "write_passport"]
+__all__ = ["PASSPHRASE", "PASSPORT_FORMAT", "PassportRecord", "read_passport", "write_passport"]
+
+PASSPHRASE = "PASSPORTIZE_PASSPHRASE"
+"""Environment variable with the passphrase of a sealed passport, for programs; nothing here reads
+it."""
 
 PASSPORT_FORMAT = "passportize-passport"
 _VERSION = 1

@@ -12,6 +12,7 @@ from passportize.signature.layout import Layout, anchor_of
 from passportize.signature.model_key import ModelKey
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart, Site
+from passportize.utils.precision import at_least_float32
 
 __all__ = [
     "PreparedSite",
@@ -128,8 +129,7 @@ def readable(tensor: Tensor, shape: tuple[int, ...]) -> bool:
 
 def rows_of(weight: Tensor, part: AnchorPart) -> Tensor:
     """Rows of a suspect's tensor, on the CPU, as float32 or, if it is, float64."""
-    kind = torch.float64 if weight.dtype is torch.float64 else torch.float32
-    return anchor_rows(weight.detach().to("cpu", kind), part)
+    return anchor_rows(at_least_float32(weight.detach().to("cpu")), part)
 
 
 def _missing(weight: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> str:

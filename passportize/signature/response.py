@@ -36,8 +36,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from passportize.signature.rows import exact
 from passportize.signature.vectors import RawVectors, SignVectors, plane_values
+from passportize.utils.precision import at_least_float32
 
 __all__ = [
     "Responses",
@@ -74,9 +74,12 @@ def raw_responses(rows: Sequence[Tensor], sides: Sequence[RawVectors]) -> Respon
         sides: Gamma and beta vector of each part.
     """
     products = torch.cat(
-        [_products(exact(part), vectors.values) for part, vectors in zip(rows, sides, strict=True)]
+        [
+            _products(at_least_float32(part), vectors.values)
+            for part, vectors in zip(rows, sides, strict=True)
+        ]
     )
-    lengths = torch.cat([torch.linalg.vector_norm(exact(part), dim=1) for part in rows])
+    lengths = torch.cat([torch.linalg.vector_norm(at_least_float32(part), dim=1) for part in rows])
     return Responses(products[:, 0], products[:, 1], torch.zeros_like(lengths), lengths)
 
 
@@ -89,7 +92,7 @@ def normalised_responses(rows: Sequence[Tensor], sides: Sequence[SignVectors]) -
     """
     answers, lengths = [], []
     for part, side in zip(rows, sides, strict=True):
-        read = exact(part if part.shape[1] == side.entries else part[:, side.window])
+        read = at_least_float32(part if part.shape[1] == side.entries else part[:, side.window])
         # A compiler fuses the plain formula by itself.
         standardise = _standardised if torch.compiler.is_compiling() else _Standardised.apply
         answer, length = standardise(read, side.codes)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from passportize.errors import AnchorNotFound
 from passportize.signature.site import AnchorPart
+from passportize.utils.precision import at_least_float32
 
 __all__ = [
     "added_to_rows",
     "anchor_fan_in",
     "anchor_rows",
     "anchor_width",
-    "exact",
     "row_positions",
 ]
 
@@ -92,7 +92,7 @@ def anchor_rows(weight: Tensor, part: AnchorPart, window: slice | None = None) -
             "another model?"
         )
     if part.less_mean_row:
-        chosen = exact(anchor_rows(weight, replace(part, less_mean_row=False), window))
+        chosen = at_least_float32(anchor_rows(weight, replace(part, less_mean_row=False), window))
         return chosen - chosen.mean(0, keepdim=True)
     if window is not None:
         whole = anchor_rows(weight, part)
@@ -155,12 +155,7 @@ def _rows(weight: Tensor, start: int, stop: int) -> Tensor:
     return chosen.reshape(stop - start, -1)
 
 
-def exact(tensor: Tensor) -> Tensor:
-    """In at least float32."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def _centred(weight: Tensor) -> Tensor:
     """A weight of which every kernel has the mean zero."""
-    kernels = exact(weight)
+    kernels = at_least_float32(weight)
     return kernels - kernels.mean(tuple(range(1, kernels.dim())), keepdim=True)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.layers.batch import is_index, map_tensors
+from passportize.layers.batch import is_index
 from passportize.tracing.example_inputs import ExampleInputs
 from passportize.tracing.trace import can_run
 from passportize.utils.frozen import close, trial
-from passportize.utils.trees import tensors_in
+from passportize.utils.trees import map_tensors, tensors_in
 
 __all__ = ["packed_inputs", "packed_module"]
 
@@ -92,7 +92,7 @@ def _run(model: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]]) ->
     with trial(model):
         torch.manual_seed(0)
         model.eval()
-        return list(tensors_in(model(*arguments[0], **arguments[1])))
+        return list(tensors_in(ExampleInputs(*arguments).call(model)))
 
 
 def _call_of(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:

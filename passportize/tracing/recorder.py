@@ -109,13 +109,13 @@ class MetaRecorder(TorchFunctionMode):
 
     def _argument(self, value: Any) -> Any:
         """The same value with nodes in place of tensors."""
-        return map_tensors(value, self._node_of)
+        return map_tensors(self._node_of, value)
 
     def _to_meta(self, value: Any) -> Any:
         """The same value with meta tensors and the meta device."""
         if isinstance(value, torch.device):
             return torch.device("meta")
-        return map_tensors(value, self._twins.of)
+        return map_tensors(self._twins.of, value)
 
     # --- functions ----------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class MetaRecorder(TorchFunctionMode):
             return func(*meta_args, **meta_kwargs)
         except (RuntimeError, NotImplementedError):
             # A mask or an index with real values may decide a shape: give it to the kernel as is.
-            real = map_tensors(args, lambda t: t if self._is_real_index(t) else self._twins.of(t))
+            real = map_tensors(lambda t: t if self._is_real_index(t) else self._twins.of(t), args)
             if not any(self._is_real_index(tensor) for tensor in tensors_in(args)):
                 raise
             return func(*real, **meta_kwargs)

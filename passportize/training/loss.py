@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.errors import BranchMisuse, InvalidArgument
-from passportize.layers.batch import map_tensors
 from passportize.layers.joint_forward import JointOutput
 from passportize.layers.model import _mode, passport_layers, switch_of
 from passportize.layers.switch import Pass
+from passportize.utils.trees import call_model, map_tensors
 
 __all__ = [
     "JointLoss",
@@ -81,12 +81,7 @@ def joint_loss(
     if not callable(criterion):
         raise InvalidArgument(f"criterion={criterion!r} must be callable")
     with _mode(model, Pass.JOINT):
-        if isinstance(inputs, dict):
-            result = model(**inputs)
-        elif isinstance(inputs, tuple):
-            result = model(*inputs)
-        else:
-            result = model(inputs)
+        result = call_model(model, inputs)
     if not isinstance(result, JointOutput):
         raise BranchMisuse(
             "joint_loss: the model is in eval mode, where there is nothing to train; call "

@@ -1,32 +1,62 @@
-"""Tensors within nested arguments, and their twins without data."""
+"""Nested arguments: the tensors within them, calling a model with them, twins without data."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["holds_tensor", "map_tensors", "meta_twin", "tensors_in"]
+__all__ = ["call_model", "holds_tensor", "map_tensors", "meta_twin", "tensors_in"]
+
+Tree = TypeVar("Tree")
 
 
-def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same nested value with every tensor changed; foreign containers stay as they are."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if type(value) in (tuple, list, torch.Size):
-        kind = list if type(value) is list else tuple
-        return kind(map_tensors(item, change) for item in value)
-    if type(value) is dict:
-        return {key: map_tensors(item, change) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(
-            map_tensors(value.start, change),
-            map_tensors(value.stop, change),
-            map_tensors(value.step, change),
-        )
-    return value
+def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
+    """The same nest with every tensor replaced.
+
+    Tuples, lists and dicts, and what derives from them (named tuples, ``ModelOutput``), come back
+    as what they were, and so do slices; other containers stay as they are, with what they hold.
+    A ``PackedSequence`` is such: its lengths are read while it is made.
+
+    Args:
+        function: What to put in the place of a tensor.
+        tree: Any value.
+    """
+    mapped: Any = tree
+    if isinstance(tree, Tensor):
+        mapped = function(tree)
+    elif isinstance(tree, (torch.Size, PackedSequence)):
+        pass
+    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        mapped = type(tree)(*(map_tensors(function, item) for item in tree))
+    elif isinstance(tree, (tuple, list)):
+        mapped = type(tree)(map_tensors(function, item) for item in tree)
+    elif isinstance(tree, dict):
+        mapped = {key: map_tensors(function, item) for key, item in tree.items()}
+        if isinstance(tree, defaultdict):
+            mapped = type(tree)(tree.default_factory, mapped)
+        elif type(tree) is not dict:
+            mapped = type(tree)(mapped)
+    elif isinstance(tree, slice):
+        bounds = (map_tensors(function, end) for end in (tree.start, tree.stop, tree.step))
+        mapped = slice(*bounds)
+    return mapped  # type: ignore[no-any-return]
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """Call a model on one batch.
+
+    Args:
+        model: The model.
+        inputs: A tuple of positional or a dict of keyword arguments, or the only argument.
+    """
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

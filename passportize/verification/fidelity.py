@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
-from passportize.layers.batch import map_tensors
 from passportize.layers.layer import PassportLayer
 from passportize.layers.model import branch, passport_layers
 from passportize.layers.private_branch import has_statistics
@@ -19,7 +18,7 @@ from passportize.passport.passport import Passport
 from passportize.surgery.attach import attached
 from passportize.thresholds import FIDELITY_GAP
 from passportize.utils.frozen import frozen_model, frozen_random_state
-from passportize.utils.trees import tensors_in
+from passportize.utils.trees import call_model, map_tensors, tensors_in
 from passportize.verification.expectation import Placement
 
 __all__ = ["Fidelity", "measure_fidelity"]
@@ -113,7 +112,7 @@ def _measure_statistics(model: nn.Module, loader: Iterable[Any]) -> None:
             inputs = _moved(_pair(batch)[0], place)
             # One sample has no variance of its own in a norm that sees one value of each.
             if next((t.shape[0] for t in tensors_in(inputs) if t.dim()), 2) > 1:
-                _call(model, inputs)
+                call_model(model, inputs)
     for layer in layers:
         layer.eval()
 
@@ -133,10 +132,10 @@ def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> 
         inputs = _moved(inputs, place)
         for index, which in enumerate(branches):
             if len(branches) == 1:
-                scores = _scores(_call(model, inputs))
+                scores = _scores(call_model(model, inputs))
             else:
                 with branch(model, which):
-                    scores = _scores(_call(model, inputs))
+                    scores = _scores(call_model(model, inputs))
             best = scores.argmax(1).cpu()
             labels = torch.as_tensor(targets, device="cpu").reshape(-1)
             if best.reshape(-1).shape != labels.shape:
@@ -167,17 +166,11 @@ def _pair(batch: Any) -> tuple[Any, Any]:
 
 
 def _moved(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, (Tensor, tuple, list, dict)):
+    if isinstance(inputs, list):
+        inputs = tuple(inputs)  # a DataLoader makes lists of tuples
+    if isinstance(inputs, (Tensor, tuple, dict)):
         return map_tensors(lambda tensor: tensor.to(device), inputs)
     return inputs.to(device) if hasattr(inputs, "to") else inputs
-
-
-def _call(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
 
 
 def _scores(output: Any) -> Tensor:

@@ -10,20 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from passportize.config import PassportConfig
+from passportize.config import FORMULATIONS, PassportConfig
 from passportize.errors import InvalidArgument
+from passportize.passport.file import PASSPHRASE
 from passportize.passport.passport import Passport
 
-__all__ = ["PASSPHRASE", "LaunchOptions", "parse_options", "refuse_unsupported"]
-
-PASSPHRASE = "PASSPORTIZE_PASSPHRASE"
-"""Environment variable with the passphrase of a sealed passport."""
-
-_PRESETS = {
-    "keyed": PassportConfig.keyed,
-    "paper": PassportConfig.paper,
-    "signature": PassportConfig.signature,
-}
+__all__ = ["LaunchOptions", "parse_options", "refuse_unsupported"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
         metavar="FILE",
         help=f"the owner's passport; for a sealed one set the environment variable {PASSPHRASE}",
     )
-    parser.add_argument("--preset", choices=sorted(_PRESETS), default="keyed")
+    parser.add_argument("--preset", choices=sorted(FORMULATIONS), default="keyed")
     parser.add_argument(
         "--where", action="append", metavar="GLOB", help="norms to bind, 'layer4*' say; repeatable"
     )
@@ -89,7 +81,7 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
     parser.add_argument("script", help="train.py; all that follows is for the script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
-    config = _PRESETS[options.preset](**dict(_setting(text) for text in options.set))
+    config = PassportConfig.preset(options.preset, **dict(_setting(text) for text in options.set))
     script = Path(options.script)
     if not script.is_file():
         raise InvalidArgument(f"{script}: there is no such training script; check the path")
