@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
 from passportize.errors import InvalidArgument
@@ -15,6 +16,7 @@ from passportize.passport.images import PassportImages
 from passportize.passport.mean_patch import record_patches
 from passportize.passport.message import OwnerMessage
 from passportize.passport.secret_holder import SecretHolder
+from passportize.passport.signing_key import signing_key
 
 __all__ = ["Passport"]
 
@@ -172,6 +174,18 @@ class Passport(SecretHolder):
     def check_commitment(self, commitment: str) -> bool:
         """Whether a published commitment is the one of this passport (constant time)."""
         return commitments.same_commitment(commitment, self._commitment)
+
+    def public_key(self) -> bytes:
+        """Ed25519 public key of the owner, 32 bytes; safe to publish."""
+        return self._signing_key().public_key().public_bytes_raw()
+
+    def sign(self, message: bytes) -> bytes:
+        """Ed25519 signature of the owner (RFC 8032, deterministic), 64 bytes."""
+        return self._signing_key().sign(message)
+
+    def _signing_key(self) -> Ed25519PrivateKey:
+        digest = self._images.digest() if self._images is not None else b""
+        return signing_key(self._secret, self._message.payload, digest)
 
     def opening(self) -> dict[str, str]:
         """All that must be revealed to prove a commitment. It contains the secret.

@@ -5,17 +5,32 @@ Whatever does not fit raises ValueError; JSON's ``true`` is no number, and a num
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any, NoReturn, TypeVar
 
-__all__ = ["count", "digest", "parse", "record", "require", "shape", "text", "typed"]
+__all__ = [
+    "base64_bytes",
+    "count",
+    "digest",
+    "hex_bytes",
+    "parse",
+    "record",
+    "require",
+    "shape",
+    "text",
+    "typed",
+]
 
 Value = TypeVar("Value")
 
 
 def parse(source: str) -> Any:
-    """The value of a JSON text, in which a number is a number: no NaN, no infinity."""
-    return json.loads(source, parse_constant=_no_constant)
+    """The value of a JSON text, in which a number is a number and a key stands once."""
+    try:
+        return json.loads(source, parse_constant=_no_constant, object_pairs_hook=_without_twins)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def require(sound: bool, reason: str) -> None:
@@ -59,11 +74,31 @@ def shape(value: Any) -> tuple[int, ...]:
 
 def digest(value: Any) -> str:
     """A SHA-256 digest in hex."""
+    hex_bytes(value, 32)
+    return text(value)
+
+
+def hex_bytes(value: Any, length: int) -> bytes:
+    """Bytes in lower-case hex, so many of them."""
     string = text(value)
-    require(
-        len(string) == 64 and not set(string) - set("0123456789abcdef"), "a digest is malformed"
-    )
-    return string
+    sound = len(string) == 2 * length and not set(string) - set("0123456789abcdef")
+    require(sound, f"expected {length} bytes in lower-case hex")
+    return bytes.fromhex(string)
+
+
+def base64_bytes(value: Any) -> bytes:
+    """Bytes in base64 (RFC 4648, padded), in the one spelling that each value has."""
+    string = text(value)
+    require(string.isascii(), "expected base64")
+    raw = base64.b64decode(string, validate=True)
+    require(base64.b64encode(raw).decode() == string, "base64 with bits to spare")
+    return raw
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    require(len(entries) == len(pairs), "a key stands twice")
+    return entries
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and files that are read up to a limit."""
 
 from __future__ import annotations
 
@@ -6,11 +6,43 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from passportize.errors import PassportizeError
 
-__all__ = ["write_atomically"]
+__all__ = ["read_limited", "write_atomically"]
+
+
+def read_limited(
+    path: str | os.PathLike[str], largest: int, *, error: type[PassportizeError]
+) -> bytes:
+    """Read a file that nobody vouches for.
+
+    Args:
+        path: The file.
+        largest: Bytes that it may have.
+        error: Class to raise, with path, reason and next step.
+
+    Raises:
+        PassportizeError: Of the class ``error``: missing, no regular file, too large, unreadable.
+    """
+    file = Path(path)
+    try:
+        # A pipe or a device would block or never end.
+        regular = stat.S_ISREG(file.stat().st_mode)
+        data = b""
+        if regular:
+            with file.open("rb") as stream:
+                data = stream.read(largest + 1)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or "the path is not valid"
+        raise error(f"{file}: {reason}; check the path") from None
+    if not regular:
+        raise error(f"{file}: this is not a file; check the path")
+    if len(data) > largest:
+        raise error(f"{file}: larger than {largest:,} bytes; check the path")
+    return data
 
 
 def write_atomically(

@@ -112,3 +112,7 @@ def commitment(secret, message, images=b""):
     salt = hkdf(secret, "commitment salt")
     parts = ("passportize/commitment/v1", salt, secret, message, images)
     return hashlib.sha256(label(*parts)).hexdigest()
+
+
+def signing_seed(secret, message, images=b""):
+    return hkdf(secret, "signing key", message, images)
