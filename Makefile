@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint picture clean
+.PHONY: demo test lint docs picture clean
 
 demo: $(READY)
 	$(BIN)/passportize demo
@@ -20,6 +20,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Links, code on pages and in docstrings, the picture, the project's own files.
+docs: export OMP_NUM_THREADS = 1
+docs: $(READY)
+	$(BIN)/python -m pytest -q tests/docs
 
 # docs/pictures/rooms.svg, drawn from the code; a test says when that is due.
 picture: $(READY)
