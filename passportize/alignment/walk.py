@@ -25,16 +25,14 @@ from passportize.alignment.walk_arithmetic import (
 )
 from passportize.alignment.walk_layers import label_norm, label_weight, uniform_along
 from passportize.tracing.graph import argument, shape_of, step_name
-from passportize.tracing.operations import CAT_STEPS, RESHAPE_STEPS
+from passportize.tracing.operations import RESHAPE_STEPS, Kind, steps
 
 __all__ = ["LabelWalk"]
 
-_LAYOUT = RESHAPE_STEPS | CAT_STEPS | {
-    "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "T", "mT",
-    "expand", "expand_as", "broadcast_to", "repeat", "tile", "getitem", "chunk", "split",
-    "split_with_sizes", "tensor_split", "unbind", "stack", "narrow", "select", "roll", "flip",
-    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "pad",
-}  # fmt: skip
+_LAYOUT = steps(
+    *(Kind.PERMUTE, Kind.RESHAPE, Kind.BROADCAST, Kind.MOVE, Kind.SPLIT, Kind.SLICE, Kind.INDEX),
+    *(Kind.CAT, Kind.STACK, Kind.SHUFFLE),
+)
 _MOST_ATOMS = 1 << 20
 
 

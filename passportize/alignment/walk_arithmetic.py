@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, thin
 from passportize.tracing.graph import argument, step_name
+from passportize.tracing.operations import Kind, Trait, steps
 
 __all__ = [
     "PAIRING_STEPS",
@@ -19,29 +20,16 @@ __all__ = [
     "label_unary",
 ]
 
-_UNCHANGED = {
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "contiguous", "clone",
-    "detach", "to", "float", "half", "double", "type", "type_as", "bfloat16", "neg",
-}  # fmt: skip
-_POSITIVE = {"relu", "leaky_relu", "abs", "max_pool1d", "max_pool2d", "max_pool3d",
-             "adaptive_max_pool1d", "adaptive_max_pool2d", "boolean_dispatch"}  # fmt: skip
-_POOLS = {
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d", "interpolate", "upsample",
-}  # fmt: skip
-_POINTWISE = {
-    "gelu", "silu", "mish", "sigmoid", "tanh", "elu", "selu", "celu", "softplus", "hardswish",
-    "hardsigmoid", "hardtanh", "relu6", "clamp", "exp", "log", "sqrt", "rsqrt", "pow", "square",
-    "softmax", "log_softmax", "normalize", "logsigmoid", "sin", "cos", "reciprocal", "softsign",
-}  # fmt: skip
-REDUCING_STEPS = {"mean", "sum", "amax", "amin", "norm", "std", "var", "vector_norm"}
-_SUMS = {"add", "radd", "iadd", "sub", "rsub", "isub", "subtract"}
-_PRODUCTS = {"mul", "rmul", "imul", "multiply", "div", "idiv", "truediv", "itruediv", "divide",
-             "true_divide"}  # fmt: skip
-_OTHER_PAIRS = {"maximum", "minimum", "fmax", "fmin", "where", "lerp", "rtruediv", "addcmul"}
-_QUOTIENTS = {"div", "idiv", "truediv", "itruediv", "divide", "true_divide"}
-UNARY_STEPS = _UNCHANGED | _POSITIVE | _POINTWISE | _POOLS
-PAIRING_STEPS = _SUMS | _PRODUCTS | _OTHER_PAIRS
+UNARY_STEPS = steps(Kind.COPY, Kind.POINTWISE, Kind.ALONG, Kind.POOL)
+_POSITIVE = UNARY_STEPS & steps(having=Trait.HOMOGENEOUS, lacking=Trait.LINEAR)
+_UNSCALED = UNARY_STEPS - steps(having=Trait.HOMOGENEOUS)
+_POOLS = steps(Kind.POOL)
+REDUCING_STEPS = steps(Kind.REDUCE, lacking=Trait.SEVERAL)
+_MEANS = steps(Kind.REDUCE, having=Trait.LINEAR)
+_SUMS = steps(Kind.SUM)
+_QUOTIENTS = steps(Kind.QUOTIENT)
+_PRODUCTS = steps(Kind.FACTOR) | _QUOTIENTS
+PAIRING_STEPS = _SUMS | _PRODUCTS | steps(Kind.PAIR)
 
 
 def label_unary(
@@ -59,10 +47,10 @@ def label_unary(
         return None
     if name in _POSITIVE:
         labels.positive(values)
-    elif name in _POINTWISE:
+    elif name in _UNSCALED:
         labels.unscale(values)
     narrow = thin(values)
-    pooled = "pool" in name or name in _POOLS or name == "boolean_dispatch"
+    pooled = name in _POOLS
     for dim, size in enumerate(shape):
         if size != values.shape[dim] or (pooled and dim >= 2):
             if bool((narrow != narrow.narrow(dim, 0, 1)).any()):
@@ -74,7 +62,7 @@ def label_unary(
 def label_reduction(labels: ChannelLabels, node: fx.Node, values: Tensor) -> Tensor | None:
     """A mean, sum or norm over dimensions; over channels it leaves blanks."""
     name = step_name(node)
-    first = 2 if name in ("norm", "vector_norm") else 1
+    first = 2 if name in ("norm", "vector_norm", "quantile") else 1
     given = argument(node, first, "dim", node.kwargs.get("axis"))
     keep = bool(argument(node, first + 1, "keepdim", False))
     if given is None or values.dim() == 0:
@@ -82,7 +70,7 @@ def label_reduction(labels: ChannelLabels, node: fx.Node, values: Tensor) -> Ten
     dims = [d % values.dim() for d in (given if isinstance(given, (tuple, list)) else [given])]
     narrow = thin(values)
     low, high = narrow.amin(dims, keepdim=True), narrow.amax(dims, keepdim=True)
-    if name not in ("mean", "sum") or bool((low != high).any()):
+    if name not in _MEANS or bool((low != high).any()):
         labels.unscale(narrow)
     result = torch.where(low == high, low, BLANK)
     result = result.expand([1 if d in dims else size for d, size in enumerate(values.shape)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import re
 from collections.abc import Collection, Sequence
@@ -13,25 +14,19 @@ from torch import Tensor, nn
 from passportize.anchors.weight_table import part_of
 from passportize.signature.rows import anchor_width
 from passportize.signature.site import Anchor, AnchorPart
+from passportize.tracing.operations import CAT_STEPS, Kind, autograd_steps
 from passportize.tracing.weight_layers import owns_weight
 
 __all__ = ["AutogradSearch"]
 
-# Backward nodes of linear maps; what lies behind their other input is another layer's business.
-_PRODUCTS = (
-    "AddmmBackward", "MmBackward", "BmmBackward", "BaddbmmBackward", "ConvolutionBackward",
-    "LinearBackward", "MvBackward", "AddmvBackward", "MkldnnConvolutionBackward",
-    "CudnnConvolutionBackward", "ConvolutionOverrideableBackward",
-    "ScaledDotProduct",
-)  # fmt: skip
-# Backward nodes between a product and the parameter it multiplies by.
-_LAYOUT = (
-    "TBackward", "TransposeBackward", "ViewBackward", "UnsafeViewBackward", "PermuteBackward",
-    "ExpandBackward", "ReshapeAliasBackward", "SqueezeBackward", "UnsqueezeBackward",
-    "ToCopyBackward", "CloneBackward", "AliasBackward", "SliceBackward",
-)  # fmt: skip
-# Backward nodes of weight standardisation, which lie there as well.
-_STANDARDISATION = ("NativeBatchNormBackward", "CudnnBatchNormBackward", "MiopenBatchNormBackward")
+# Linear maps; what lies behind their other input is another layer's business.
+_PRODUCTS = autograd_steps(Kind.PRODUCT, Kind.MATMUL, Kind.CONVOLUTION, Kind.TRANSPOSED)
+_ATTENTION = "scaled_dot_product"  # and then the name of a kernel
+# What may lie between a product and the parameter it multiplies by; weight standardisation is done
+# with a batch norm.
+_WITHIN_WEIGHTS = autograd_steps(
+    *(Kind.PERMUTE, Kind.RESHAPE, Kind.BROADCAST, Kind.SLICE, Kind.COPY, Kind.NORM)
+)
 
 
 _Found = tuple[tuple[AnchorPart, ...], tuple[str, ...]]
@@ -39,8 +34,18 @@ _Found = tuple[tuple[AnchorPart, ...], tuple[str, ...]]
 
 def _step_name(node: Any) -> str:
     """Plain name of a backward node: ``"add"`` for ``AddBackward0``."""
-    name = re.sub(r"Backward\d*$", "", node.name())
+    return _plain(node.name())
+
+
+@functools.cache
+def _plain(name: str) -> str:
+    name = re.sub(r"Backward(AutogradNestedTensor)?\d*$", "", name)
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _is_product(node: Any) -> bool:
+    name = _step_name(node)
+    return name in _PRODUCTS or name.startswith(_ATTENTION)
 
 
 def _executed_at(node: Any) -> int:
@@ -105,12 +110,12 @@ class AutogradSearch:
         heap = [(-_executed_at(start), 0, start, none)]
         while heap:
             _, _, node, path = heapq.heappop(heap)
-            if blocked and node.name().startswith(_PRODUCTS):
+            if blocked and _is_product(node):
                 part = self._multiplied(node, width)
                 if part is not None:
                     return (part,), path
                 continue
-            if node.name().startswith("CatBackward"):
+            if _step_name(node) in CAT_STEPS:
                 joined = self._joined(node, width)
                 if joined is not None:
                     return joined, ("cat", *path)
@@ -150,9 +155,9 @@ class AutogradSearch:
                 if part is not None:
                     return part
                 ahead_of = [ahead for ahead, _ in item.next_functions if ahead is not None]
-                if item.name().startswith((*_LAYOUT, *_STANDARDISATION)):
+                if _step_name(item) in _WITHIN_WEIGHTS:
                     following += ahead_of
-                elif item.name().startswith("MmBackward"):
+                elif _step_name(item) == "mm":
                     following += [ahead for ahead in ahead_of if self._is_mixture(ahead)]
             level = following
         return None
@@ -190,7 +195,7 @@ class AutogradSearch:
             for node in level:
                 if node is target:
                     return True
-                if node.name().startswith(_PRODUCTS):
+                if _is_product(node):
                     continue
                 for ahead, _ in node.next_functions:
                     if ahead is not None and ahead not in seen:

@@ -14,10 +14,11 @@ from passportize.anchors.track import Track
 from passportize.anchors.weight_table import WeightTable
 from passportize.signature.site import Anchor, AnchorPart
 from passportize.tracing.graph import shape_of, step_name
+from passportize.tracing.operations import Kind, steps
 
 __all__ = ["AnchorRules"]
 
-_FUNCTIONAL_NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
+_FUNCTIONAL_NORMS = steps(Kind.NORM)
 
 
 class _Found(NamedTuple):

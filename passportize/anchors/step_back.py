@@ -25,26 +25,17 @@ from passportize.tracing.graph import (
     step_name,
     tensor_list,
 )
-from passportize.tracing.operations import CAT_STEPS, MIXING_STEPS, RESHAPE_STEPS
+from passportize.tracing.operations import CAT_STEPS, MIXING_STEPS, RESHAPE_STEPS, Kind, steps
 
 __all__ = ["concat_pieces", "step_back"]
 
-_PERMUTE = {
-    "permute", "transpose", "swapaxes", "swapdims", "t", "T", "mT", "H", "mH", "adjoint",
-    "movedim", "moveaxis",
-}  # fmt: skip
-_REDUCE = {
-    "mean", "sum", "amax", "amin", "max", "min", "norm", "std", "var", "prod", "logsumexp",
-    "median", "nanmean", "nansum", "mode", "quantile", "vector_norm", "std_mean", "var_mean",
-    "kthvalue",
-}  # fmt: skip
-_SPLIT = {"chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split"}
-_BROADCAST = {
-    "add", "radd", "iadd", "sub", "rsub", "isub", "subtract", "mul", "rmul", "imul", "multiply",
-    "div", "rdiv", "idiv", "truediv", "rtruediv", "itruediv", "true_divide", "divide", "where",
-    "lerp", "addcmul", "addcdiv", "maximum", "minimum", "fmax", "fmin", "pow", "rpow", "copy",
-    "masked_fill", "expand", "expand_as", "broadcast_to", "hypot", "logaddexp", "clamp",
-}  # fmt: skip
+_PERMUTE = steps(Kind.PERMUTE)
+_REDUCE = steps(Kind.REDUCE)
+_SPLIT = steps(Kind.SPLIT)
+# Steps by entries may take further tensors than their first (clamp, pow).
+_BROADCAST = steps(
+    *(Kind.POINTWISE, Kind.SUM, Kind.FACTOR, Kind.QUOTIENT, Kind.PAIR, Kind.WRITE, Kind.BROADCAST)
+)
 
 
 def step_back(track: Track) -> list[Track]:

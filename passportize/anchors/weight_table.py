@@ -12,13 +12,15 @@ from passportize.anchors.track import Track
 from passportize.signature.rows import anchor_width
 from passportize.signature.site import AnchorPart
 from passportize.tracing.graph import argument, shape_of, step_name
+from passportize.tracing.operations import Kind, steps
 from passportize.tracing.weight_layers import expert_shape_of, standardises_weight, weight_shape
 
 __all__ = ["WeightTable", "part_of"]
 
-_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
-_TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
-_PRODUCTS = {"matmul", "rmatmul", "mm", "bmm"}
+# With the number of dimensions that count positions.
+_CONVOLUTIONS = {name: int(name[-2]) for name in steps(Kind.CONVOLUTION)}
+_TRANSPOSED = {name: int(name[-2]) for name in steps(Kind.TRANSPOSED)}
+_PRODUCTS = steps(Kind.MATMUL)
 
 
 class WeightTable:

@@ -21,15 +21,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from passportize.layers.derived import MadeOnDemand
+from passportize.tracing.operations import Kind, steps
 
 __all__ = ["FUNCTIONS", "Exposed", "FunctionalNorm", "Place", "arguments_of"]
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "batch_norm": F.batch_norm,
-    "layer_norm": F.layer_norm,
-    "group_norm": F.group_norm,
-    "instance_norm": F.instance_norm,
-    "rms_norm": F.rms_norm,
+    name: getattr(F, name) for name in sorted(steps(Kind.NORM))
 }
 
 

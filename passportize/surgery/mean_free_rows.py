@@ -13,23 +13,14 @@ from dataclasses import replace
 
 from passportize.signature.site import Anchor, AnchorPart
 from passportize.surgery.norms import FoundNorm
+from passportize.tracing.operations import Trait, autograd_steps
 
 __all__ = ["read_less_mean_rows"]
 
 _FEWEST_CHANNELS = 8
 """Of fewer rows the mean is too large a part of each."""
 
-_EQUAL_FOR_ALL_CHANNELS = frozenset(
-    {
-        *("add", "sub", "cat", "stack", "dropout", "identity", "contiguous", "clone", "to"),
-        *("permute", "transpose", "view", "reshape", "flatten", "unflatten", "roll", "repeat"),
-        *("expand", "squeeze", "unsqueeze", "getitem", "chunk", "split", "unbind", "select"),
-        *("mean", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d"),
-        *("pad", "t", "movedim", "swapaxes", "narrow"),
-        # As autograd calls them.
-        *("alias", "constant_pad_nd", "reshape_alias", "slice", "to_copy", "unsafe_view"),
-    }
-)
+_EQUAL_FOR_ALL_CHANNELS = autograd_steps(having=Trait.SHIFTED)
 """Steps that carry what was added to all channels on to all channels. A product is not among them:
 behind a factor for each channel (LayerScale) the vector would have to be another for each."""
 

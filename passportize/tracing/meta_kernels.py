@@ -12,15 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.tracing.operations import Kind, steps
+
 __all__ = ["leaf_output", "moved_output", "quick_output"]
 
-_POINTWISE = {
-    "relu", "relu_", "relu6", "gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "sigmoid",
-    "sigmoid_", "tanh", "elu", "leaky_relu", "mish", "softmax", "dropout", "batch_norm",
-    "layer_norm", "group_norm",
-}  # fmt: skip
-_BINARY = {"add", "sub", "mul", "__add__", "__sub__", "__mul__", "__radd__", "__rmul__"}
-_BINARY_IN_PLACE = {"add_", "sub_", "mul_", "__iadd__", "__isub__", "__imul__"}
+_POINTWISE = steps(Kind.POINTWISE, Kind.ALONG)
+_NORMS = steps(Kind.NORM)
+_BINARY = steps(Kind.SUM, Kind.FACTOR)
 
 
 def quick_output(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -34,21 +32,30 @@ def quick_output(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> T
     if not args or not isinstance(args[0], Tensor):
         return None
     first: Tensor = args[0]
-    if name in _POINTWISE:
-        in_place = name.endswith("_") or kwargs.get("inplace") is True
+    plain, in_place = name.strip("_"), name.endswith("_") and not name.endswith("__")
+    if plain in _NORMS or (plain in _POINTWISE and _is_alone(args, kwargs)):
+        in_place = in_place or kwargs.get("inplace") is True
         return first if in_place else torch.empty_like(first)
-    if name in _BINARY or name in _BINARY_IN_PLACE:
+    if plain in _BINARY:
         second = args[1] if len(args) == 2 and not kwargs else None
-        plain = isinstance(second, (int, float)) and first.is_floating_point()
-        if not plain and not (
+        number = isinstance(second, (int, float)) and first.is_floating_point()
+        if not number and not (
             isinstance(second, Tensor)
             and second.shape == first.shape
             and second.dtype == first.dtype
         ):
             return None
-        return first if name in _BINARY_IN_PLACE else torch.empty_like(first)
+        return first if in_place or name.startswith("__i") else torch.empty_like(first)
     rule = _SHAPES.get(name)
     return None if rule is None else rule(args, kwargs)
+
+
+def _is_alone(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether shape and type of the output can only be those of the first argument."""
+    others = (*args[1:], *kwargs.values())
+    return args[0].is_floating_point() and not any(
+        isinstance(other, (Tensor, torch.dtype)) for other in others
+    )
 
 
 def linear_output(source: Tensor, weight: Tensor) -> Tensor | None:
