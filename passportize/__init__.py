@@ -50,6 +50,8 @@ from passportize.passport.passport import Passport
 from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
 from passportize.release.claim_file import load_claim, save_claim
+from passportize.release.opening import OpenedCommitment, commit_release, open_commitment
+from passportize.release.release_commitment import ReleaseCommitment
 from passportize.surgery.planning import plan
 from passportize.surgery.site_plan import Plan
 from passportize.surgery.surgery import passportize, unlock, unpassportize
@@ -66,19 +68,23 @@ __all__ = [
     "Claim",
     "Embedding",
     "JointLoss",
+    "OpenedCommitment",
     "Party",
     "Passport",
     "PassportConfig",
     "PassportLayer",
     "PassportizeError",
     "Plan",
+    "ReleaseCommitment",
     "Verdict",
     "arbitrate",
     "branch",
+    "commit_release",
     "embed_signature",
     "host_state_dict",
     "joint_loss",
     "load_claim",
+    "open_commitment",
     "passport_parameters",
     "passportize",
     "plan",

@@ -142,6 +142,30 @@ class ClaimMismatch(ClaimError):
     """No site of the claim exists in the model."""
 
 
+class CommitmentError(PassportizeError):
+    """Base class of the errors about release commitments."""
+
+
+class CommitmentFileError(CommitmentError):
+    """A release commitment is missing, not canonical, of another kind or of a newer version."""
+
+
+class CommitmentRefused(CommitmentError):
+    """Base class: a release commitment was read, and does not hold."""
+
+
+class BadSignature(CommitmentRefused):
+    """The signature is not that of the key that the release commitment names."""
+
+
+class CommitmentMismatch(CommitmentRefused):
+    """A file that is shown is not the one that was committed to; the message says which."""
+
+
+class TimestampRefused(CommitmentRefused):
+    """A timestamp is for other data, or not by an authority that was trusted at its time."""
+
+
 class CheckpointError(PassportizeError):
     """A checkpoint file is missing, damaged, unsafe to load or fits no such model."""
 

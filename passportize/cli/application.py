@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from passportize.cli import commit as committing
 from passportize.cli import demo as showcase
 from passportize.cli import models
 from passportize.cli import passports as keys
@@ -30,6 +31,8 @@ def application() -> typer.Typer:
     app.command()(proof.verify)
     app.command()(keys.inspect)
     app.command()(keys.commitment)
+    app.command()(committing.commit)
+    app.command("open")(committing.open_release)
     app.command(
         "timm-train",
         add_help_option=False,

@@ -19,6 +19,8 @@ from passportize.errors import InvalidArgument
 from passportize.passport.passport import Passport
 from passportize.release.claim import Claim
 from passportize.release.claim_file import load_claim
+from passportize.release.opening import OpenedCommitment
+from passportize.verification.priority import PriorityDate, date_of_commitment
 from passportize.verification.suspect import Weights
 from passportize.verification.verdict import Verdict
 from passportize.verification.verification import verify
@@ -39,6 +41,8 @@ class Party:
         published_on: The day that a trusted timestamp gives for that digest. Whether the timestamp
             can be trusted is for the judge to say.
         model: A plain model of the architecture, where it is needed to align the other's weights.
+        commitment: In place of ``published`` and ``published_on``, their release commitment as
+            :func:`passportize.open_commitment` gave it: the date comes from its timestamp.
     """
 
     passport: Passport
@@ -47,6 +51,7 @@ class Party:
     published: str = ""
     published_on: date | None = None
     model: nn.Module | None = field(default=None, repr=False)
+    commitment: OpenedCommitment | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class Arbitration:
         own: Verdict on each party's mark in their own weights.
         other: Verdict on each party's mark in the weights of the other. Where it rests on
             ``links``, the two weights are kin, which says nothing about the direction.
-        dated: The day that counts for each party; None where nothing valid was published.
+        dated: The day that counts for each party; None where nothing valid was published. Whose
+            word it is stands in the notes.
         notes: What else the reader should know.
     """
 
@@ -118,13 +124,19 @@ def arbitrate(first: Party, second: Party) -> Arbitration:
         second: The other.
 
     Raises:
-        InvalidArgument: Both bring the same passport.
+        InvalidArgument: Both bring the same passport, or one a commitment and another date.
         WrongPassport: A claim was made with another passport than the party brings.
         ClaimFileError, CheckpointError: A file cannot be read.
     """
     parties = first, second
     if first.passport.commitment() == second.passport.commitment():
         raise InvalidArgument("arbitrate: both parties bring the same passport")
+    for party in parties:
+        if party.commitment is not None and (party.published or party.published_on):
+            raise InvalidArgument(
+                f"arbitrate: {party.passport.owner} brings a commitment and published= or "
+                "published_on= beside it; leave those out, for the date comes from the commitment"
+            )
     claims = tuple(
         party.claim if isinstance(party.claim, Claim) else load_claim(party.claim)
         for party in parties
@@ -144,16 +156,15 @@ def arbitrate(first: Party, second: Party) -> Arbitration:
         for index in (0, 1)
     )
     names = (first.passport.owner, second.passport.owner)
-    dated = tuple(_dated(party, claim) for party, claim in zip(parties, claims, strict=True))
-    notes = tuple(
-        f"what {name} published is not the digest of the claim shown here; it does not count"
-        for name, party, day in zip(names, parties, dated, strict=True)
-        if party.published and day is None
+    dates, words = zip(
+        *(_dated(party, claim) for party, claim in zip(parties, claims, strict=True)), strict=True
     )
+    dated = tuple(found.day if found is not None else None for found in dates)
+    notes = tuple(f"{name}: {word}" for name, word in zip(names, words, strict=True) if word)
     valid = [bool(verdict.accepted and verdict.same_weights) for verdict in own]
     found = [bool(verdict.accepted) and verdict.links is None for verdict in other]
     kin = any(verdict.accepted for verdict in other)
-    owner, reason = _decide(names, valid, found, kin, dated)
+    owner, reason = _decide(names, valid, found, kin, dates)
     return Arbitration(
         owner,
         reason,
@@ -172,9 +183,20 @@ def _can_align(parties: tuple[Party, Party], own: tuple[Verdict, ...], index: in
     return traced and own[index].same_weights is True
 
 
-def _dated(party: Party, claim: Claim) -> date | None:
-    fits = party.published.strip().lower() == claim.digest()
-    return party.published_on if fits else None
+def _dated(party: Party, claim: Claim) -> tuple[PriorityDate | None, str]:
+    """The date that counts for a party, and whose word it is or why there is none."""
+    if party.commitment is not None:
+        return date_of_commitment(party.commitment, party.passport, claim)
+    if not party.published:
+        return None, ""
+    if party.published.strip().lower() != claim.digest():
+        return None, "what they published is not the digest of the claim shown here; it has no date"
+    if party.published_on is None:
+        return None, ""
+    return PriorityDate(party.published_on), (
+        f"the day {party.published_on.isoformat()} was given to arbitrate as it is; no timestamp "
+        "of it was checked"
+    )
 
 
 def _decide(
@@ -182,7 +204,7 @@ def _decide(
     valid: list[bool],
     found: list[bool],
     kin: bool,
-    dated: tuple[date | None, ...],
+    dated: tuple[PriorityDate | None, ...],
 ) -> tuple[int | None, str]:
     if not any(valid):
         return None, "neither shows weights of their own that carry their mark"
@@ -205,12 +227,12 @@ def _decide(
         return None, f"{marks}, and neither claim was published"
     for index in (0, 1):
         mine, theirs = dated[index], dated[1 - index]
-        if mine is not None and (theirs is None or mine < theirs):
+        if mine is not None and (theirs is None or mine.is_before(theirs)):
             later = "was not" if theirs is None else "was later"
             return index, (
                 f"{marks}; their claim was published, and that of {names[1 - index]} {later}"
             )
-    return None, f"{marks}, and both claims were published on one day"
+    return None, f"{marks}, and neither claim was published measurably before the other"
 
 
 def _line(verdict: Verdict) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from datetime import date
+from dataclasses import replace
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from passportize.layers.model import switch_of
 from passportize.release.claim import claim_of
 from passportize.verification.arbitration import Arbitration, Party, arbitrate
 from tests.support.small_protected import PASSPORT, protected
+from tests.support.time_stamping_authority import NOON, Authority
 
 THIEF = pp.Passport.generate("Mallory", date="2026-02-01", secret=bytes(range(1, 33)))
 EARLY, LATE = date(2026, 1, 31), date(2026, 6, 1)
@@ -160,3 +162,104 @@ def test_files_and_errors(tmp_path: Path) -> None:
         arbitrate(owner(), owner())
     with pytest.raises(WrongPassport):
         arbitrate(Party(THIEF, original.claim, original.copy()), owner())
+
+
+# --- dates from release commitments ------------------------------------------------------------
+
+
+AUTHORITY = Authority()
+
+
+@pytest.fixture(scope="module")
+def both_marked() -> tuple[Party, Party]:
+    """Both marks are in both weights, so that nothing but dates is left."""
+    second = thief()
+    assert isinstance(second.weights, nn.Module)
+    again, claim = marked_copy(second.weights, PASSPORT)
+    third, own = marked_copy(again, THIEF)
+    return Party(PASSPORT, claim, again), Party(THIEF, own, third)
+
+
+def committed(
+    party: Party, folder: Path, time: datetime | None, *, day: str = "2026-11-26", checked=True
+) -> Party:
+    """The party with its release commitment, timestamped or not, opened as a judge would."""
+    assert isinstance(party.claim, pp.Claim)
+    made = pp.commit_release(party.passport, party.claim, date=day)
+    if time is not None:
+        made = made.with_timestamp(AUTHORITY.response(made.stamped_bytes(), time))
+    roots = folder / "roots.pem"
+    roots.write_bytes(AUTHORITY.roots_pem())
+    opened = pp.open_commitment(
+        made,
+        passport=party.passport,
+        claim=party.claim,
+        roots=roots if time is not None and checked else None,
+    )
+    return replace(party, commitment=opened)
+
+
+def test_the_timestamp_of_a_commitment_decides(
+    both_marked: tuple[Party, Party], tmp_path: Path
+) -> None:
+    """To the second, where two days would be one."""
+    first, second = both_marked
+    early = committed(first, tmp_path, NOON)
+    result = both_ways(early, committed(second, tmp_path, NOON + timedelta(hours=1)))
+    assert result.owner == 0 and result.dated == (NOON.date(), NOON.date())
+    assert "Acme: their commitment is timestamped: 2026-01-31T12:00:00Z" in str(result)
+    assert "on the word of CN=Test TSA" in result.notes[0]
+    later = committed(second, tmp_path, NOON - timedelta(hours=1))
+    assert both_ways(early, later).owner == 1
+    # Each authority says that it may be off by a second.
+    close = committed(second, tmp_path, NOON + timedelta(seconds=2))
+    result = both_ways(early, close)
+    assert result.owner is None and "measurably before" in result.reason
+    assert both_ways(early, second).owner == 0
+
+
+def test_the_word_of_an_owner_does_not_count(
+    both_marked: tuple[Party, Party], tmp_path: Path
+) -> None:
+    first, second = both_marked
+    early = committed(first, tmp_path, None, day="2001-01-01")
+    result = both_ways(early, committed(second, tmp_path, NOON))
+    assert result.owner == 1 and result.dated == (None, NOON.date())
+    assert "2001-01-01, is their own word alone (it has no timestamp)" in result.notes[0]
+    result = both_ways(early, second)
+    assert result.owner is None and "neither claim was published" in result.reason
+    unchecked = committed(first, tmp_path, NOON, checked=False)
+    result = both_ways(unchecked, second)
+    assert result.owner is None and "its timestamp was not checked" in result.notes[0]
+
+
+def test_a_day_that_was_told_is_said_to_be_so(
+    both_marked: tuple[Party, Party], tmp_path: Path
+) -> None:
+    first, second = both_marked
+    assert isinstance(second.claim, pp.Claim)
+    told = replace(second, published=second.claim.digest(), published_on=EARLY)
+    result = both_ways(committed(first, tmp_path, NOON), told)
+    # Noon of that day against that day.
+    assert result.owner is None
+    assert "Mallory: the day 2026-01-31 was given to arbitrate as it is" in result.notes[1]
+    assert both_ways(committed(first, tmp_path, NOON - timedelta(days=1)), told).owner == 0
+
+
+def test_a_commitment_to_something_else_has_no_date(
+    both_marked: tuple[Party, Party], tmp_path: Path
+) -> None:
+    first, second = both_marked
+    other = committed(replace(first, claim=protected("keyed").claim), tmp_path, NOON)
+    borrowed = committed(second, tmp_path, NOON)
+    for commitment in (other.commitment, borrowed.commitment):
+        result = arbitrate(replace(first, commitment=commitment), second)
+        assert result.dated == (None, None) and result.owner is None
+        assert "not to the passport and claim shown here" in result.notes[0]
+
+
+def test_one_source_of_dates(both_marked: tuple[Party, Party], tmp_path: Path) -> None:
+    first, second = both_marked
+    party = replace(committed(first, tmp_path, NOON), published_on=EARLY)
+    with pytest.raises(InvalidArgument, match="brings a commitment and published="):
+        arbitrate(party, second)
