@@ -1,10 +1,16 @@
-"""The passport format written again from docs/passport_format.md: hashlib and hmac, no torch."""
+"""Passports and model keys again, from docs/passport_format.md alone: hashlib and hmac, no torch.
+
+What they mark is read by :mod:`tests.support.independent_reader`.
+"""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
 import hmac
+import json
+
+WINDOW = 256
 
 
 def label(*parts):
@@ -47,14 +53,45 @@ def coins(key, total):
     return unpack(output(key, total // 8 + 1, "bits"), total)
 
 
-def vector(key, site, side, part, length):
-    raw = output(key, length // 8 + 1, "vector", site, side, part)
-    return [1 - 2 * bit for bit in unpack(raw, length)]
+def numbers(raw, width):
+    """Whole numbers of so many bytes each, lowest first."""
+    return [int.from_bytes(raw[j : j + width], "little") for j in range(0, len(raw), width)]
+
+
+def layout_digest(sites):
+    """``sites``: records with name, channels, response, parts and shapes."""
+    text = json.dumps(["passportize/layout/v1", sites], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def model_key(reading, digest):
+    return hkdf(reading, "layout", digest)
+
+
+def sign_vectors(key, site, part, channels, fan_in):
+    """First entry, and for each row ``s``, ``t`` and ``r`` as lists of -1 and +1."""
+    entries, offset = min(fan_in, WINDOW), 0
+    if fan_in > WINDOW:
+        drawn = int.from_bytes(output(key, 8, "window", site, part), "big")
+        offset = drawn % (fan_in - WINDOW + 1)
+    total = channels * entries
+    gamma, beta = (
+        unpack(output(key, total // 8 + 1, side, site, part), total) for side in ("gamma", "beta")
+    )
+    words = numbers(output(key, 4 * total, "mask", site, part), 4)
+    rows = []
+    for start in range(0, total, entries):
+        own = slice(start, start + entries)
+        ranked = sorted(range(entries), key=lambda j, start=start: (words[start + j], j))
+        changed = set(ranked[entries - entries // 2 :])
+        s = [1 - 2 * bit for bit in gamma[own]]
+        t = [-sign if j in changed else sign for j, sign in enumerate(s)]
+        rows.append((s, t, [1 - 2 * bit for bit in beta[own]]))
+    return offset, rows
 
 
 def uniform(key, site, side, part, count):
-    raw = output(key, 3 * count, "uniform", site, side, part)
-    ks = [int.from_bytes(raw[3 * j : 3 * j + 3], "little") for j in range(count)]
+    ks = numbers(output(key, 3 * count, "uniform", site, side, part), 3)
     return [(2 * k + 1) / 2**24 - 1 for k in ks]
 
 
@@ -65,8 +102,7 @@ def frame(message):
 
 def carried(key, size, total):
     blocks = total // size + 1
-    raw = output(key, 4 * blocks, "offsets")
-    offsets = [int.from_bytes(raw[4 * m : 4 * m + 4], "little") for m in range(blocks)]
+    offsets = numbers(output(key, 4 * blocks, "offsets"), 4)
     return [(j % size + offsets[j // size]) % size for j in range(total)]
 
 
