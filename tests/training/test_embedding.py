@@ -6,13 +6,9 @@ import copy
 import itertools
 import math
 
-import numpy as np
 import pytest
 import timm
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.optimize import minimize
 from torch import nn
 
 import passportize as pp
@@ -20,8 +16,7 @@ from passportize.errors import EmbeddingFailed, InvalidArgument, NotPassportized
 from passportize.layers.model import passport_layers, switch_of
 from passportize.release.claim import claim_of
 from passportize.signature.response import reach_of
-from passportize.signature.turning import moved_rows, turned_rows
-from passportize.signature.vectors import companion
+from passportize.signature.turning import turned_rows
 from tests.support.small_protected import TinyNet, accuracy, images, live, loader, train
 
 PASSPORT = pp.Passport.generate(owner="Acme", secret=bytes(range(32)))
@@ -235,81 +230,3 @@ def test_errors_say_what_to_do() -> None:
         layer.passport.secret = type(layer.passport.secret)()
     with pytest.raises(PassportLocked):
         pp.embed_signature(model)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    entries=st.integers(8, 300),
-    channels=st.integers(1, 9),
-    margin=st.floats(0.01, 4.0),
-    seed=st.integers(0, 2**31),
-)
-def test_turned_rows_keep_length_and_margin(
-    entries: int, channels: int, margin: float, seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(channels, entries, generator=generator, dtype=torch.float64)
-    s = _signs(entries, generator)
-    t = companion(s, torch.rand(entries, generator=generator))
-    bits = _signs(channels, generator)
-    turned = turned_rows(rows, torch.stack([s, t], 1), bits, margin)
-    if turned is None:
-        return
-    length = turned.norm(dim=1)
-    assert torch.allclose(length, rows.norm(dim=1))
-    reach = reach_of(margin, entries)
-    gauge, answer = turned @ s / length, turned @ t / length
-    assert bool((gauge.abs() >= 0.99 * reach).all())
-    assert bool((torch.sign(gauge) * bits * answer >= 0.99 * reach).all())
-
-
-def _signs(count: int, generator: torch.Generator) -> torch.Tensor:
-    return (torch.randint(0, 2, (count,), generator=generator) * 2 - 1).double()
-
-
-def test_it_is_the_least_change_by_a_general_optimiser() -> None:
-    """Independent calculation: scipy minimises the change under the same constraints."""
-    generator = torch.Generator().manual_seed(4)
-    entries = 12
-    s = _signs(entries, generator)
-    t = companion(s, torch.rand(entries, generator=generator))
-    rows = torch.randn(4, entries, generator=generator, dtype=torch.float64)
-    bits = _signs(4, generator)
-    turned = turned_rows(rows, torch.stack([s, t], 1), bits, 2.0)
-    assert turned is not None
-    reach = 1.01 * reach_of(2.0, entries)
-    for row, ours, bit in zip(rows.numpy(), turned.numpy(), bits.numpy(), strict=True):
-        length = float(np.linalg.norm(row))
-        best = math.inf
-        for sign in (1.0, -1.0):
-            sides = [sign * s.numpy(), sign * bit * t.numpy()]
-            found = minimize(
-                lambda x, row=row: float(np.square(x - row).sum()),
-                row,
-                method="SLSQP",
-                constraints=[
-                    {"type": "eq", "fun": lambda x, n=length: float(x @ x) - n**2},
-                    *(
-                        {"type": "ineq", "fun": lambda x, v=v, n=length: float(x @ v) - reach * n}
-                        for v in sides
-                    ),
-                ],
-                options={"maxiter": 500, "ftol": 1e-12},
-            )
-            if found.success:
-                best = min(best, float(found.fun))
-        assert float(np.square(ours - row).sum()) == pytest.approx(best, rel=1e-3)
-
-
-def test_raw_rows_move_along_the_vector_alone() -> None:
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(6, 10, generator=generator, dtype=torch.float64)
-    vectors = torch.randn(2, 10, 2, generator=generator, dtype=torch.float64)
-    bits = _signs(6, generator)
-    moved = moved_rows(rows, vectors, bits, 0.1)
-    assert moved is not None
-    each = vectors[..., 0].repeat_interleave(3, 0)
-    assert bool((bits * (moved * each).sum(1) >= 0.1).all())
-    added = moved - rows
-    parallel = (added * each).sum(1) / each.norm(dim=1)
-    assert torch.allclose(parallel.abs(), added.norm(dim=1))
