@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from passportize.signature.formulations import Formulation
@@ -59,10 +58,10 @@ def assign_tensors(key: ModelKey, layout: Layout, tensors: Mapping[str, Tensor])
         there = [name for name, tensor in tensors.items() if readable(tensor, shape)]
         if not there:
             continue
-        scores = torch.tensor(
-            [[_matched(readers[weight], tensors[name]) for name in there] for weight in weights]
-        )
-        rows, columns = linear_sum_assignment(scores.numpy(), maximize=True)
+        scores = [
+            [_matched(readers[weight], tensors[name]) for name in there] for weight in weights
+        ]
+        rows, columns = linear_sum_assignment(scores, maximize=True)
         found.update(
             (weights[row], there[column]) for row, column in zip(rows, columns, strict=True)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ def measure_fidelity(
     """
     if device is not None:
         model = copy.deepcopy(model).to(device)
-    if iter(loader) is loader:
+    if isinstance(loader, Iterator):
         loader = list(loader)
     reason = private if isinstance(private, str) else ""
     with frozen_random_state(cuda=True), frozen_model(model, values=True), torch.no_grad():

@@ -139,7 +139,9 @@ def test_closed_form_passes_the_published_tests_and_is_refused(tmp_path, norm):
     published = forged.published_tests(model, loader())
     assert published.passed
     assert published.signature == 1.0
-    assert published.fidelity.private == pytest.approx(published.fidelity.public, abs=0.01)
+    # Exactly the public branch, but for running statistics, which are measured.
+    measured = 0.5 if norm is nn.BatchNorm2d else 0.01
+    assert published.fidelity.private == pytest.approx(published.fidelity.public, abs=measured)
     # The claim is well-formed, and its private branch is as accurate as the model.
     write_claim(forged.claim, tmp_path / "eve.claim.safetensors")
     claim = read_claim(tmp_path / "eve.claim.safetensors")

@@ -17,6 +17,7 @@ import passportize as pp
 from passportize.adapters.sync_batch_norm import synchronised_batch_norm
 from passportize.errors import EmbeddingFailed, WrappedModel
 from passportize.layers.model import passport_layers
+from passportize.signature.vectors import SignVectors, Vectors
 from passportize.training.criterion import JointCriterion
 from passportize.training.loss import train_jointly
 from tests.support.gloo import run_ranks
@@ -79,6 +80,10 @@ def share(step: int, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
     return x[rank::ranks], y[rank::ranks]
 
 
+def vectors_of(side: Vectors) -> Tensor:
+    return side.codes if isinstance(side, SignVectors) else side.values
+
+
 def train_under_ddp(rank: int, ranks: int, name: str, settings: dict) -> dict[str, list]:
     """Three steps of two micro-batches; every rank starts from other weights, as in train.py."""
     broadcast: list[Tensor] = []
@@ -113,7 +118,7 @@ def train_under_ddp(rank: int, ranks: int, name: str, settings: dict) -> dict[st
         for layer in passport_layers(inner).values()
         for tensor in (
             layer.passport.secret.bits,
-            *(side.values for side in layer.passport.secret.sides),
+            *(vectors_of(side) for side in layer.passport.secret.sides),
         )
     }
     sent = {tensor.detach().float().numpy().tobytes() for tensor in broadcast}
@@ -150,8 +155,8 @@ def norm_on_a_rank(rank: int, ranks: int) -> dict[str, np.ndarray]:
     found = {
         "out": out.detach(),
         "input": x.grad,
-        "weight": model.layer2.conv.weight.grad,
         "scale": layer.weight.grad,
+        "shift": layer.bias.grad,
         "mean": layer.passport.running_mean,
         "var": layer.passport.running_var,
     }
@@ -181,7 +186,7 @@ def test_synchronised_batch_norm_is_batch_norm_over_all_processes() -> None:
     close = {"rtol": 1e-11, "atol": 1e-12}
     torch.testing.assert_close(torch.cat([r["out"] for r in results]), out.detach(), **close)
     torch.testing.assert_close(torch.cat([r["input"] for r in results]), x.grad, **close)
-    for key, whole in (("weight", model.layer2.conv.weight.grad), ("scale", layer.weight.grad)):
+    for key, whole in (("scale", layer.weight.grad), ("shift", layer.bias.grad)):
         torch.testing.assert_close(sum(r[key] for r in results), whole, **close)
     for result in results:
         torch.testing.assert_close(result["mean"], layer.passport.running_mean, **close)
