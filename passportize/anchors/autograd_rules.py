@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import heapq
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from passportize.anchors.weight_table import part_of
+from passportize.anchors.trail import TAKEN, Attempt, Log, Met, Step
+from passportize.anchors.weight_parts import part_of
 from passportize.signature.rows import anchor_width
-from passportize.signature.site import Anchor, AnchorPart
+from passportize.signature.site import AnchorPart
 from passportize.tracing.operations import CAT_STEPS, Kind, autograd_steps
 from passportize.tracing.weight_layers import owns_weight
 
@@ -27,9 +28,6 @@ _ATTENTION = "scaled_dot_product"  # and then the name of a kernel
 _WITHIN_WEIGHTS = autograd_steps(
     *(Kind.PERMUTE, Kind.RESHAPE, Kind.BROADCAST, Kind.SLICE, Kind.COPY, Kind.NORM)
 )
-
-
-_Found = tuple[tuple[AnchorPart, ...], tuple[str, ...]]
 
 
 def _step_name(node: Any) -> str:
@@ -78,57 +76,91 @@ class AutogradSearch:
             if not nn.parameter.is_lazy(parameter)
         }
 
-    def upstream(
-        self, source: Tensor | None, widths: Sequence[int], blocked: bool
-    ) -> Anchor | None:
-        """The last weight that makes the channels of a tensor.
+    def search(
+        self,
+        source: Tensor | None,
+        result: Any,
+        later: Sequence[tuple[nn.Module, Tensor]],
+        widths: Sequence[int],
+    ) -> list[Attempt]:
+        """Look for the anchor of one norm; the last attempt has it, if there is one.
+
+        First the linear map executed last before the norm, without looking behind one; then the
+        first linear layer that reads the norm's output, unmixed; then the last weight of fitting
+        width behind whatever operations.
 
         Args:
-            source: The tensor.
-            widths: Acceptable numbers of channels.
-            blocked: Whether to look no further than the linear maps met first.
+            source: What the norm was called with.
+            result: What it returned.
+            later: The linear layers that ran after it, each with its input, in order.
+            widths: Acceptable numbers of channels, most wanted first.
         """
+        made: list[Attempt] = []
+        for attempt in self._attempts(source, result, later, widths):
+            made.append(attempt)
+            if attempt.parts:
+                break
+        return made
+
+    def _attempts(
+        self,
+        source: Tensor | None,
+        result: Any,
+        later: Sequence[tuple[nn.Module, Tensor]],
+        widths: Sequence[int],
+    ) -> Iterator[Attempt]:
         node = None if source is None else source.grad_fn
-        if node is None:
-            return None
-        for width in widths:
-            found = self._nearest(node, width, blocked)
-            if found is not None:
-                return Anchor(found[0], "autograd", found[1])
-        return None
+        for width in widths if node is not None else ():
+            yield self._nearest(node, width, True)
+        if isinstance(result, Tensor):
+            yield self._downstream(result, later, widths)
+        for width in widths if node is not None else ():
+            yield self._nearest(node, width, False)
 
-    def _nearest(self, start: Any, width: int, blocked: bool) -> _Found | None:
-        """Parts for a width, or for any width (the first weight met) if ``width`` is 0.
-
-        With them the steps that were crossed, nearest to the weight first.
+    def _nearest(self, start: Any, width: int, blocked: bool) -> Attempt:
+        """Search for a width, or for any width (the first weight met) if ``width`` is 0.
 
         Operations are visited in reverse order of execution, which is what autograd numbers them
         by, so the weight used last is found first.
+
+        Args:
+            start: The operation that made the norm's input.
+            width: The number of channels.
+            blocked: Whether to look no further than the linear maps met first.
         """
-        seen, pushed = {start}, 0
-        none: tuple[str, ...] = ()
-        heap = [(-_executed_at(start), 0, start, none)]
+        log = Log()
+        seen, pushed, rule = {start}, 0, "upstream" if blocked else "anywhere upstream"
+        path: tuple[Step, ...] = ()
+        heap = [(-_executed_at(start), 0, start, path)]
         while heap:
             _, _, node, path = heapq.heappop(heap)
-            if blocked and _is_product(node):
-                part = self._multiplied(node, width)
-                if part is not None:
-                    return (part,), path
-                continue
+            step, product = Step(_step_name(node)), _is_product(node)
             if _step_name(node) in CAT_STEPS:
-                joined = self._joined(node, width)
-                if joined is not None:
-                    return joined, ("cat", *path)
-            part = None if blocked else self._multiplied(node, width)
+                log.add(self._joined(node, width, path))
+                if log.end is not None:
+                    break
+            part = self._multiplied(node, width) if product or not blocked else None
             if part is not None:
-                return (part,), path
-            further = (_step_name(node), *path)
+                log.add(Met(step, TAKEN, part.weight, path, (part,)))
+                break
+            if product:
+                log.add(self._refused(node, width, path))
+                if blocked:
+                    continue
             for ahead, _ in node.next_functions:
                 if ahead is not None and ahead not in seen:
                     seen.add(ahead)
                     pushed += 1
-                    heapq.heappush(heap, (-_executed_at(ahead), pushed, ahead, further))
-        return None
+                    heapq.heappush(heap, (-_executed_at(ahead), pushed, ahead, (step, *path)))
+        return log.attempt("autograd", rule, width, None, Step(_step_name(start)))
+
+    def _refused(self, node: Any, width: int, path: tuple[Step, ...]) -> Met:
+        """A linear map that makes another number of channels, or is by no weight."""
+        step, part = Step(_step_name(node)), self._multiplied(node, 0)
+        if part is None:
+            return Met(step, "it multiplies by no weight of a linear layer", crossed=path)
+        why = f"it has {part.channels} channels on that side, not {width}"
+        return Met(step, why, part.weight, path)
 
     def _parameter(self, node: Any, width: int) -> AnchorPart | None:
         variable = getattr(node, "variable", None)
@@ -162,21 +194,27 @@ class AutogradSearch:
             level = following
         return None
 
-    def _joined(self, node: Any, width: int) -> tuple[AnchorPart, ...] | None:
-        parts: list[AnchorPart] = []
+    def _joined(self, node: Any, width: int, path: tuple[Step, ...]) -> Met:
+        """What a concatenation joins, if that makes up a width; else why not."""
+        step = Step("cat")
+        pieces: list[Attempt] = []
         for ahead, _ in node.next_functions:
-            found = self._nearest(ahead, 0, True) if ahead is not None else None
-            if found is None:
-                return None
-            parts += found[0]
+            if ahead is not None:
+                pieces.append(self._nearest(ahead, 0, True))
+            if ahead is None or not pieces[-1].parts:
+                return Met(step, "a piece of it leads to no weight", "", path, (), (*pieces,))
+        parts = tuple(part for piece in pieces for part in piece.parts)
         total = sum(part.channels for part in parts)
-        return tuple(parts) if width in (0, total) and len(parts) > 1 else None
+        if width not in (0, total) or len(parts) < 2:
+            why = f"its pieces have {total} channels together, not {width}"
+            return Met(step, why, "", path, (), tuple(pieces))
+        return Met(step, TAKEN, "", (step, *path), parts, tuple(pieces))
 
-    def downstream(
+    def _downstream(
         self, result: Tensor, later: Sequence[tuple[nn.Module, Tensor]], widths: Sequence[int]
-    ) -> Anchor | None:
-        """First linear layer executed after a norm that reads its output, unmixed."""
+    ) -> Attempt:
         target = result.grad_fn
+        log = Log()
         for module, source in later:
             part = self._parts.get(id(module._parameters.get("weight")))
             if part is None or target is None or source.grad_fn is None:
@@ -184,9 +222,17 @@ class AutogradSearch:
             shape = self._shapes[id(module._parameters["weight"])]
             read = replace(part, axis="input")
             made = anchor_width(shape, read)
-            if made in widths and self._reaches(source.grad_fn, target):
-                return Anchor((replace(read, channels=made),), "autograd")
-        return None
+            if made not in widths:
+                continue
+            if self._reaches(source.grad_fn, target):
+                found = replace(read, channels=made)
+                log.add(Met(None, TAKEN, part.weight, parts=(found,)))
+                break
+            log.add(Met(None, "it does not read the output of the norm, unmixed", part.weight))
+        if log.end is None and not log.met:
+            wanted = " or ".join(map(str, widths))
+            log.add(Met(None, f"no linear layer that runs later reads {wanted} channels"))
+        return log.attempt("autograd", "downstream", next(iter(widths), 0), None, Step("norm"))
 
     def _reaches(self, start: Any, target: Any) -> bool:
         level, seen = [start], {start}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.anchors.autograd_rules import AutogradSearch
+from passportize.anchors.trail import Attempt
 from passportize.errors import ExampleInputFailed, UninitializedModule
 from passportize.signature.site import Anchor
 from passportize.tracing.example_inputs import ExampleInputs
@@ -37,11 +38,13 @@ class Walk:
         anchors: Anchor of each norm that has one.
         executed: Names of the norms that ran.
         per_sample: How many numbers each takes in for one sample, in its first call.
+        attempts: What was tried for each norm that ran.
     """
 
     anchors: dict[str, Anchor] = field(default_factory=dict)
     executed: set[str] = field(default_factory=set)
     per_sample: dict[str, float] = field(default_factory=dict)
+    attempts: dict[str, list[Attempt]] = field(default_factory=dict)
 
 
 @dataclass
@@ -90,12 +93,9 @@ def walk_autograd(
     for name, (source, result) in calls.norms.items():
         if source is not None and source.dim():
             walk.per_sample[name] = source.numel() / (rows or max(1, source.shape[0]))
-        anchor = search.upstream(source, widths[name], blocked=True)
-        if anchor is None and isinstance(result, Tensor):
-            later = calls.consumers[calls.order[name] :]
-            anchor = search.downstream(result, later, widths[name])
-        if anchor is None:
-            anchor = search.upstream(source, widths[name], blocked=False)
+        later = calls.consumers[calls.order[name] :]
+        walk.attempts[name] = search.search(source, result, later, widths[name])
+        anchor = walk.attempts[name][-1].anchor if walk.attempts[name] else None
         if anchor is not None:
             walk.anchors[name] = anchor
     return walk

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torch import fx, nn
 
+from passportize.anchors.graph_trail import (
+    AFTER,
+    AGAIN,
+    BEFORE,
+    OTHER,
+    UNREAD,
+    answered,
+    dead_end,
+    searched,
+    step_of,
+    steps_of,
+)
 from passportize.anchors.step_back import concat_pieces, step_back
 from passportize.anchors.step_forward import forward_tracks
-from passportize.anchors.track import Track
+from passportize.anchors.track import Track, channel_dims
+from passportize.anchors.trail import TAKEN, Attempt, Log, Met, Step
 from passportize.anchors.weight_table import WeightTable
 from passportize.signature.site import Anchor, AnchorPart
-from passportize.tracing.graph import shape_of, step_name
+from passportize.tracing.graph import operands, shape_of, step_name
 from passportize.tracing.operations import Kind, steps
 
 __all__ = ["AnchorRules"]
@@ -21,14 +34,11 @@ __all__ = ["AnchorRules"]
 _FUNCTIONAL_NORMS = steps(Kind.NORM)
 
 
-class _Found(NamedTuple):
-    parts: tuple[AnchorPart, ...]
-    crossed: tuple[str, ...]
-
-
+_Path = tuple[fx.Node, ...]
+_CIRCLE = Attempt("fx-meta", "upstream", met=(Met(None, "it leads back to itself"),))
 # Heap entries: execution order (negative upwards), steps, a running number, track and path.
-_Upward = tuple[int, int, int, Track, tuple[str, ...]]
-_Downward = tuple[int, int, Track, tuple[str, ...]]
+_Upward = tuple[int, int, int, Track, _Path]
+_Downward = tuple[int, int, Track, _Path]
 
 
 class AnchorRules:
@@ -55,15 +65,23 @@ class AnchorRules:
     Args:
         graph: From :func:`passportize.tracing.recorder.record_graph`.
         table: The weights of the model.
+
+    Attributes:
+        norms: The steps that are norms, by name.
+        rows: Length of the batch that the graph was recorded with, 0 where it is not known.
+        attempts: What was tried for each norm that an anchor was asked for.
     """
 
     def __init__(self, graph: fx.Graph, table: WeightTable) -> None:
         self._table = table
         self._order = {node: index for index, node in enumerate(graph.nodes)}
-        self._known: dict[Track, _Found | None] = {}
-        # Tracks that lead nowhere, so that many norms without an anchor cost no more than one.
-        self._unmade: set[Track] = set()
-        self._unread: set[Track] = set()
+        self._known: dict[Track, Attempt] = {}
+        # Tracks that lead nowhere, so that many norms without an anchor cost no more than one; with
+        # the norm that they were searched for.
+        self._unmade: dict[Track, str] = {}
+        self._unread: dict[Track, str] = {}
+        self._asked = ""
+        self.attempts: dict[str, list[Attempt]] = {}
         self.norms: dict[str, fx.Node] = {}
         self.rows = _rows(graph)
         for node in graph.nodes:
@@ -82,99 +100,159 @@ class AnchorRules:
             module: The norm.
             widths: Channel counts that are acceptable, most wanted first.
         """
-        node = self.norms[name]
+        self._asked = name
+        made = self.attempts[name] = []
+        for attempt in self._search(self.norms[name], module, widths):
+            made.append(attempt)
+            if attempt.parts:
+                return attempt.anchor
+        return None
+
+    def _search(self, node: fx.Node, module: nn.Module, widths: Sequence[int]) -> Iterator[Attempt]:
         source = _tensor_argument(node)
         if source is None:
-            return None
+            unknown = Met(None, "the shape of what the norm is called with is not known")
+            yield Attempt("fx-meta", "upstream", met=(unknown,))
+            return
         shape = shape_of(source) or ()
-        starts = [
-            Track(source, dim, 0, width)
-            for width in widths
-            for dim in _channel_dims(module, shape, width)
-        ]
+        starts: list[Track] = []
+        for width in widths:
+            dims = channel_dims(module, shape, width)
+            starts += [Track(source, dim, 0, width) for dim in dims]
+            if not dims:
+                missing = Met(step_of(source), f"no dimension of {shape} counts {width} channels")
+                yield Attempt("fx-meta", "upstream", width, start=missing.step, met=(missing,))
         for track in starts:
-            found = self._upstream(track)
-            if found is not None:
-                rule = "concat" if len(found.parts) > 1 else "upstream"
-                return Anchor(found.parts, rule, found.crossed)
+            yield self._upstream(track)
         for track in starts:
-            found = self._downstream(track._replace(node=node))
-            if found is not None:
-                return Anchor(found.parts, "downstream", found.crossed)
-        return None
+            yield self._downstream(track._replace(node=node))
 
     def input_shape(self, name: str) -> tuple[int, ...]:
         """Shape of what a norm of :attr:`norms` is called with; empty if that is not known."""
         source = _tensor_argument(self.norms[name])
         return () if source is None else shape_of(source) or ()
 
-    def _upstream(self, start: Track) -> _Found | None:
+    def _upstream(self, start: Track) -> Attempt:
         if start in self._known:
             return self._known[start]
-        self._known[start] = None  # a part can't lead back to itself
-        found: _Found | None = None
+        self._known[start] = _CIRCLE
+        log = Log()
         seen = {start}
         heap: list[_Upward] = [(-self._order[start.node], 0, 0, start, ())]
         pushed = 0
-        while heap and found is None:
+        track = start
+        while heap and log.end is None:
             _, steps, _, track, path = heapq.heappop(heap)
-            ends, found = self._end(track, path)
-            if ends:
+            met = self._end(track, path)
+            if met is not None:
+                log.add(met)
                 continue
-            further = (step_name(track.node), *path)
-            for back in step_back(track):
-                if back not in seen and back not in self._unmade:
+            further = (track.node, *path)
+            behind = step_back(track)
+            if not behind:
+                log.add(dead_end(track.node, path))
+            elif len(track.node.all_input_nodes) > len(behind):
+                self._pass_over(track.node, behind, further, log)
+            for back in behind:
+                if back in self._unmade:
+                    log.add(searched(back.node, self._unmade[back], further))
+                elif back not in seen:
                     seen.add(back)
                     pushed += 1
                     entry = (-self._order[back.node], steps + 1, pushed, back, further)
                     heapq.heappush(heap, entry)
-        if found is None:
-            self._unmade |= seen
-        self._known[start] = found
-        return found
+        if log.end is None:
+            self._unmade |= dict.fromkeys(seen, self._asked)
+        for *_, left, path in sorted(heap):
+            verdict = AGAIN if left.node is track.node else BEFORE
+            log.add(self._left_out(left.node, verdict, path))
+        made = _attempt("upstream", start, log)
+        self._known[start] = made
+        return made
 
-    def _end(self, track: Track, path: tuple[str, ...]) -> tuple[bool, _Found | None]:
-        """Whether the search ends at a step, and what it found there."""
-        ends, part = self._table.producer(track)
-        if ends:
-            return True, None if part is None else _Found((part,), path)
+    def _end(self, track: Track, path: _Path) -> Met | None:
+        """What the search found where it ends at a step; None where it goes on."""
+        answer = self._table.producer(track)
+        if answer is not None:
+            return answered(track.node, answer, path)
         pieces = concat_pieces(track)
         if pieces is None or len(pieces) == 1:
-            return False, None
+            return None
+        step, crossed = step_of(track.node), steps_of(path)
+        attempts: list[Attempt] = []
         parts: list[AnchorPart] = []
         for piece, _ in pieces:
-            found = self._upstream(piece)
-            if found is None:
-                return True, None
-            parts += found.parts
-        return True, _Found(tuple(parts), ("cat", *path))
+            attempt = self._upstream(piece)
+            attempts.append(attempt)
+            if attempt.end is None:
+                return Met(step, "a piece of it leads to no weight", "", crossed, (), (*attempts,))
+            parts += attempt.end.parts
+        joined = Step("cat", step.where)
+        return Met(step, TAKEN, "", (joined, *crossed), tuple(parts), tuple(attempts))
 
-    def _downstream(self, start: Track) -> _Found | None:
+    def _downstream(self, start: Track) -> Attempt:
+        log = Log()
         if start in self._unread:
-            return None
+            log.add(searched(start.node, self._unread[start], ()))
+            return _attempt("downstream", start, log)
         seen = {start}
-        best: tuple[int, _Found] | None = None
+        best: tuple[int, Met] | None = None
         heap: list[_Downward] = [(self._order[start.node], 0, start, ())]
         pushed = 0
-        while heap:
-            order, _, track, path = heapq.heappop(heap)
-            if best is not None and order >= best[0]:
-                break
+        while heap and (best is None or heap[0][0] < best[0]):
+            _, _, track, path = heapq.heappop(heap)
+            told: set[fx.Node] = set()
             for user in track.node.users:
-                if best is None or self._order[user] < best[0]:
-                    part = self._table.consumer(track, user)
-                    if part is not None:
-                        best = (self._order[user], _Found((part,), path))
+                if best is not None and self._order[user] >= best[0]:
+                    continue
+                answer = self._table.consumer(track, user)
+                if answer is None:
+                    continue
+                told.add(user)
+                met = answered(user, answer, path)
+                if met.parts:
+                    if best is not None:
+                        log.add(replace(best[1], verdict=AFTER, parts=()))
+                    best = (self._order[user], met)
+                else:
+                    log.add(met)
             for ahead in forward_tracks(track):
-                if ahead not in seen and ahead not in self._unread:
+                told |= {ahead.node, *ahead.node.all_input_nodes}
+                if ahead in self._unread:
+                    log.add(searched(ahead.node, self._unread[ahead], path))
+                elif ahead not in seen:
                     seen.add(ahead)
                     pushed += 1
-                    further = (step_name(ahead.node), *path)
-                    heapq.heappush(heap, (self._order[ahead.node], pushed, ahead, further))
+                    entry = (self._order[ahead.node], pushed, ahead, (ahead.node, *path))
+                    heapq.heappush(heap, entry)
+            if best is None:
+                for user in track.node.users:
+                    if user not in told:
+                        log.add(dead_end(user, path))
+                if not track.node.users:
+                    log.add(Met(step_of(track.node), UNREAD, crossed=steps_of(path[1:])))
         if best is None:
-            self._unread |= seen
-            return None
-        return best[1]
+            self._unread |= dict.fromkeys(seen, self._asked)
+        else:
+            log.add(best[1])
+        for *_, left, path in sorted(heap):
+            log.add(self._left_out(left.node, AFTER, path[1:]))
+        return _attempt("downstream", start, log)
+
+    def _pass_over(self, node: fx.Node, behind: list[Track], path: _Path, log: Log) -> None:
+        """Note the operands of a step that are not followed: gates, pieces that were cut off."""
+        followed = {track.node for track in behind}
+        for source in operands(node):
+            if source not in followed and source.op != "get_attr":
+                log.add(self._left_out(source, OTHER, path))
+
+    def _left_out(self, node: fx.Node, verdict: str, path: _Path) -> Met:
+        """A step that the search does not look at any more."""
+        return Met(step_of(node), verdict, self._table.weight_of(node), steps_of(path))
+
+
+def _attempt(rule: str, start: Track, log: Log) -> Attempt:
+    return log.attempt("fx-meta", rule, start.channels, start.dim, step_of(start.node))
 
 
 def _rows(graph: fx.Graph) -> int:
@@ -196,19 +274,3 @@ def _tensor_argument(node: fx.Node) -> fx.Node | None:
         if isinstance(value, fx.Node) and shape_of(value) is not None:
             return value
     return None
-
-
-def _channel_dims(module: nn.Module, shape: Sequence[int], width: int) -> list[int]:
-    """Dimensions of the input that may count the channels, the likeliest first."""
-    rank = len(shape)
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) > 1:
-        order = list(range(rank - len(module.normalized_shape), rank))
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and rank != 4:
-        order = [rank - 1]
-    elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
-        order = [1, rank - 1, 0]
-    elif rank >= 4:
-        order = [1, rank - 1] if not isinstance(module, nn.LayerNorm) else [rank - 1, 1]
-    else:
-        order = [rank - 1, 1, 0]
-    return [d for d in dict.fromkeys(order) if 0 <= d < rank and shape[d] == width]

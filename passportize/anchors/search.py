@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from passportize.anchors.autograd_run import walk_autograd
 from passportize.anchors.graph_rules import AnchorRules
+from passportize.anchors.registration_order import search_by_order
 from passportize.anchors.shapeless_rules import WidthRules
-from passportize.anchors.weight_table import WeightTable, part_of
-from passportize.errors import AnchorNotFound, ExampleInputFailed, ExampleInputRequired, UnknownSite
-from passportize.signature.rows import anchor_fan_in, anchor_rows, anchor_width
-from passportize.signature.site import Anchor, AnchorPart
+from passportize.anchors.trail import Attempt, Trail, named
+from passportize.anchors.user_anchors import read_user_anchors
+from passportize.anchors.weight_table import WeightTable
+from passportize.errors import ExampleInputFailed, ExampleInputRequired
+from passportize.signature.rows import anchor_fan_in, anchor_rows
+from passportize.signature.site import Anchor
 from passportize.tracing.example_inputs import ExampleInputs
 from passportize.tracing.trace import Trace, can_run, trace_model
-from passportize.tracing.weight_layers import owns_weight
-from passportize.utils.names import closest_names
 
-__all__ = ["AnchorSearch", "anchor_fan_in", "anchor_rows", "find_anchors", "read_user_anchors"]
+__all__ = ["AnchorSearch", "anchor_fan_in", "anchor_rows", "find_anchors"]
 
 
 @dataclass
@@ -34,6 +35,8 @@ class AnchorSearch:
         method: ``"fx-meta"``, ``"fx-leaf"``, ``"autograd"`` or ``"order"``: how the model was read.
         notes: What a user should know, one sentence each.
         per_sample: How many numbers each norm takes in for one sample, by name, where known.
+        attempts: What was tried for each norm, by name, in order.
+        silent: Why a source was not asked, by source, where that is the same for all norms.
     """
 
     anchors: dict[str, Anchor] = field(default_factory=dict)
@@ -41,6 +44,12 @@ class AnchorSearch:
     method: str = ""
     notes: list[str] = field(default_factory=list)
     per_sample: dict[str, float] = field(default_factory=dict)
+    attempts: dict[str, list[Attempt]] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
+
+    def trail(self, name: str) -> Trail:
+        """Everything that was tried for one norm, as a value."""
+        return Trail.of(name, self.attempts.get(name, ()), self.silent)
 
 
 def find_anchors(
@@ -77,16 +86,34 @@ def find_anchors(
     table = WeightTable(model)
     trace = _trace(model, widths, example_inputs)
     search = AnchorSearch(chosen, method=trace.method, notes=list(trace.notes))
+    search.attempts = {name: [named("user", anchor.parts)] for name, anchor in chosen.items()}
     if trace.complete:
         search.executed = {name for name in widths if name in trace.called}
     _bind(search, dict(model.named_modules()), widths, trace, table)
     inputs = ExampleInputs.of(example_inputs) if example_inputs is not None else None
     if inputs is not None and can_run(model, inputs):
         _bind_by_walk(search, model, widths, inputs, trace)
+    elif inputs is not None:
+        search.silent["autograd"] = "the model or the example input holds no values"
     if search.executed is None:
         _bind_by_order(search, model, widths, trace)
     search.notes += table.notes
+    search.silent |= _silent(search, trace, inputs)
     return search
+
+
+def _silent(search: AnchorSearch, trace: Trace, inputs: ExampleInputs | None) -> dict[str, str]:
+    """Why a source has nothing to say of the norms that it was not asked for."""
+    reasons = {}
+    if trace.reason:
+        reasons["fx-meta"] = trace.reason
+    if all(recording.shapes for recording in trace.recordings):
+        reasons["fx-leaf"] = "no such graph was made"
+    if inputs is None:
+        reasons["autograd"] = "no example input was given"
+    if search.executed is not None:
+        reasons["order"] = "what runs is known without guessing"
+    return reasons
 
 
 def _trace(model: nn.Module, widths: Mapping[str, Sequence[int]], example_inputs: Any) -> Trace:
@@ -114,6 +141,7 @@ def _bind(
                 search.per_sample.setdefault(name, math.prod(shape) / (rules.rows or shape[0]))
             if name in widths and name not in search.anchors:
                 anchor = rules.anchor(name, modules[name], widths[name])
+                search.attempts.setdefault(name, []).extend(rules.attempts[name])
                 if anchor is not None:
                     search.anchors[name] = anchor
 
@@ -132,6 +160,7 @@ def _bind_by_walk(
         if not trace.complete:
             raise
         search.notes.append(f"the graph could not be compared with a real forward pass: {error}")
+        search.silent["autograd"] = "the forward pass failed"
         return
     if not trace.complete:
         search.method, search.executed = "autograd", walk.executed
@@ -139,6 +168,8 @@ def _bind_by_walk(
     elif search.executed is not None:
         search.executed |= walk.executed
     search.per_sample |= walk.per_sample
+    for name, attempts in walk.attempts.items():
+        search.attempts.setdefault(name, []).extend(attempts)
     for name, anchor in walk.anchors.items():
         ours = search.anchors.setdefault(name, anchor)
         made = {part.weight for part in anchor.parts}
@@ -160,94 +191,21 @@ def _bind_by_order(
     widths: Mapping[str, Sequence[int]],
     trace: Trace,
 ) -> None:
-    """The last resort: the last weight module of fitting width registered before a norm."""
-    seen = trace.called
-    if not seen and not search.anchors and widths:
+    """What no graph tells, by a guess that is never silent."""
+    if not trace.called and not search.anchors and widths:
         raise ExampleInputRequired(
             f"the model can't be read without an example input ({trace.reason}). Pass "
             "example_inputs=: a tensor, a tuple of arguments, a dict of keyword arguments, or a "
             "function that runs the model; or name the weights in anchors="
         )
-    order = list(model.named_modules())
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for position, (norm, _) in enumerate(order):
-        if norm not in widths or norm in search.anchors:
-            continue
-        for _, module in reversed(order[:position]):
-            part = _order_part(module, names, widths[norm])
-            if part is not None:
-                search.anchors[norm] = Anchor((part,), "order")
-                search.notes.append(
-                    f"{norm}: bound to {part.weight} by registration order, which is a guess; pass "
-                    "example_inputs= or name the weight in anchors="
-                )
-                break
+    without = [norm for norm in widths if norm not in search.anchors]
+    for norm, attempt in search_by_order(model, widths, without).items():
+        search.attempts.setdefault(norm, []).append(attempt)
+        if attempt.anchor is not None:
+            search.anchors[norm] = attempt.anchor
+            search.notes.append(
+                f"{norm}: bound to {attempt.parts[0].weight} by registration order, which is a "
+                "guess; pass example_inputs= or name the weight in anchors="
+            )
     if any(anchor.rule == "order" for anchor in search.anchors.values()):
         search.method = search.method or "order"
-
-
-def _order_part(
-    module: nn.Module, names: Mapping[int, str], widths: Sequence[int]
-) -> AnchorPart | None:
-    weight = module._parameters.get("weight")
-    if not owns_weight(module) or weight is None or id(weight) not in names:
-        return None
-    part = part_of(module, names[id(weight)])
-    for width in widths:
-        if not nn.parameter.is_lazy(weight) and anchor_width(weight.shape, part) == width:
-            return replace(part, channels=width)
-    return None
-
-
-def read_user_anchors(
-    model: nn.Module, widths: Mapping[str, Sequence[int]], chosen: Mapping[str, str]
-) -> dict[str, Anchor]:
-    """Check the anchors that a user named and bring them into the usual form.
-
-    Args:
-        model: The model.
-        widths: Acceptable channel counts of each norm.
-        chosen: Weight names by norm name.
-
-    Raises:
-        UnknownSite: There is no such norm.
-        AnchorNotFound: There is no such weight, or it has no such number of channels.
-    """
-    parameters = dict(model.named_parameters())
-    modules = dict(model.named_modules())
-    found: dict[str, Anchor] = {}
-    for norm, weight in chosen.items():
-        if norm not in widths:
-            raise UnknownSite(
-                f"anchors: {norm!r} is no normalization layer that can be bound."
-                + closest_names(norm, list(widths))
-            )
-        if weight not in parameters:
-            raise AnchorNotFound(
-                f"{norm}: its anchor {weight!r} is no parameter of the model."
-                + closest_names(weight, list(parameters))
-            )
-        owner = modules.get(weight.rpartition(".")[0])
-        found[norm] = _user_anchor(
-            norm, weight, tuple(parameters[weight].shape), owner, widths[norm]
-        )
-    return found
-
-
-def _user_anchor(
-    norm: str,
-    weight: str,
-    shape: tuple[int, ...],
-    owner: nn.Module | None,
-    widths: Sequence[int],
-) -> Anchor:
-    if len(shape) >= 2:
-        for axis in ("output", "input"):
-            part = part_of(owner, weight, axis)
-            for width in widths:
-                if anchor_width(shape, part) == width:
-                    return Anchor((replace(part, channels=width),), "user")
-    raise AnchorNotFound(
-        f"{norm}: its anchor {weight!r} has shape {shape}, so it neither makes nor reads "
-        f"{' or '.join(map(str, widths))} channels. Name a weight that does"
-    )

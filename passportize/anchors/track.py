@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import fx
+from torch import fx, nn
 
 from passportize.tracing.graph import known_shape
 
-__all__ = ["Track", "carried"]
+__all__ = ["Track", "carried", "channel_dims"]
 
 
 class Track(NamedTuple):
@@ -46,3 +46,19 @@ def carried(track: Track, source: fx.Node, dims: Sequence[int | None]) -> list[T
         (where, index) for out, index in track.picked if (where := dims[out]) is not None
     )
     return [track._replace(node=source, dim=dim, picked=tuple(sorted(picked)))]
+
+
+def channel_dims(module: nn.Module, shape: Sequence[int], width: int) -> list[int]:
+    """Dimensions of the input that may count the channels, the likeliest first."""
+    rank = len(shape)
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) > 1:
+        order = list(range(rank - len(module.normalized_shape), rank))
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and rank != 4:
+        order = [rank - 1]
+    elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
+        order = [1, rank - 1, 0]
+    elif rank >= 4:
+        order = [1, rank - 1] if not isinstance(module, nn.LayerNorm) else [rank - 1, 1]
+    else:
+        order = [rank - 1, 1, 0]
+    return [d for d in dict.fromkeys(order) if 0 <= d < rank and shape[d] == width]

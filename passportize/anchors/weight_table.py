@@ -9,18 +9,23 @@ from torch import fx, nn
 
 from passportize.anchors.step_back import step_back
 from passportize.anchors.track import Track
+from passportize.anchors.weight_parts import UNKNOWN, Refusal, part_for, part_of
 from passportize.signature.rows import anchor_width
 from passportize.signature.site import AnchorPart
 from passportize.tracing.graph import argument, shape_of, step_name
 from passportize.tracing.operations import Kind, steps
-from passportize.tracing.weight_layers import expert_shape_of, standardises_weight, weight_shape
+from passportize.tracing.weight_layers import weight_shape
 
-__all__ = ["WeightTable", "part_of"]
+__all__ = ["WeightTable"]
 
 # With the number of dimensions that count positions.
 _CONVOLUTIONS = {name: int(name[-2]) for name in steps(Kind.CONVOLUTION)}
 _TRANSPOSED = {name: int(name[-2]) for name in steps(Kind.TRANSPOSED)}
 _PRODUCTS = steps(Kind.MATMUL)
+
+
+_OTHER_DIMENSION = "its channels are in another dimension than those of the norm"
+_NO_PARAMETER = "it multiplies by a computed tensor, not by rows of a parameter"
 
 
 class WeightTable:
@@ -54,47 +59,61 @@ class WeightTable:
         part = part_of(module, weight, axis)
         return replace(part, channels=anchor_width(self._shapes[weight], part))
 
+    def weight_of(self, node: fx.Node) -> str:
+        """Name of the weight of a step that is one linear layer or convolution, else empty."""
+        if node.op != "call_module" or node.meta.get("kind") != "weight":
+            return ""
+        own = self._modules[str(node.target)]._parameters.get("weight")
+        return self._names.get(id(own), f"{node.target}.weight")
+
     # --- producers ----------------------------------------------------------------------------
 
-    def producer(self, track: Track) -> tuple[bool, AnchorPart | None]:
+    def producer(self, track: Track) -> AnchorPart | Refusal | None:
         """The rows of a weight that make the channels of a track, if its step is a linear map.
 
         Returns:
-            Whether the step is a linear map (so that nothing lies behind it), and the rows.
+            The rows, or why there are none (nothing lies behind the step then either), or None
+            where the step is no linear map.
         """
         node = track.node
         if node.op == "call_module" and node.meta.get("kind") == "weight":
-            return True, self._module_part(track, node, "output")
+            return self._module_part(track, node, "output")
         if node.op == "call_module":
-            return self.has_weights(str(node.target)) and node.meta.get("kind") != "norm", None
+            if node.meta.get("kind") == "norm" or not self.has_weights(str(node.target)):
+                return None
+            return UNKNOWN
         if node.op != "call_function":
-            return False, None
+            return None
         name, rank = step_name(node), len(shape_of(node) or ())
         if name == "getitem" and isinstance(node.args[0], fx.Node) and node.args[1] == 0:
             parent = node.args[0]
             if step_name(parent) == "multi_head_attention_forward" and track.dim == rank - 1:
                 weight = argument(parent, 11, "out_proj_weight")
-                return True, self._rows(weight, 0, track, "output")
-            return False, None
+                return self._rows(weight, 0, track, "output")
+            return None
         if name == "linear":
             if track.dim != rank - 1:
-                return True, None
-            return True, self._rows(argument(node, 1, "weight"), 0, track, "output")
+                return Refusal(_OTHER_DIMENSION)
+            return self._rows(argument(node, 1, "weight"), 0, track, "output")
         if name in _CONVOLUTIONS or name in _TRANSPOSED:
             space = _CONVOLUTIONS.get(name) or _TRANSPOSED[name]
             if track.dim != rank - space - 1:
-                return True, None
-            return True, self._convolution_part(track, node, "output")
+                return Refusal(_OTHER_DIMENSION)
+            return self._convolution_part(track, node, "output")
         if name in _PRODUCTS:
-            return True, self._product_part(track, node, rank)
+            return self._product_part(track, node, rank)
         if name == "addmm" and track.dim == rank - 1:
-            return True, self._rows(argument(node, 2, "mat2"), 1, track, "output")
-        return False, None
+            return self._rows(argument(node, 2, "mat2"), 1, track, "output")
+        return None
 
     # --- consumers ----------------------------------------------------------------------------
 
-    def consumer(self, track: Track, user: fx.Node) -> AnchorPart | None:
-        """The rows of a weight that read the channels of a track, if a user is a linear map."""
+    def consumer(self, track: Track, user: fx.Node) -> AnchorPart | Refusal | None:
+        """The rows of a weight that read the channels of a track, if a user is a linear map.
+
+        Returns:
+            The rows, or why there are none, or None where the user is no linear map.
+        """
         source, rank = track.node, len(shape_of(track.node) or ())
         if user.op == "call_module":
             if user.meta.get("kind") != "weight" or source not in user.args[:1]:
@@ -122,22 +141,24 @@ class WeightTable:
 
     # --- rows ---------------------------------------------------------------------------------
 
-    def _module_part(self, track: Track, node: fx.Node, axis: str) -> AnchorPart | None:
+    def _module_part(self, track: Track, node: fx.Node, axis: str) -> AnchorPart | Refusal:
         module = self._modules[str(node.target)]
         rank = len(shape_of(track.node) or ())
         if isinstance(module, nn.Linear):
-            if track.dim != rank - 1:
-                return None
+            dim = rank - 1
             width = module.out_features if axis == "output" else module.in_features
         else:
             kernel: Any = module.kernel_size
-            if track.dim != rank - len(kernel) - 1:
-                return None
+            dim = rank - len(kernel) - 1
             width = module.out_channels if axis == "output" else module.in_channels
+        if track.dim != dim:
+            return Refusal(_OTHER_DIMENSION, self.weight_of(node))
         name = self._weight_name(str(node.target), module)
-        if name is None or track.stop > int(width):
-            return None
-        return _part(track, part_of(module, name, axis))
+        if name is None:
+            return Refusal("its weight is computed from other parameters")
+        if track.stop > int(width):
+            return Refusal(f"it has {width} channels, {track.stop} are needed", name)
+        return part_for(track, part_of(module, name, axis))
 
     def _weight_name(self, name: str, module: nn.Module) -> str | None:
         """Parameter behind ``module.weight``: itself, or the one it is computed from."""
@@ -165,7 +186,7 @@ class WeightTable:
         if text not in self.notes:
             self.notes.append(text)
 
-    def _convolution_part(self, track: Track, node: fx.Node, axis: str) -> AnchorPart | None:
+    def _convolution_part(self, track: Track, node: fx.Node, axis: str) -> AnchorPart | Refusal:
         transposed = step_name(node) in _TRANSPOSED
         groups = argument(node, 6, "groups", 1)
         weight = argument(node, 1, "weight")
@@ -175,14 +196,14 @@ class WeightTable:
             return self._rows(weight, dim, track, axis)
         found = self._origin(weight, 0)
         if found is None or found[1] != 0 or found[2] != 0:
-            return None
+            return Refusal(_NO_PARAMETER)
         if self._shapes[found[0]] != tuple(shape_of(weight) or ()):
             # Mixed from several for each sample (CondConv): its groups are not the parameter's.
-            return None
+            return Refusal("its groups are not those of the parameter", found[0])
         part = AnchorPart(found[0], 0, axis, groups=groups, transposed=transposed)
-        return _part(track, part)
+        return part_for(track, part)
 
-    def _product_part(self, track: Track, node: fx.Node, rank: int) -> AnchorPart | None:
+    def _product_part(self, track: Track, node: fx.Node, rank: int) -> AnchorPart | Refusal:
         left, right = argument(node, 0, "input"), argument(node, 1, "other")
         if step_name(node) == "rmatmul":
             left, right = right, left
@@ -190,21 +211,21 @@ class WeightTable:
             return self._rows(right, 1, track, "output")
         if track.dim == rank - 2 and _rank(left) == 2:
             return self._rows(left, 0, track, "output")
-        return None
+        return Refusal("a product of two computed tensors")
 
-    def _rows(self, weight: Any, dim: int, track: Track, axis: str) -> AnchorPart | None:
+    def _rows(self, weight: Any, dim: int, track: Track, axis: str) -> AnchorPart | Refusal:
         """Rows of the parameter from which a weight argument was made."""
         found = self._origin(weight, dim)
         if found is None:
-            return None
+            return Refusal(_NO_PARAMETER)
         name, where, start = found
         shape = self._shapes[name]
         if where > 1 or start + track.stop > shape[where]:
-            return None
+            return Refusal(f"its rows do not lie in a parameter of shape {shape} as they are", name)
         # [out, in] is the usual layout: outputs in dimension 1 mean a transposed one.
         transposed = (where == 1) if axis == "output" else (where == 0)
         moved = track._replace(start=track.start + start)
-        return _part(moved, AnchorPart(name, 0, axis, transposed=transposed))
+        return part_for(moved, AnchorPart(name, 0, axis, transposed=transposed))
 
     def _origin(self, weight: Any, dim: int) -> tuple[str, int, int] | None:
         """Parameter, dimension and first row that a tensor was made from, or None."""
@@ -229,28 +250,3 @@ class WeightTable:
 
 def _rank(value: Any) -> int:
     return len(shape_of(value) or ()) if isinstance(value, fx.Node) else 0
-
-
-def _part(track: Track, whole: AnchorPart) -> AnchorPart:
-    """The rows of a weight that stand for the channels of a track."""
-    return replace(whole, channels=track.channels, start=track.start, repeats=track.repeats)
-
-
-def part_of(module: nn.Module | None, weight: str, axis: str = "output") -> AnchorPart:
-    """How the weight of a module is laid out, as a part for no channels yet.
-
-    Args:
-        module: The module that owns the weight, None where nobody knows.
-        weight: Name of the parameter.
-        axis: ``"output"`` or ``"input"``.
-    """
-    groups = getattr(module, "groups", 1)
-    return AnchorPart(
-        weight,
-        0,
-        axis,
-        groups=groups if isinstance(groups, int) else 1,
-        transposed=bool(getattr(module, "transposed", False)),
-        expert_shape=expert_shape_of(module) if module is not None else (),
-        centred=module is not None and standardises_weight(module),
-    )

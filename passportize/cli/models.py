@@ -37,6 +37,14 @@ def plan(
     include_frozen: Annotated[
         bool, typer.Option("--include-frozen", help="Bind norms that do not train, too.")
     ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Show for one norm how its weight was found, or why there is none.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show every norm of a model and the weight it would be bound to; 1 if there is none."""
@@ -50,6 +58,10 @@ def plan(
             example_inputs=example_of(input_size),
             include_frozen=include_frozen,
         )
+    if explain is not None:
+        explained = planned.explain(explain)
+        emit(explained.to_dict(), str(explained), as_json)
+        return
     emit(planned.to_dict(), str(planned), as_json)
     leave(0 if planned.bits else REFUSED)
 

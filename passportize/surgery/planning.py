@@ -10,8 +10,10 @@ from typing import Any
 from torch import nn
 
 from passportize.anchors.search import AnchorSearch, find_anchors
+from passportize.anchors.trail import Trail, named
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument, NoNormalization
+from passportize.layers.weight_owner import OWN_RULE
 from passportize.signature.formulations import NORMALISED, formulation_of
 from passportize.signature.rows import anchor_fan_in
 from passportize.signature.site import Anchor, Role, Site
@@ -115,6 +117,7 @@ def _plan(
         search.method,
         tuple(search.notes),
         frozenset(norm.name for norm in found if _sees_samples_only(norm, search)),
+        tuple(search.trail(name) for name in widths),
     )
 
 
@@ -148,7 +151,10 @@ def _plan_of_weights(
             "anchors, choose among them with where="
         )
     sites = weight_sites(model, where, include_frozen, MINIMUM_FAN_IN)
-    return Plan(kind, sites, "weights", ("no norms: the bits lie in the weights themselves",))
+    notes = ("no norms: the bits lie in the weights themselves",)
+    own = [(site.name, site.anchor) for site in sites if site.anchor is not None]
+    trails = tuple(Trail(name, (named(OWN_RULE, anchor.parts),)) for name, anchor in own)
+    return Plan(kind, sites, "weights", notes, trails=trails)
 
 
 def _site(

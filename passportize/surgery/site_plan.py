@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from passportize.anchors.trail import Trail
+from passportize.errors import UnknownSite
 from passportize.signature.site import Role, Site
+from passportize.surgery.explanation import Explanation
+from passportize.utils.names import closest_names
 
 __all__ = ["Plan"]
+
+_ROOT = "(root)"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What surgery would do. ``print(plan)`` shows a table.
+    """What surgery would do. ``print(plan)`` shows a table, ``print(plan.explain(name))`` one norm.
 
     Attributes:
         model: Class name of the model.
@@ -21,6 +27,7 @@ class Plan:
         notes: What the user should know.
         samples_only: Norms that see one value per channel of each sample, so that statistics of a
             batch are taken over its samples alone.
+        trails: How the anchors were searched for; :meth:`explain` shows them.
     """
 
     model: str
@@ -28,6 +35,7 @@ class Plan:
     method: str
     notes: tuple[str, ...] = ()
     samples_only: frozenset[str] = frozenset()
+    trails: tuple[Trail, ...] = field(default=(), repr=False, compare=False)
 
     def role(self, role: Role) -> tuple[Site, ...]:
         """The sites of one role."""
@@ -37,6 +45,26 @@ class Plan:
     def bits(self) -> int:
         """Signature bits that the model can carry."""
         return sum(site.bits for site in self.sites)
+
+    def explain(self, name: str) -> Explanation:
+        """How the anchor of a norm was found, or why it was not; ``print`` shows it.
+
+        Args:
+            name: Dotted name of the norm or an alias, as ``print(plan)`` shows it.
+
+        Raises:
+            UnknownSite: There is no such norm.
+        """
+        wanted = "" if name == _ROOT else name
+        for site in self.sites:
+            if wanted in (site.name, *site.aliases):
+                found = (trail for trail in self.trails if trail.name == site.name)
+                return Explanation(site, next(found, Trail(site.name)))
+        names = [name for site in self.sites for name in (site.name or _ROOT, *site.aliases)]
+        raise UnknownSite(
+            f"explain: {name!r} is none of the {len(self.sites)} layers of the plan of "
+            f"{self.model}; print(plan) lists them." + closest_names(name, names)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form."""
@@ -59,7 +87,7 @@ class Plan:
                 detail = f"{site.anchor.rule}: {weights[0]}{more}"
             kind = site.norm_type.rpartition(".")[2]
             bits = str(site.bits) if site.bits else ""
-            rows.append((site.name or "(root)", kind, bits, site.role.value, detail))
+            rows.append((site.name or _ROOT, kind, bits, site.role.value, detail))
         return rows
 
     def summary(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from passportize.anchors.weight_table import part_of
+from passportize.anchors.weight_parts import part_of
 from passportize.errors import NoNormalization
 from passportize.layers.weight_owner import OWN_RULE
 from passportize.signature.rows import anchor_fan_in, anchor_width

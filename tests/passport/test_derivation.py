@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest, chisquare, kstest
 
 from passportize.errors import InvalidArgument
 from passportize.passport.derivation import LabelledStream, bits_of, derive_key, encode_label
@@ -113,3 +115,74 @@ def test_nothing_shows_the_key() -> None:
     keyed = LabelledStream(KEY)
     assert repr(keyed) == str(keyed) == "LabelledStream(key hidden)"
     assert not hasattr(keyed, "__dict__")
+
+
+def test_label_encoding_is_injective():
+    labels = [(), ("",), ("", ""), ("a", "b"), ("ab",), ("ab", ""), ("", "ab"), (b"ab",)]
+    labels += [(1,), ("1",), (b"\0" * 7 + b"\1",), ("a", 1, "b"), ("a", "1", "b"), (0,), (256,)]
+    assert len({encode_label(*label) for label in labels}) == len(labels)
+    keys = {derive_key(KEY, *label) for label in labels}
+    assert len(keys) == len(labels)
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 64, 1000])
+def test_longer_outputs_begin_with_shorter_ones(length: int) -> None:
+    keyed = LabelledStream(KEY)
+    assert keyed.stream("x", length=length) == keyed.stream("x", length=4608)[:length]
+    for draw in (
+        lambda count: keyed.bits("x", total=count),
+        lambda count: keyed.signs("x", length=count),
+        lambda count: keyed.words("x", count=count),
+        lambda count: keyed.uniform("x", shape=(count,)),
+    ):
+        assert torch.equal(draw(length), draw(4608)[:length])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8])
+def test_signs_are_exact_in_every_type(dtype: torch.dtype) -> None:
+    signs = LabelledStream(KEY).signs("s", length=25000)
+    assert torch.equal(signs.abs(), torch.ones(25000))
+    assert torch.equal(signs.to(dtype).to(torch.float64), signs.double())
+
+
+def test_every_label_and_key_gives_another_stream() -> None:
+    labels = [
+        (key, (site, side, part))
+        for key in (KEY, KEY[::-1])
+        for site in ("a", "b", "a.b", "")
+        for side in ("gamma", "beta")
+        for part in (0, 1)
+    ]
+    signs = torch.stack([LabelledStream(key).signs(*label, length=4096) for key, label in labels])
+    off_diagonal = signs @ signs.T / 4096 - torch.eye(len(labels))
+    # Cosines of independent signs have standard deviation 1/64.
+    assert off_diagonal.abs().max() < 5 / 64
+
+
+def test_uniform_numbers_are_uniform_open_and_exact() -> None:
+    numbers = LabelledStream(KEY).uniform("u", shape=(64, 5, 31))
+    assert numbers.shape == (64, 5, 31)
+    assert numbers.dtype == torch.float32
+    assert numbers.abs().max() < 1
+    scaled = numbers.double() * 2**24
+    assert torch.equal(scaled, scaled.round())
+    assert bool((scaled.long() % 2 == 1).all())
+    assert kstest(numbers.flatten().numpy(), "uniform", (-1, 2)).pvalue > 1e-4
+
+
+def test_words_and_bits_are_uniform() -> None:
+    keyed = LabelledStream(KEY)
+    words = keyed.words("w", count=40_000).numpy()
+    assert kstest(words / 2**32, "uniform").pvalue > 1e-4
+    assert chisquare(np.bincount(words % 256, minlength=256)).pvalue > 1e-4
+    assert binomtest(int(keyed.bits("b", total=100_000).sum()), 100_000).pvalue > 1e-4
+
+
+def test_a_stream_is_longer_than_any_layer_takes() -> None:
+    keyed = LabelledStream(KEY)
+    assert hashlib.sha256(keyed.stream("long", length=3_000_001)).hexdigest() == (
+        hashlib.sha256(output(3_000_001, "long")).hexdigest()
+    )

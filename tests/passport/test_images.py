@@ -11,7 +11,7 @@ from passportize.errors import ExampleInputFailed, InvalidArgument
 from passportize.passport.images import PassportImages
 from passportize.passport.mean_patch import record_patches
 from passportize.passport.passport import Passport
-from passportize.signature.model_key import part_vectors
+from passportize.signature.formulations import part_vectors
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart
 

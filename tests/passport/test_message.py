@@ -1,33 +1,19 @@
+"""The owner message as text and as bytes."""
+
 from __future__ import annotations
 
-import numpy as np
+import datetime
+
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.support.independent_passport as independent
 from passportize.errors import InvalidArgument, MessageTooLong
-from passportize.passport import message_code as owner_message
-from passportize.passport.derivation import LabelledStream
-from passportize.passport.message import OwnerMessage
-from passportize.passport.message_code import lay_over, read_message
-from passportize.passport.passport import Passport
+from passportize.passport.message import FRAME_OVERHEAD, OwnerMessage
 
-SECRET = bytes(range(32))
 NAMES = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=60)
-
-
-@pytest.fixture(scope="module")
-def passport():
-    return Passport.generate(
-        "Acme Vision", contact="legal@acme.example", date="2026-11-23", secret=SECRET
-    )
-
-
-def with_errors(bits, rate, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return bits ^ (torch.rand(len(bits), generator=generator) < rate).to(torch.int8)
+MESSAGE = OwnerMessage("Acme Vision", "legal@acme.example", "2026-11-23")
 
 
 @settings(max_examples=100, deadline=None)
@@ -55,179 +41,74 @@ def test_arbitrary_bytes_are_a_message_or_refused(payload):
     assert message.payload == payload
 
 
-@settings(max_examples=30, deadline=None)
-@given(NAMES.filter(str.strip), st.integers(0, 2000), st.binary(min_size=32, max_size=32))
-def test_message_reads_back_wherever_it_fits(owner, extra, secret):
-    passport = Passport.generate(owner[:20], contact=owner[20:30], date="2026-01-01", secret=secret)
-    total = passport.owner_message.frame_bits + extra
-    assert passport.message_fits(total)
-    assert not passport.message_fits(passport.owner_message.frame_bits - 1)
-    assert passport.read_message(passport.bits(total)) == passport.owner_message
-
-
-def test_reading_needs_nothing_but_the_key(passport):
-    message = read_message(passport.reading_key, passport.bits(1500))
-    assert (message.owner, message.contact, message.date) == (
-        "Acme Vision",
-        "legal@acme.example",
-        "2026-11-23",
+@settings(max_examples=100, deadline=None)
+@given(NAMES.filter(str.strip), NAMES, st.dates())
+def test_bytes_are_those_of_the_format(owner, contact, date):
+    message = (
+        OwnerMessage.normalized(owner[:30], contact[:30], date.isoformat())
+        if owner[:30].strip()
+        else MESSAGE
     )
+    assert message.payload == independent.payload(message.owner, message.contact, message.date)
+    assert message.frame == independent.frame(message.payload)
+    assert len(message.frame) == FRAME_OVERHEAD + len(message.payload)
+    assert OwnerMessage.from_frame(message.frame) == message
 
 
-def test_longest_message_reads_back():
-    passport = Passport.generate("n" * 200, contact="c" * 51, secret=SECRET)
-    assert passport.owner_message.frame_bits == 8 * 261
-    assert passport.read_message(passport.bits(2088)) == passport.owner_message
+@pytest.mark.parametrize("place", range(len(MESSAGE.frame)))
+def test_no_byte_of_a_frame_can_be_changed(place):
+    frame = bytearray(MESSAGE.frame)
+    frame[place] ^= 1
+    with pytest.raises(InvalidArgument):
+        OwnerMessage.from_frame(bytes(frame))
 
 
-@pytest.mark.parametrize("total", [1, 87, 311])
-def test_bits_work_where_the_message_does_not_fit(passport, total):
-    assert passport.owner_message.frame_bits == 312
-    assert len(passport.bits(total)) == total
-    assert passport.read_message(passport.bits(total)) is None
-    with pytest.raises(MessageTooLong, match="312"):
-        passport.bits(total, require_message=True)
-    assert len(passport.bits(312, require_message=True)) == 312
+@pytest.mark.parametrize("frame", [b"", b"\1", MESSAGE.frame[:-1], MESSAGE.frame + b"\0"])
+def test_frames_of_another_length_are_none(frame):
+    with pytest.raises(InvalidArgument):
+        OwnerMessage.from_frame(frame)
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(312, 1200), st.integers(0, 2**20), st.lists(st.integers(0, 3), min_size=1))
-def test_independent_decoder_agrees(total, seed, weights):
-    passport = Passport.generate(
-        "Acme Vision", contact="legal@acme.example", date="2026-11-23", secret=SECRET
-    )
-    bits = with_errors(passport.bits(total), 0.02 if seed % 2 else 0.3, seed)
-    confidence = [float(weights[j % len(weights)]) for j in range(total)]
-    expected = independent.read(passport.reading_key, bits.tolist(), confidence)
-    message = passport.read_message(bits, confidence)
-    assert (message.payload if message else None) == expected
+def test_a_message_has_one_spelling():
+    """Text that a person would type otherwise is taken as it is, and cleaned by `normalized`."""
+    assert OwnerMessage(" Acme", "", "2026-01-01").owner == " Acme"
+    assert OwnerMessage.normalized(" Acme\t ", "", "2026-01-01").owner == "Acme"
+    assert OwnerMessage.normalized("Rene\u0301e", "", "2026-01-01").owner == "Ren\u00e9e"
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    made = datetime.date.fromisoformat(OwnerMessage.normalized("Acme").date)
+    assert made - today in (datetime.timedelta(0), datetime.timedelta(1))
 
 
-@pytest.mark.parametrize(("rate", "total"), [(0.02, 1984), (0.15, 4800), (0.2, 9600), (0.3, 40000)])
-def test_errors_are_voted_down(passport, rate, total):
-    for seed in range(5):
-        bits = with_errors(passport.bits(total), rate, seed)
-        assert passport.read_message(bits) == passport.owner_message
-
-
-@pytest.mark.parametrize("broken", [range(8), range(100, 108), (0, 9, 20, 150, 200, 280, 310, 311)])
-def test_eight_weak_frame_bits_may_be_wrong(passport, broken):
-    """Wherever they sit: header, payload or checksum. Nine are too many."""
-    total = 312 * 3
-    bits, confidence = passport.bits(total), torch.ones(total)
-    places = torch.tensor(independent.carried(passport.reading_key, 312, total))
-    hit = torch.isin(places, torch.tensor(list(broken)))
-    bits, confidence = bits ^ hit.to(torch.int8), torch.where(hit, 0.1, 1.0)
-    assert passport.read_message(bits, confidence) == passport.owner_message
-    ninth = places == 160
-    assert passport.read_message(bits ^ ninth.to(torch.int8), confidence) is None
-
-
-def test_confidence_reads_what_plain_votes_cannot(passport):
-    """Gaussian noise on responses: bits with small responses flip first."""
-    total, plain, soft = 4800, 0, 0
-    bits = passport.bits(total)
-    for seed in range(20):
-        generator = torch.Generator().manual_seed(seed)
-        responses = 1.0 - 2.0 * bits.float() + 1.2 * torch.randn(total, generator=generator)
-        read = (responses < 0).to(torch.int8)
-        plain += passport.read_message(read) is not None
-        soft += passport.read_message(read, responses.abs()) is not None
-    assert soft == 20
-    assert plain < 20
-
-
-def test_lost_layers_cost_nothing_when_marked_as_unread(passport):
-    """Half of the positions gone in whole layers of 64 to 512 channels, the rest intact."""
-    total = 4800
-    bits = passport.bits(total)
-    read, confidence = bits.clone(), torch.ones(total)
-    for start, width in ((0, 64), (640, 512), (1500, 512), (2600, 512), (3700, 512), (4400, 288)):
-        read[start : start + width] = 0
-        confidence[start : start + width] = 0
-    assert passport.read_message(read, confidence) == passport.owner_message
-
-
-def test_every_window_holds_every_message_bit_alike(passport):
-    """The bound of the docstring: m to m + 2 copies of each bit for one m > n / F - 2."""
-    message = passport.owner_message
-    size, total = message.frame_bits, 4800
-    keyed = LabelledStream(passport.reading_key)
-    places = torch.tensor(independent.carried(passport.reading_key, size, total))
-    bits = torch.tensor(independent.unpack(message.frame, size))
-    assert torch.equal(lay_over(message, total, keyed).long(), bits[places])
-    for start in range(0, total, 97):
-        for width in (64, 312, 700, 2048):
-            window = places[start : start + width]
-            copies = torch.bincount(window, minlength=size)
-            least = max(0, int(copies.max()) - 2)
-            assert int(copies.min()) >= least > len(window) / size - 3
-            assert int(copies.max()) > len(window) / size - 1e-9
-
-
-def test_another_key_reads_nothing(passport):
-    bits = passport.bits(4800)
-    for index in range(50):
-        stranger = Passport.generate("Stranger", secret=bytes([index + 1]) * 32)
-        assert stranger.read_message(bits) is None
-
-
-@pytest.mark.parametrize("value", [0, 1])
-def test_constant_readings_hold_no_message(passport, value):
-    assert passport.read_message(torch.full((4800,), value)) is None
-    assert passport.read_message(torch.full((4800,), value), torch.zeros(4800)) is None
-
-
-def test_frames_without_a_message_are_uniform(passport):
-    """Also where an even number of votes leaves many ties, or nothing was read at all."""
-    ones, ties = torch.zeros(88), torch.ones(176)
-    for index in range(2000):
-        keyed = LabelledStream(index.to_bytes(32, "big"))
-        for votes in (ties, 0 * ties):
-            ones += decided(keyed, votes)
-    assert ((ones - 2000).abs() / 1500**0.5).max() < 4.5
-
-
-def decided(keyed, votes):
-    """Frame bits of 88 positions as the decoder sees them before it turns any."""
-    seen = []
-
-    def capture(bits, weights, head):
-        seen.append(bits)
-        return iter(())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner_message, "_likely_frames", capture)
-        read_message(keyed._key, torch.zeros(len(votes)), votes)
-    return seen[0].float()
-
-
-def test_coins_themselves_hold_no_message(passport):
-    """Unmasked this is the frame of zeros, the one that a broken read would give."""
-    coins = LabelledStream(passport.reading_key).bits("bits", total=4800)
-    assert passport.read_message(coins) is None
-
-
-def test_arrays_lists_and_booleans_are_taken(passport):
-    bits = passport.bits(1000)
-    for form in (bits.numpy(), bits.tolist(), bits.bool(), bits.numpy().astype(np.float32)):
-        assert passport.read_message(form) == passport.owner_message
-    assert passport.read_message(bits, np.ones(1000)) == passport.owner_message
+def test_text_leaves_out_what_is_empty():
+    assert MESSAGE.text == "Acme Vision, legal@acme.example, 2026-11-23"
+    assert OwnerMessage("Acme", "", "2026-01-01").text == "Acme, 2026-01-01"
 
 
 @pytest.mark.parametrize(
-    ("bits", "confidence"),
+    ("owner", "contact", "date"),
     [
-        (torch.zeros(0), None),
-        (torch.zeros(2, 8), None),
-        (torch.full((8,), 2), None),
-        (torch.tensor([0.5] * 8), None),
-        (torch.tensor([torch.nan] * 8), None),
-        (torch.zeros(8), torch.ones(9)),
-        (torch.zeros(8), -torch.ones(8)),
-        (torch.zeros(8), torch.full((8,), torch.inf)),
+        ("", "", "2026-01-01"),
+        ("a\0", "", "2026-01-01"),
+        ("a\u2028", "", "2026-01-01"),
+        ("a\u202e", "", "2026-01-01"),
+        ("\ud800", "", "2026-01-01"),
+        ("a", "b\n", "2026-01-01"),
+        ("a", None, "2026-01-01"),
+        ("a", "", "2026-1-1"),
+        ("a", "", "20260101"),
+        ("a", "", "2026-W01-1"),
+        ("a", "", "0000-01-01"),
+        ("a", "", ""),
     ],
 )
-def test_wrong_readings_are_refused(passport, bits, confidence):
+def test_what_is_no_message_is_refused(owner, contact, date):
     with pytest.raises(InvalidArgument):
-        passport.read_message(bits, confidence)
+        OwnerMessage(owner, contact, date)
+
+
+def test_the_longest_message_takes_255_bytes():
+    assert len(OwnerMessage("é" * 100, "c" * 51, "2026-01-01").payload) == 255
+    with pytest.raises(MessageTooLong, match="256 bytes"):
+        OwnerMessage("é" * 100, "c" * 52, "2026-01-01")
+    with pytest.raises(MessageTooLong):
+        OwnerMessage("é" * 128, "", "2026-01-01")
