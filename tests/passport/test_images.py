@@ -81,7 +81,7 @@ def test_patches_give_the_published_responses_of_every_layer(net, pictures):
     for name, patch in patches.items():
         weight = net.get_parameter(name)
         part = AnchorPart(name, len(weight), groups=len(patch))
-        vectors = part_vectors(patches, part)
+        vectors = part_vectors(patches, part).values
         rows = anchor_rows(weight, part).detach()
         if vectors.dim() == 2:
             responses = rows @ vectors
@@ -105,7 +105,7 @@ def test_the_model_is_left_as_it_was(net, pictures):
 def test_rows_laid_side_by_side_repeat_the_vector(net, pictures):
     patches = record_patches(net, *pictures)
     part = AnchorPart("stem.weight", 4, repeats=2)
-    vectors = part_vectors(patches, part)
+    vectors = part_vectors(patches, part).values
     rows = anchor_rows(net.stem.weight, part).detach()
     whole = net.stem.weight.detach().flatten(1) @ patches["stem.weight"][0]
     torch.testing.assert_close(rows @ vectors, whole[:4] + whole[4:])
@@ -149,9 +149,8 @@ def test_passports_keep_and_bind_what_the_layers_saw(net, pictures, tmp_path):
     part = AnchorPart("stem.weight", 8)
     assert plain.images is None
     assert part_vectors(bare.images.patches, part) is None
-    torch.testing.assert_close(
-        part_vectors(full.images.patches, part), record_patches(net, *pictures)["stem.weight"][0]
-    )
+    recorded = record_patches(net, *pictures)["stem.weight"][0]
+    torch.testing.assert_close(part_vectors(full.images.patches, part).values, recorded)
     assert len({plain.commitment(), bare.commitment(), full.commitment()}) == 3
     with torch.no_grad():
         net.stem.weight.mul_(1.01)
@@ -160,7 +159,8 @@ def test_passports_keep_and_bind_what_the_layers_saw(net, pictures, tmp_path):
     loaded = Passport.load(tmp_path / "p", "pw")
     assert loaded == full
     assert torch.equal(
-        part_vectors(loaded.images.patches, part), part_vectors(full.images.patches, part)
+        part_vectors(loaded.images.patches, part).values,
+        part_vectors(full.images.patches, part).values,
     )
 
 
@@ -184,5 +184,8 @@ def test_bytes_are_divided_by_255(net, pictures):
     one = part_vectors(
         plain.with_images(raw, raw, net).images.patches, AnchorPart("stem.weight", 8)
     )
-    two = plain.with_images(raw / 255.0, raw / 255.0, net)
-    assert torch.equal(one, part_vectors(two.images.patches, AnchorPart("stem.weight", 8)))
+    two = part_vectors(
+        plain.with_images(raw / 255.0, raw / 255.0, net).images.patches,
+        AnchorPart("stem.weight", 8),
+    )
+    assert torch.equal(one.values, two.values)

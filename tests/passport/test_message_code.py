@@ -32,7 +32,7 @@ def laid(passport, total):
     return keyed.bits("bits", total=total) ^ lay_over(passport.owner_message, total, keyed)
 
 
-def read(passport, bits, confidence=None):
+def decode(passport, bits, confidence=None):
     return read_message(passport.reading_key, bits, confidence)
 
 
@@ -48,7 +48,7 @@ def test_message_reads_back_wherever_it_fits(owner, extra, secret):
     total = passport.owner_message.frame_bits + extra
     assert passport.message_fits(total)
     assert not passport.message_fits(passport.owner_message.frame_bits - 1)
-    assert read(passport, laid(passport, total)) == passport.owner_message
+    assert decode(passport, laid(passport, total)) == passport.owner_message
 
 
 def test_reading_needs_nothing_but_the_key(passport):
@@ -63,14 +63,14 @@ def test_reading_needs_nothing_but_the_key(passport):
 def test_longest_message_reads_back():
     passport = Passport.generate("n" * 200, contact="c" * 51, secret=SECRET)
     assert passport.owner_message.frame_bits == 8 * 261
-    assert read(passport, laid(passport, 2088)) == passport.owner_message
+    assert decode(passport, laid(passport, 2088)) == passport.owner_message
 
 
 @pytest.mark.parametrize("total", [1, 87, 311])
 def test_bits_work_where_the_message_does_not_fit(passport, total):
     assert passport.owner_message.frame_bits == 312
     assert len(laid(passport, total)) == total
-    assert read(passport, laid(passport, total)) is None
+    assert decode(passport, laid(passport, total)) is None
     assert not passport.message_fits(total) and passport.message_fits(312)
     # The part that fits is that of a longer codeword.
     assert torch.equal(laid(passport, total), laid(passport, 400)[:total])
@@ -85,7 +85,7 @@ def test_independent_decoder_agrees(total, seed, weights):
     bits = with_errors(laid(passport, total), 0.02 if seed % 2 else 0.3, seed)
     confidence = [float(weights[j % len(weights)]) for j in range(total)]
     expected = independent.read(passport.reading_key, bits.tolist(), confidence)
-    message = read(passport, bits, confidence)
+    message = decode(passport, bits, confidence)
     assert (message.payload if message else None) == expected
 
 
@@ -93,7 +93,7 @@ def test_independent_decoder_agrees(total, seed, weights):
 def test_errors_are_voted_down(passport, rate, total):
     for seed in range(5):
         bits = with_errors(laid(passport, total), rate, seed)
-        assert read(passport, bits) == passport.owner_message
+        assert decode(passport, bits) == passport.owner_message
 
 
 @pytest.mark.parametrize("broken", [range(8), range(100, 108), (0, 9, 20, 150, 200, 280, 310, 311)])
@@ -104,9 +104,9 @@ def test_eight_weak_frame_bits_may_be_wrong(passport, broken):
     places = torch.tensor(independent.carried(passport.reading_key, 312, total))
     hit = torch.isin(places, torch.tensor(list(broken)))
     bits, confidence = bits ^ hit.to(torch.int8), torch.where(hit, 0.1, 1.0)
-    assert read(passport, bits, confidence) == passport.owner_message
+    assert decode(passport, bits, confidence) == passport.owner_message
     ninth = places == 160
-    assert read(passport, bits ^ ninth.to(torch.int8), confidence) is None
+    assert decode(passport, bits ^ ninth.to(torch.int8), confidence) is None
 
 
 def test_confidence_reads_what_plain_votes_cannot(passport):
@@ -117,8 +117,8 @@ def test_confidence_reads_what_plain_votes_cannot(passport):
         generator = torch.Generator().manual_seed(seed)
         responses = 1.0 - 2.0 * bits.float() + 1.2 * torch.randn(total, generator=generator)
         read = (responses < 0).to(torch.int8)
-        plain += read(passport, read) is not None
-        soft += read(passport, read, responses.abs()) is not None
+        plain += decode(passport, read) is not None
+        soft += decode(passport, read, responses.abs()) is not None
     assert soft == 20
     assert plain < 20
 
@@ -131,7 +131,7 @@ def test_lost_layers_cost_nothing_when_marked_as_unread(passport):
     for start, width in ((0, 64), (640, 512), (1500, 512), (2600, 512), (3700, 512), (4400, 288)):
         read[start : start + width] = 0
         confidence[start : start + width] = 0
-    assert read(passport, read, confidence) == passport.owner_message
+    assert decode(passport, read, confidence) == passport.owner_message
 
 
 def test_every_window_holds_every_message_bit_alike(passport):
@@ -155,13 +155,13 @@ def test_another_key_reads_nothing(passport):
     bits = laid(passport, 4800)
     for index in range(50):
         stranger = Passport.generate("Stranger", secret=bytes([index + 1]) * 32)
-        assert read(stranger, bits) is None
+        assert decode(stranger, bits) is None
 
 
 @pytest.mark.parametrize("value", [0, 1])
 def test_constant_readings_hold_no_message(passport, value):
-    assert read(passport, torch.full((4800,), value)) is None
-    assert read(passport, torch.full((4800,), value), torch.zeros(4800)) is None
+    assert decode(passport, torch.full((4800,), value)) is None
+    assert decode(passport, torch.full((4800,), value), torch.zeros(4800)) is None
 
 
 def test_frames_without_a_message_are_uniform(passport):
@@ -191,14 +191,14 @@ def decided(keyed, votes):
 def test_coins_themselves_hold_no_message(passport):
     """Unmasked this is the frame of zeros, the one that a broken read would give."""
     coins = LabelledStream(passport.reading_key).bits("bits", total=4800)
-    assert read(passport, coins) is None
+    assert decode(passport, coins) is None
 
 
 def test_arrays_lists_and_booleans_are_taken(passport):
     bits = laid(passport, 1000)
     for form in (bits.numpy(), bits.tolist(), bits.bool(), bits.numpy().astype(np.float32)):
-        assert read(passport, form) == passport.owner_message
-    assert read(passport, bits, np.ones(1000)) == passport.owner_message
+        assert decode(passport, form) == passport.owner_message
+    assert decode(passport, bits, np.ones(1000)) == passport.owner_message
 
 
 @pytest.mark.parametrize(
@@ -216,4 +216,4 @@ def test_arrays_lists_and_booleans_are_taken(passport):
 )
 def test_wrong_readings_are_refused(passport, bits, confidence):
     with pytest.raises(InvalidArgument):
-        read(passport, bits, confidence)
+        decode(passport, bits, confidence)

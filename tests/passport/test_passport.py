@@ -31,7 +31,7 @@ def images():
     return gamma, torch.arange(48, dtype=torch.float32).reshape(3, 4, 4) / 16 - 1
 
 
-# --- what is derived from the secret ---------------------------------------------------------------
+# --- what is derived from the secret --------------------------------------------------------------
 
 
 def test_known_answers(passport):
