@@ -363,3 +363,12 @@ def test_passphrases_are_asked_for_where_there_is_a_person(call, tmp_path, monke
     assert len(asked) == 2 and "open sesame" not in text
     both = ("--no-passphrase", "--passphrase-file", str(out))
     assert call("keygen", "Acme", "-o", str(tmp_path / "x"), *both)[0] == 2
+
+
+def test_plan_explains_one_norm(call):
+    code, text, _ = call("plan", "resnet10t", "--explain", "layer1.0.bn2")
+    assert code == 0 and "taken        layer1.0.conv2.weight" in text
+    code, text, _ = call("plan", "resnet10t", "--explain", "layer1.0.bn2", "--json")
+    assert code == 0 and json.loads(text)["source"] == "fx-meta"
+    code, _, error = call("plan", "resnet10t", "--explain", "layer1.0.bn9")
+    assert code == 2 and "Did you mean layer1.0.bn" in error
