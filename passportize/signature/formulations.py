@@ -162,7 +162,7 @@ class Raw(Formulation):
         fan_in: int,
     ) -> Vectors:
         """Of the pictures, where the layer has one; random ones else."""
-        image = None if images is None else part_vectors(images.patches, part)
+        image = None if images is None else part_vectors(images.patches, part, fan_in)
         return draw_raw_vectors(keyed, site, index, fan_in) if image is None else image
 
     def respond(self, rows: Sequence[Tensor], sides: Sequence[Any]) -> Responses:
