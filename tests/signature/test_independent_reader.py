@@ -15,9 +15,12 @@ from torch import Tensor
 import passportize as pp
 import tests.support.independent_reader as independent
 from passportize.release.claim_file import write_claim
+from passportize.release.claim_format import check_claim, claim_from
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart
+from tests.signature.test_model_key import LAYOUT
 from tests.signature.test_rows import weights_and_parts
+from tests.support import ROOT
 from tests.support.small_protected import PASSPORT, protected
 
 
@@ -92,4 +95,18 @@ def test_rows_of_every_kind_are_the_same(
     expected = anchor_rows(weight, part).double()
     torch.testing.assert_close(
         torch.tensor(found, dtype=torch.float64), expected, atol=1e-9, rtol=1e-9
+    )
+
+
+def test_the_known_claim_has_the_digest_of_the_description() -> None:
+    page = (ROOT / "docs" / "claim_format.md").read_text()
+    *_, header, digest = (line.strip() for line in page.splitlines() if line.startswith("    "))
+    claim = claim_from(header, {})
+    check_claim(claim)
+    assert claim.header() == header
+    assert independent.claim_digest(header, {}) == claim.digest() == digest
+    assert claim.layout == replace(
+        LAYOUT,
+        **{name: getattr(LAYOUT, name)[1:] for name in ("sites", "shapes")},
+        responses=("normalised",),
     )
