@@ -1,0 +1,135 @@
+"""What the root computes for all sites in one go is what each layer computes alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import passportize as pp
+from passportize.layers.gathered import can_gather, gathered_factors, gathered_penalty
+from passportize.layers.model import passport_layers, switch_of
+from passportize.layers.private_branch import Branch
+from tests.support.small_joint import PASSPORT
+
+
+class Mixed(nn.Module):
+    """Rows of several lengths, an anchor of two parts, a shared weight, a long row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 16, 3)
+        self.joined = nn.BatchNorm2d(24)
+        self.deep = nn.Conv2d(24, 20, 5)
+        self.long = nn.BatchNorm2d(20)
+        self.again = nn.BatchNorm2d(20)
+        self.head = nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.joined(torch.cat([self.one(x), self.two(x)], 1)))
+        x = torch.relu(self.again(torch.relu(self.long(self.deep(x)))))
+        return self.head(x.mean((2, 3)))
+
+
+def build(config: pp.PassportConfig, **settings: object) -> Mixed:
+    torch.manual_seed(0)
+    model = Mixed().double()
+    x = torch.randn(2, 3, 9, 9).double()
+    return pp.passportize(model, PASSPORT, config=config, example_inputs=x, **settings)
+
+
+OVERRIDES = {"long": {"margin": 1.0, "sign_weight": 0.7}}
+
+
+def branches(model: nn.Module) -> list[Branch]:
+    return [layer.passport for layer in passport_layers(model).values()]
+
+
+@pytest.mark.parametrize("overrides", [None, OVERRIDES])
+def test_factors(overrides: object) -> None:
+    model = build(pp.PassportConfig.keyed(), overrides=overrides)
+    assert {len(branch.parts) for branch in branches(model)} == {1, 2}
+    assert {entries for branch in branches(model) for _, entries in branch.parts} == {27, 256}
+    found = gathered_factors(branches(model))
+    assert found.keys() == {"joined", "long", "again"}
+    for branch in branches(model):
+        responses = branch.responses()
+        gamma, beta = found[branch.site.name]
+        torch.testing.assert_close(gamma, torch.tanh(responses.gamma).detach())
+        torch.testing.assert_close(beta, torch.tanh(responses.beta).detach())
+        assert not gamma.requires_grad and not beta.requires_grad
+
+
+@pytest.mark.parametrize("overrides", [None, OVERRIDES])
+def test_penalty_and_its_gradient(overrides: object) -> None:
+    together = build(pp.PassportConfig.keyed(), overrides=overrides)
+    alone = build(pp.PassportConfig.keyed(), overrides=overrides)
+    blocks = gathered_penalty(branches(together))
+    assert len(blocks) == (2 if overrides is None else 3)
+    total = torch.stack(blocks).sum()
+    expected = sum(layer.private_factors()[2] for layer in passport_layers(alone).values())
+    torch.testing.assert_close(total, expected)
+    total.backward()
+    expected.backward()
+    for name, parameter in together.named_parameters():
+        other = alone.get_parameter(name).grad
+        assert (parameter.grad is None) == (other is None), name
+        if other is not None:
+            torch.testing.assert_close(parameter.grad, other)
+
+
+def test_a_joint_step_takes_them_from_the_root() -> None:
+    model = build(pp.PassportConfig.keyed(private_fraction=1.0))
+    x, y = torch.randn(8, 3, 9, 9).double(), torch.arange(8) % 5
+    loss = pp.joint_loss(model, x, y, F.cross_entropy)
+    switch = switch_of(model)
+    assert switch.gathered == {"joined", "long", "again"} == switch.factors.keys()
+    assert not switch.penalties
+    alone = build(pp.PassportConfig.keyed(private_fraction=1.0))
+    expected = sum(layer.private_factors()[2] for layer in passport_layers(alone).values())
+    torch.testing.assert_close(loss.sign, expected)
+
+
+def test_nothing_of_a_step_stays_for_a_layer_that_is_called_alone() -> None:
+    model = build(pp.PassportConfig.keyed(private_fraction=1.0))
+    x, y = torch.randn(8, 3, 9, 9).double(), torch.arange(8) % 5
+    pp.joint_loss(model, x, y, F.cross_entropy)
+    before = model.long.private_factors()[0]
+    with torch.no_grad():
+        model.deep.weight.copy_(torch.randn_like(model.deep.weight))
+    after = model.long.private_factors()[0]
+    assert not torch.allclose(before, after)
+    state = switch_of(model).__getstate__()
+    assert state["factors"] == {} and state["gathered"] == frozenset()
+
+
+@pytest.mark.parametrize("preset", ["paper", "keyed"])
+def test_what_cannot_be_gathered(preset: str) -> None:
+    model = build(getattr(pp.PassportConfig, preset)(), where=["joined", "long"])
+    for branch in branches(model):
+        assert can_gather(branch) == (preset == "keyed" and branch.bound)
+
+
+def test_operations_do_not_grow_with_the_number_of_norms() -> None:
+    """Beyond what a second branch needs anyway, twice the layers are no twice the operations."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        number = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            self.number += 1
+            return function(*args, **(kwargs or {}))
+
+    def operations(layers: int) -> int:
+        torch.manual_seed(0)
+        blocks = [[nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU()] for _ in range(layers)]
+        model = nn.Sequential(*(module for block in blocks for module in block))
+        pp.passportize(model, PASSPORT, example_inputs=torch.randn(4, 32))
+        with Count() as count:
+            gathered_factors(branches(model))
+        return count.number
+
+    # A view or two for each, and what is done once.
+    assert (operations(40) - operations(20)) / 20 < 12
