@@ -6,6 +6,8 @@ import math
 from fractions import Fraction
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from passportize.errors import InvalidArgument
 from passportize.signature.null_model import (
@@ -21,6 +23,30 @@ def test_tail_is_the_sum_of_the_binomial_terms(total: int) -> None:
         ways = sum(math.comb(total, k) for k in range(matched, total + 1))
         expected = math.log2(Fraction(ways, 2**total))
         assert log2_binomial_tail(matched, total) == pytest.approx(expected, abs=1e-12)
+
+
+def exact_log2_tail(matched: int, total: int) -> float:
+    ways = sum(math.comb(total, k) for k in range(matched, total + 1))
+    size = ways.bit_length()
+    return math.log2(float(Fraction(ways, 1 << size))) + size - total
+
+
+@pytest.mark.parametrize("total", [1, 7, 64, 500, 2000])
+def test_tail_against_integer_arithmetic(total: int) -> None:
+    for matched in {0, 1, total // 3, total // 2, (2 * total) // 3, total - 1, total}:
+        ours = log2_binomial_tail(matched, total)
+        assert ours == pytest.approx(exact_log2_tail(matched, total), abs=1e-9, rel=1e-11)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_tail_on_random_counts(pair: tuple[int, int]) -> None:
+    assert log2_binomial_tail(*pair) == pytest.approx(exact_log2_tail(*pair), abs=1e-10)
+
+
+def test_tail_does_not_underflow() -> None:
+    assert log2_binomial_tail(100_000, 100_000) == -100_000.0
+    assert -100_000 < log2_binomial_tail(90_000, 100_000) < -50_000
 
 
 def test_all_or_nothing_is_exact() -> None:
