@@ -1,1 +1,19 @@
 """Attacks on passports, for honest tests of the scheme: one file each."""
+
+from passportize.attacks.closed_form import forge_private_branch
+from passportize.attacks.kernel_shift import shift_standardised_kernels
+from passportize.attacks.neuron_scale import scale_neurons
+from passportize.attacks.permutation import permute_channels
+from passportize.attacks.sign_flip import flip_channel_signs
+from passportize.attacks.spectral import turn_directions_over
+from passportize.attacks.stream_shift import shift_streams
+
+__all__ = [
+    "flip_channel_signs",
+    "forge_private_branch",
+    "permute_channels",
+    "scale_neurons",
+    "shift_standardised_kernels",
+    "shift_streams",
+    "turn_directions_over",
+]
