@@ -40,7 +40,7 @@ def lay_over(message: OwnerMessage, total: int, keyed: LabelledStream) -> torch.
 
 
 def read_message(key: bytes, read_bits: Any, confidence: Any = None) -> OwnerMessage | None:
-    """Read the owner message with the reading key alone: no owner, contact, date or length known.
+    """Read the owner message with a model's key alone: no owner, contact, date or length known.
 
     Decoding rule: every read bit is unmasked with the key's pseudo-random bits and votes +1 for
     frame bit 0 or -1 for frame bit 1, times its confidence. For each frame length that fits,
@@ -57,7 +57,7 @@ def read_message(key: bytes, read_bits: Any, confidence: Any = None) -> OwnerMes
     frames for each of 251 lengths a false positive is rarer than ``2**-32``.
 
     Args:
-        key: The reading key of the passport (:attr:`passportize.Passport.reading_key`).
+        key: What :class:`passportize.signature.ModelKey` derives from a reading key and a layout.
         read_bits: Tensor or array ``[total]`` of 0 and 1, in the order of embedding.
         confidence: Tensor or array ``[total]`` of weights of at least 0, all 1 by default. 0
             stands for "not read", for a layer that the suspect lacks, say.

@@ -17,7 +17,8 @@ Normalised response (``keyed`` and ``signature``), with vectors in {-1, +1}^D of
 
 Each is about N(0, 1) for weights that do not know the vectors, so one margin suits every layer.
 ``t_c`` is ``s_c`` times a mask with as many +1 as -1, so ``s_c . t_c = 0`` and no sign of ``u``
-is favoured, however short the row. ``u`` is even in ``w_c``: no sign flip, of whatever symmetry of
+is favoured, however short the row (1, and a little, for an odd number of entries; no p-value hangs
+on that, since the bits are coins of their own). ``u`` is even in ``w_c``: no sign flip, of whatever symmetry of
 the network, and no rescaling moves it, and nothing has to be known about the norm, the activations
 or what was folded into the weight.
 

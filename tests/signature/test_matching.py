@@ -96,8 +96,8 @@ def test_what_is_found_is_one_to_one_of_equal_shapes_and_under_one_prefix(wanted
     assert found == find_by_name(dict(wanted), dict(reversed(there.items())))
     assert len(set(found.values())) == len(found)
     assert all(wanted[name] == there[other] for name, other in found.items())
-    added = {other[: len(other) - len(name)] for name, other in found.items()}
-    removed = {name[: len(name) - len(other)] for name, other in found.items()}
+    added = {other[: max(0, len(other) - len(name))] for name, other in found.items()}
+    removed = {name[: max(0, len(name) - len(other))] for name, other in found.items()}
     assert len(added) <= 1 and len(removed) <= 1
     # No other prefix finds more.
     same = sum(there.get(name) == shape for name, shape in wanted.items())
