@@ -17,10 +17,10 @@ Normalised response (``keyed`` and ``signature``), with vectors in {-1, +1}^D of
 
 Each is about N(0, 1) for weights that do not know the vectors, so one margin suits every layer.
 ``t_c`` is ``s_c`` times a mask with as many +1 as -1, so ``s_c . t_c = 0`` and no sign of ``u``
-is favoured, however short the row (1, and a little, for an odd number of entries; no p-value hangs
-on that, since the bits are coins of their own). ``u`` is even in ``w_c``: no sign flip, of whatever symmetry of
-the network, and no rescaling moves it, and nothing has to be known about the norm, the activations
-or what was folded into the weight.
+is favoured, however short the row (with an odd number of entries it is 1, which favours one sign
+a little; no p-value hangs on that, since the bits are coins of their own). ``u`` is even in
+``w_c``: no sign flip, of whatever symmetry of the network, and no rescaling moves it, and nothing
+has to be known about the norm, the activations or what was folded into the weight.
 
 Where rows are long, ``w_c`` stands for a window of 256 consecutive entries at an offset that the
 key decides for the layer. The change per channel that a margin takes and the noise that it
