@@ -1,4 +1,4 @@
-"""The response and the sign loss, against numpy and against their own promises."""
+"""The response to a passport, against numpy and against its own promises."""
 
 from __future__ import annotations
 
@@ -12,32 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from passportize.passport.derivation import LabelledStream
 from passportize.signature import response
-from passportize.signature.response import (
-    normalised_responses,
-    raw_responses,
-    raw_sign_penalty,
-    reach_of,
-    sign_penalty,
-)
-from passportize.signature.vectors import WINDOW, RawVectors, SignVectors, draw_sign_vectors
-
-
-def vectors(channels: int, fan_in: int, seed: int = 0, offset: int = 0) -> SignVectors:
-    keyed = LabelledStream(seed.to_bytes(32, "big"))
-    return SignVectors(draw_sign_vectors(keyed, "bn", 0, channels, fan_in).codes, offset)
-
-
-def rows(channels: int, fan_in: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 1)
-    return torch.randn(channels, fan_in, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def signs(count: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 2, (count,), generator=generator).double() * 2 - 1
-
+from passportize.signature.response import normalised_responses, raw_responses
+from passportize.signature.vectors import WINDOW, RawVectors, SignVectors
+from tests.support.rows import rows, sign_vectors
 
 # --- the normalised response ---------------------------------------------------------------------
 
@@ -45,7 +23,7 @@ def signs(count: int, seed: int = 0) -> Tensor:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(1, WINDOW), st.integers(0, 1000))
 def test_normalised_response_is_what_numpy_computes(channels, fan_in, seed):
-    weight, side = rows(channels, fan_in, seed), vectors(channels, fan_in, seed)
+    weight, side = rows(channels, fan_in, seed), sign_vectors(channels, fan_in, seed)
     got = normalised_responses([weight], [side])
     w, codes = weight.numpy(), side.codes.numpy()
     s, t, r = (np.where(codes >> plane & 1, -1.0, 1.0) for plane in range(3))
@@ -61,7 +39,7 @@ def test_normalised_response_is_what_numpy_computes(channels, fan_in, seed):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 200), st.integers(0, 1000))
 def test_flips_and_rescaling_leave_the_bit_and_turn_gauge_beta_and_length(fan_in, seed):
-    weight, side = rows(16, fan_in, seed), vectors(16, fan_in, seed)
+    weight, side = rows(16, fan_in, seed), sign_vectors(16, fan_in, seed)
     factor = torch.randn(16, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     plain = normalised_responses([weight], [side])
     moved = normalised_responses([weight * factor], [side])
@@ -88,7 +66,7 @@ def test_powers_of_two_leave_every_response_as_it_is(dtype, powers):
     # Few significant bits, so that rows survive far into the subnormal numbers.
     whole = torch.randint(-3, 4, (64, 48), generator=generator).double()
     whole = whole * 2.0 ** -torch.randint(0, 3, (64, 48), generator=generator)
-    side = vectors(64, 48)
+    side = sign_vectors(64, 48)
     plain = normalised_responses([whole.to(dtype)], [side])
     survived = 0
     for power in powers:
@@ -107,7 +85,7 @@ def test_powers_of_two_leave_every_response_as_it_is(dtype, powers):
 
 
 def test_rows_as_large_and_small_as_floats_get_answer_like_others():
-    unit, side = rows(200, 64, dtype=torch.float32), vectors(200, 64)
+    unit, side = rows(200, 64, dtype=torch.float32), sign_vectors(200, 64)
     expected = normalised_responses([unit], [side])
     largest = torch.finfo(torch.float32).max
     for size in (largest / 6, 1e30, 1e-30, 1e-36):
@@ -121,7 +99,7 @@ def test_rows_as_large_and_small_as_floats_get_answer_like_others():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_rows_that_are_no_numbers_do_not_touch_others(value, dtype):
-    weight, side = rows(5, 16, dtype=dtype), vectors(5, 16)
+    weight, side = rows(5, 16, dtype=dtype), sign_vectors(5, 16)
     plain = normalised_responses([weight], [side])
     weight[1, 3] = value
     weight[2] = value
@@ -135,7 +113,7 @@ def test_rows_that_are_no_numbers_do_not_touch_others(value, dtype):
 
 def test_only_the_window_answers():
     weight = rows(4, 1000)
-    side = vectors(4, WINDOW, offset=300)
+    side = sign_vectors(4, WINDOW, offset=300)
     plain = normalised_responses([weight], [side])
     outside = weight.clone()
     outside[:, :300] = 7
@@ -149,7 +127,7 @@ def test_only_the_window_answers():
 
 def test_parts_answer_one_after_the_other():
     first, second = rows(3, 20), rows(5, 40, seed=5)
-    sides = [vectors(3, 20), vectors(5, 40, seed=9)]
+    sides = [sign_vectors(3, 20), sign_vectors(5, 40, seed=9)]
     whole = normalised_responses([first, second], sides)
     pieces = [
         normalised_responses([part], [side])
@@ -161,7 +139,7 @@ def test_parts_answer_one_after_the_other():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_low_precision_weights_are_read_in_float32(dtype):
-    weight, side = rows(8, 64, dtype=dtype), vectors(8, 64)
+    weight, side = rows(8, 64, dtype=dtype), sign_vectors(8, 64)
     got = normalised_responses([weight], [side])
     assert {part.dtype for part in got} == {torch.float32}
     exact = normalised_responses([weight.double()], [side])
@@ -173,7 +151,7 @@ def test_a_pruned_row_answers_zero():
     weight = rows(3, 16)
     weight[1] = 0
     weight.requires_grad_()
-    got = normalised_responses([weight], [vectors(3, 16)])
+    got = normalised_responses([weight], [sign_vectors(3, 16)])
     assert float(got.gamma[1].detach()) == 0
     assert torch.isfinite(torch.stack(list(got)).detach()).all()
     sum(part.sum() for part in got).backward()
@@ -183,7 +161,7 @@ def test_a_pruned_row_answers_zero():
 
 @pytest.mark.parametrize("fan_in", [64, 256])
 def test_strangers_see_standard_normal_responses_and_fair_bits(fan_in):
-    got = normalised_responses([rows(20000, fan_in)], [vectors(20000, fan_in)])
+    got = normalised_responses([rows(20000, fan_in)], [sign_vectors(20000, fan_in)])
     for values in (got.gamma, got.gauge, got.beta):
         assert stats.kstest(values.numpy(), "norm").pvalue > 1e-3
     heads = int((got.gamma >= 0).sum())
@@ -207,7 +185,7 @@ def test_bits_are_fair_whatever_the_rows(kind, fan_in):
         "ternary": rows(count, fan_in).round().clamp(-1, 1),
         "correlated": rows(count, fan_in) * 0.1 + rows(1, fan_in) + 0.5,
     }[kind]
-    got = normalised_responses([weight], [vectors(count, fan_in)])
+    got = normalised_responses([weight], [sign_vectors(count, fan_in)])
     clear = got.gamma.abs() > 1e-9
     heads = int((got.gamma[clear] > 0).sum())
     if int(clear.sum()):
@@ -223,7 +201,7 @@ def everything(part: Tensor, side: SignVectors) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize(("fan_in", "entries", "offset"), [(9, 5, 2), (6, 6, 0)])
 def test_gradients_of_first_and_second_order_are_exact(fan_in, entries, offset):
-    weight, side = rows(4, fan_in).requires_grad_(), vectors(4, entries, offset=offset)
+    weight, side = rows(4, fan_in).requires_grad_(), sign_vectors(4, entries, offset=offset)
     assert torch.autograd.gradcheck(lambda part: everything(part, side), weight)
     assert torch.autograd.gradgradcheck(lambda part: everything(part, side), weight)
     for index in range(4):
@@ -232,7 +210,7 @@ def test_gradients_of_first_and_second_order_are_exact(fan_in, entries, offset):
 
 def test_gradient_is_that_of_the_plain_formula():
     """A compiler sees the plain formula, everything else the one with two passes."""
-    weight, side = rows(6, 40).requires_grad_(), vectors(6, 40)
+    weight, side = rows(6, 40).requires_grad_(), sign_vectors(6, 40)
     factors = rows(6, 4, seed=3)
 
     def weighed(answer: Tensor, length: Tensor) -> Tensor:
@@ -265,75 +243,3 @@ def test_raw_response_of_groups_uses_each_groups_own_patch():
         expected = weight[channel] @ patches[channel // 2]
         torch.testing.assert_close(got.gamma[channel], expected[0])
         torch.testing.assert_close(got.beta[channel], expected[1])
-
-
-# --- the sign loss -------------------------------------------------------------------------------
-
-
-def test_published_penalty():
-    weight, bits = rows(5, 12), torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0], dtype=torch.float64)
-    responses = raw_responses([weight], [RawVectors(torch.randn(12, 2, dtype=torch.float64))])
-    expected = sum(max(0.0, 0.1 - float(b * u)) for b, u in zip(bits, responses.gamma, strict=True))
-    assert math.isclose(float(raw_sign_penalty(responses, bits, 0.1)), expected, rel_tol=1e-12)
-
-
-def penalty(weight: Tensor, side: SignVectors, bits: Tensor, margin: float = 2.0) -> Tensor:
-    responses = normalised_responses([weight], [side])
-    return sign_penalty(responses, bits, margin, [(len(weight), weight.shape[1])])
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 20), st.integers(1, WINDOW), st.floats(0, 4), st.integers(0, 1000))
-def test_two_hinges_per_channel_are_what_numpy_computes(channels, fan_in, margin, seed):
-    weight, side, bits = (
-        rows(channels, fan_in, seed),
-        vectors(channels, fan_in, seed),
-        signs(channels, seed),
-    )
-    w, codes, b = weight.numpy(), side.codes.numpy(), bits.numpy()
-    s, t = (np.where(codes >> plane & 1, -1.0, 1.0) for plane in range(2))
-    square = (w**2).sum(1)
-    gauge, answer = ((w * v).sum(1) / np.sqrt(square) for v in (s, t))
-    reach = min(margin, math.sqrt(fan_in) / 4)
-    assert reach_of(margin, fan_in) == reach
-    hinges = np.maximum(0, reach - np.abs(gauge))
-    hinges += np.maximum(0, reach - b * np.where(gauge < 0, -1, 1) * answer)
-    expected = float((square / math.sqrt(fan_in) * hinges).sum())
-    assert float(penalty(weight, side, bits, margin)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
-def test_gradient_descent_on_the_penalty_writes_every_bit():
-    weight, side = rows(64, 48).requires_grad_(), vectors(64, 48)
-    bits = signs(64)
-    for _ in range(300):
-        (gradient,) = torch.autograd.grad(penalty(weight, side, bits), weight)
-        with torch.no_grad():
-            weight -= 0.02 * gradient
-    responses = normalised_responses([weight.detach()], [side])
-    reach = math.sqrt(48) / 4
-    assert float((bits * responses.gamma).min()) > 0.95 * reach
-    assert float(responses.gauge.abs().min()) > 0.95 * reach
-    assert float(penalty(weight.detach(), side, bits)) < 0.5
-
-
-def test_one_step_is_the_same_relative_change_for_every_row():
-    """The gradient is as long as the row, whatever its scale and number of entries."""
-    for fan_in in (64, 256):
-        for scale in (0.01, 1.0, 30.0):
-            weight = (rows(32, fan_in) * scale).requires_grad_()
-            (gradient,) = torch.autograd.grad(
-                penalty(weight, vectors(32, fan_in), torch.ones(32, dtype=torch.float64)), weight
-            )
-            relative = gradient.norm(dim=1) / weight.detach().norm(dim=1)
-            assert float(relative.max()) < 1.5
-            assert float(relative.mean()) > 0.5
-
-
-def test_penalty_of_parts_is_the_sum():
-    first, second = rows(3, 20), rows(5, 40, seed=5)
-    sides, bits = [vectors(3, 20), vectors(5, 40, seed=9)], signs(8)
-    whole = sign_penalty(
-        normalised_responses([first, second], sides), bits, 2.0, [(3, 20), (5, 40)]
-    )
-    pieces = penalty(first, sides[0], bits[:3]) + penalty(second, sides[1], bits[3:])
-    torch.testing.assert_close(whole, pieces)
