@@ -13,7 +13,7 @@ from passportize.release import strict_json as strict
 from passportize.release.claim import Claim
 from passportize.release.strict_json import require
 from passportize.signature.marking import Marking
-from passportize.signature.rows import anchor_fan_in
+from passportize.signature.rows import anchor_fan_in, anchor_width
 from passportize.signature.site import ADDED_LATER, Anchor, AnchorPart, Role, Site
 
 __all__ = ["check_claim", "claim_from"]
@@ -112,7 +112,7 @@ def _part(entry: Any) -> AnchorPart:
 
 
 BOTTLENECK = ("bottleneck.0.weight", "bottleneck.2.weight")
-MOST_BITS = 1 << 26
+MOST_BITS = 1 << 22
 LONGEST_ROW = 1 << 30
 
 
@@ -136,7 +136,10 @@ def check_claim(claim: Claim) -> None:
         require(site.anchor.channels == site.channels, f"{site.name}: its anchor does not fit")
         for part in site.anchor.parts:
             used.add(part.weight)
-            fan_in = anchor_fan_in(shapes[part.weight], part)
+            shape = shapes[part.weight]
+            last = part.start + part.channels * part.repeats
+            require(last <= anchor_width(shape, part), f"{site.name}: rows that no weight has")
+            fan_in = anchor_fan_in(shape, part)
             require(0 < fan_in <= LONGEST_ROW, f"{site.name}: rows of {fan_in} entries")
         if config.has_bottleneck:
             first = claim.tensors[f"{index}.{BOTTLENECK[0]}"]

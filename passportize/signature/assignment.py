@@ -9,6 +9,7 @@ most their number times as large (union bound), and that number is the price.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -51,7 +52,7 @@ def assign_tensors(key: ModelKey, layout: Layout, tensors: Mapping[str, Tensor])
     claimed: dict[tuple[int, ...], list[str]] = {}
     for weight, shape in layout.weights.items():
         claimed.setdefault(shape, []).append(weight)
-    readers = _readers(key, layout)
+    readers = _readers(key, layout, {tuple(tensor.shape) for tensor in tensors.values()})
     found: dict[str, str] = {}
     price = 0.0
     for shape, weights in claimed.items():
@@ -71,13 +72,19 @@ def assign_tensors(key: ModelKey, layout: Layout, tensors: Mapping[str, Tensor])
 
 
 def _readers(
-    key: ModelKey, layout: Layout
+    key: ModelKey, layout: Layout, there: AbstractSet[tuple[int, ...]]
 ) -> dict[str, list[tuple[Formulation, AnchorPart, Vectors, Tensor]]]:
-    """What is read from each weight: with which vectors, and the bits that are expected."""
+    """What is read from each weight: with which vectors, and the bits that are expected.
+
+    No vectors are drawn for sites with a weight whose shape is not ``there``.
+    """
     expected = key.bits()
     readers: dict[str, list[tuple[Formulation, AnchorPart, Vectors, Tensor]]] = {}
     start = 0
     for index, site in enumerate(layout.sites):
+        if there.isdisjoint(layout.shapes[index]):
+            start += site.channels
+            continue
         for part, vectors in zip(anchor_of(site).parts, key.sides(index), strict=True):
             stop = start + part.channels
             reader = (layout.formulation(index), part, vectors, expected[start:stop] > 0)

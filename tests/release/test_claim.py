@@ -271,6 +271,7 @@ def set_in(*keys, value):
         set_in("sites", 0, "anchor", "parts", value=[]),
         set_in("sites", 0, "anchor", "parts", 0, "axis", value="sideways"),
         set_in("sites", 0, "anchor", "parts", 0, "start", value=-1),
+        set_in("sites", 0, "anchor", "parts", 0, "start", value=1),
         set_in("sites", 0, "anchor", "parts", 0, "groups", value=0),
         set_in("sites", 0, "config", value=7),
         set_in("anchors", value={}),
