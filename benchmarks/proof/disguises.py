@@ -31,7 +31,7 @@ from passportize.attacks.permutation import permute_channels
 from passportize.data.images import ImageData, digits_data
 from passportize.demo.recipe import accuracy, build_model, train
 from passportize.release.claim import Claim, claim_of
-from passportize.surgery.attach import detach
+from passportize.surgery.branches import take_out_branches
 from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
 from passportize.utils.files import write_atomically
 
@@ -60,7 +60,7 @@ def protect(name: str, data: ImageData) -> tuple[nn.Module, Claim]:
     model = pp.passportize(build(name, 0), OWNER, config=config)
     train(model, data, epochs=epochs, seed=0)
     claim = claim_of(model)
-    detach(model)
+    take_out_branches(model)
     return model.eval(), claim
 
 

@@ -31,7 +31,7 @@ from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.data.images import ImageData, batches, digits_data
 from passportize.demo.recipe import accuracy, build_model, train
 from passportize.release.claim import Claim
-from passportize.surgery.attach import detach
+from passportize.surgery.branches import take_out_branches
 from passportize.thresholds import ACCEPT_STRENGTH
 from passportize.utils.files import write_atomically
 from passportize.verification.strangers import strangers_accuracies, strangers_strengths
@@ -65,7 +65,7 @@ def protect(
         row["private"] = accuracy(model, *test, branch="private")
     with tempfile.TemporaryDirectory() as folder:
         claim = pp.save_claim(model, Path(folder) / "claim.safetensors")
-    detach(model)
+    take_out_branches(model)
     return model.eval(), claim, row
 
 

@@ -30,7 +30,7 @@ from passportize.release.weights_digest import weights_digest
 from passportize.signature.marking import Marking
 from passportize.signature.model_key import ModelKey
 from passportize.signature.site import Role, Site
-from passportize.surgery.attach import anchor_shapes, make_branches
+from passportize.surgery.branches import anchor_shapes, make_branches
 from passportize.surgery.planning import plan
 from passportize.verification.expectation import Expectation
 from passportize.verification.fidelity import Fidelity, measure_fidelity

@@ -65,7 +65,7 @@ class RootHooks:
     def __init__(self, switch: Switch) -> None:
         self.switch = switch
 
-    def install(self, root: nn.Module) -> None:
+    def put_in(self, root: nn.Module) -> None:
         """Register both hooks on the root, and one where the batch is doubled late."""
         root.register_forward_pre_hook(self.begin, with_kwargs=True)
         root.register_forward_hook(self.finish, with_kwargs=True, always_call=True)
@@ -73,7 +73,7 @@ class RootHooks:
             root.get_submodule(self.switch.entry).register_forward_pre_hook(self.enter)
 
     @staticmethod
-    def remove(root: nn.Module) -> None:
+    def take_out(root: nn.Module) -> None:
         """Take all hooks away; nothing is left of them."""
         for module in root.modules():
             for hooks, flags in (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from passportize.layers.derived import MadeOnDemand, make_class
 from passportize.layers.layer import PassportLayer
 
-__all__ = ["SingleElement", "hand_over_single_elements", "take_back_single_elements"]
+__all__ = ["SingleElement", "put_in_single_elements", "take_out_single_elements"]
 
 _HOST = ("torch_geometric.nn.norm.batch_norm", "BatchNorm")
 
@@ -38,7 +38,7 @@ class SingleElement(MadeOnDemand):
             layer.training = training
 
 
-def hand_over_single_elements(model: nn.Module) -> None:
+def put_in_single_elements(model: nn.Module) -> None:
     """Change the class of every such wrapper around a two-branch layer, in place.
 
     PyTorch Geometric need not be installed: its class is told by name.
@@ -53,8 +53,8 @@ def hand_over_single_elements(model: nn.Module) -> None:
             module.__class__ = make_class(SingleElement, kind)
 
 
-def take_back_single_elements(model: nn.Module) -> None:
-    """Undo :func:`hand_over_single_elements`; nothing is left of it."""
+def take_out_single_elements(model: nn.Module) -> None:
+    """Undo :func:`put_in_single_elements`; nothing is left of it."""
     for module in list(model.modules()):
         if isinstance(module, SingleElement):
             module.__class__ = type(module).host_class  # type: ignore[assignment]

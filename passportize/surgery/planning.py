@@ -17,11 +17,11 @@ from passportize.layers.weight_owner import OWN_RULE
 from passportize.signature.formulations import NORMALISED, formulation_of
 from passportize.signature.rows import anchor_fan_in
 from passportize.signature.site import Anchor, Role, Site
-from passportize.surgery.expose import expose, hide
 from passportize.surgery.mean_free_rows import read_less_mean_rows
 from passportize.surgery.norms import FoundNorm, find_norms, measures_batch
 from passportize.surgery.selection import Where, select
 from passportize.surgery.site_plan import Plan
+from passportize.surgery.stand_ins import put_in_stand_ins, take_out_stand_ins
 from passportize.surgery.weight_sites import weight_sites
 from passportize.utils.names import describe_type
 
@@ -67,12 +67,12 @@ def plan(
         raise InvalidArgument(
             f"config={config!r} must be a PassportConfig, such as PassportConfig.keyed()"
         )
-    exposed = expose(model, {norm.name for norm in find_norms(model)}, example_inputs)
+    exposed = put_in_stand_ins(model, {norm.name for norm in find_norms(model)}, example_inputs)
     try:
         return _plan(model, config, where, example_inputs, anchors, include_frozen)
     finally:
         if exposed:
-            hide(model)
+            take_out_stand_ins(model)
 
 
 def _plan(

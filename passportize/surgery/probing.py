@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from passportize.errors import ExampleInputFailed, SurgeryError
 from passportize.layers.layer import PassportLayer
 from passportize.layers.model import branch, passport_layers, switch_of
-from passportize.surgery.attach import swap, swap_back
+from passportize.surgery.branches import put_in_branch, take_out_branch
 from passportize.tracing.example_inputs import ExampleInputs
 from passportize.utils.frozen import frozen_model, frozen_random_state
 from passportize.utils.trees import tensors_in
@@ -125,12 +125,12 @@ def _plain(layers: dict[str, PassportLayer]) -> Iterator[None]:
     """The plain model for the length of a ``with`` block; the branches keep what they hold."""
     branches = [(layer, layer.passport) for layer in layers.values()]
     for layer, _ in branches:
-        swap_back(layer)
+        take_out_branch(layer)
     try:
         yield
     finally:
         for norm, kept in branches:
-            swap(norm, kept)
+            put_in_branch(norm, kept)
 
 
 def _same(one: list[Tensor], other: list[Tensor]) -> bool:

@@ -23,14 +23,14 @@ from passportize.layers.wrappers import refuse_wrapped
 from passportize.passport.passport import Passport
 from passportize.signature.model_key import ModelKey
 from passportize.signature.site import Role
-from passportize.surgery.attach import attach, detach
-from passportize.surgery.expose import stand_ins
+from passportize.surgery.branches import put_in_branches, take_out_branches
 from passportize.surgery.late_doubling import find_late_entry
 from passportize.surgery.norms import find_norms
 from passportize.surgery.packed import packed_inputs, packed_module
 from passportize.surgery.planning import plan
 from passportize.surgery.selection import Where, site_configs
 from passportize.surgery.site_plan import Plan
+from passportize.surgery.stand_ins import stand_ins
 
 __all__ = ["UnsavedBranchWarning", "passportize", "unlock", "unpassportize"]
 
@@ -111,7 +111,7 @@ def passportize(
             _logger.info("the batch is doubled at %s; what is before it runs once", late.name)
         configs = site_configs(sites, config, overrides)
         entry = late.name if late is not None else ""
-        switch = attach(model, sites, passport, config, configs, entry=entry)
+        switch = put_in_branches(model, sites, passport, config, configs, entry=entry)
         switch.rows_apart = example_inputs is not None
         switch.samples_only = any(site.name in planned.samples_only for site in sites)
     for site in planned.sites:
@@ -146,7 +146,7 @@ def unpassportize(model: Model) -> Model:
             UnsavedBranchWarning,
             stacklevel=2,
         )
-    detach(model)
+    take_out_branches(model)
     return model
 
 

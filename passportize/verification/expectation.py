@@ -15,7 +15,7 @@ from passportize.release.claim import Claim
 from passportize.signature.layout import Layout
 from passportize.signature.marking import Marking
 from passportize.signature.site import Anchor, Role
-from passportize.surgery.attach import anchor_shapes
+from passportize.surgery.branches import anchor_shapes
 from passportize.surgery.norms import find_norms
 from passportize.surgery.planning import plan
 

@@ -15,7 +15,7 @@ from passportize.layers.layer import PassportLayer
 from passportize.layers.model import branch, passport_layers
 from passportize.layers.private_branch import has_statistics
 from passportize.passport.passport import Passport
-from passportize.surgery.attach import attached
+from passportize.surgery.branches import branches_put_in
 from passportize.thresholds import FIDELITY_GAP
 from passportize.utils.frozen import frozen_model, frozen_random_state
 from passportize.utils.trees import call_model, map_tensors, tensors_in
@@ -78,7 +78,7 @@ def measure_fidelity(
             counts = _count(model, loader, ("public",))
         else:
             marking = private.marking
-            with attached(
+            with branches_put_in(
                 model, marking.sites, passport, marking.config, marking.configs, private.layout
             ):
                 for site, tensors in zip(marking.sites, private.tensors, strict=True):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.layers.switch import Pass
-from passportize.surgery.attach import swap_back
+from passportize.surgery.branches import take_out_branch
 from tests.support.norm_cases import CASES, IMAGE, Case, example, passportized, randomised
 from tests.support.round_trip import ModelSnapshot, assert_same_bits, is_host_key
 
@@ -96,7 +96,7 @@ def test_swap_keeps_keys_and_forward_and_swap_back_restores_all(case: Case) -> N
     assert isinstance(layer, before.modules[0][2])
     assert_same_bits(expected, layer(x.clone()), "public forward")
     assert layer.train().passport.training and not layer.eval().passport.training
-    swap_back(layer)
+    take_out_branch(layer)
     before.check(norm)
 
 

@@ -26,7 +26,7 @@ from passportize.layers.private_branch import Branch
 from passportize.layers.registry import registered_norms
 from passportize.layers.switch import Pass, Switch
 from passportize.signature.site import Role, Site
-from passportize.surgery.attach import swap, swap_back
+from passportize.surgery.branches import put_in_branch, take_out_branch
 from passportize.surgery.probing import probe
 
 CHANNELS, NODES, TYPES = 24, 30, 3
@@ -100,7 +100,7 @@ def nodes(seed: int = 5) -> Tensor:
 def passportized(norm: nn.Module) -> PassportLayer:
     """A two-branch layer without an anchor: the private factors are the public ones."""
     site = Site(name="norm", norm_type="", role=Role.STATISTICS)
-    swap(norm, Branch(site, SEPARATE, Switch(SEPARATE), norm))
+    put_in_branch(norm, Branch(site, SEPARATE, Switch(SEPARATE), norm))
     assert isinstance(norm, PassportLayer)
     return norm
 
@@ -161,7 +161,7 @@ def test_swap_copy_file_and_swap_back(case):
     loaded = torch.load(file, weights_only=False)
     assert type(loaded) is type(layer)
     assert_same_bits(expected, loaded(nodes(), *case.args), "file")
-    swap_back(layer)
+    take_out_branch(layer)
     before.check(norm)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import passportize as pp
 from passportize.errors import BranchLost
 from passportize.layers.model import passport_layers, switch_of
-from passportize.surgery.attach import detach
+from passportize.surgery.branches import take_out_branches
 from passportize.training.loss import train_jointly
 from tests.support.small_joint import (
     CLASSES,
@@ -110,7 +110,7 @@ def test_compiled_gradients_are_the_eager_ones_without_a_graph_break() -> None:
 def test_every_branch_feeds_its_own_statistics_only() -> None:
     model = small(pp.PassportConfig.keyed(private_fraction=0.5))
     plain = copy.deepcopy(model)
-    detach(plain)
+    take_out_branches(plain)
     x, y = batch()
     before = statistics(model)
     pp.joint_loss(model, x, y, F.cross_entropy)

@@ -185,7 +185,7 @@ def test_the_audit_finds_every_kind_of_trace() -> None:
     plain.note = pp.PassportConfig.keyed()
     assert "attribute note is a PassportConfig" in str(is_clean(plain))
     hooked = Conv()
-    RootHooks(switch_of(model)).install(hooked)
+    RootHooks(switch_of(model)).put_in(hooked)
     assert not is_clean(hooked)
     unsaveable = Conv()
     unsaveable.function = lambda: None

@@ -15,7 +15,7 @@ from passportize.layers.private_branch import Branch
 from passportize.layers.registry import registered_norms
 from passportize.layers.switch import Switch
 from passportize.signature.site import Role, Site
-from passportize.surgery.attach import swap
+from passportize.surgery.branches import put_in_branch
 
 CHANNELS = 32
 IMAGE = (4, CHANNELS, 5, 6)
@@ -201,6 +201,6 @@ def passportized(norm: nn.Module) -> PassportLayer:
     """A two-branch layer without an anchor: the private factors are the public ones."""
     site = Site(name="norm", norm_type="", role=Role.STATISTICS)
     config = PassportConfig.keyed()
-    swap(norm, Branch(site, config, Switch(config), norm))
+    put_in_branch(norm, Branch(site, config, Switch(config), norm))
     assert isinstance(norm, PassportLayer)
     return norm

@@ -19,7 +19,7 @@ import passportize as pp
 from passportize.layers.joint_forward import RootHooks
 from passportize.layers.model import passport_layers, switch_of
 from passportize.signature.site import Role
-from passportize.surgery import attach as attachment
+from passportize.surgery import branches as surgery_branches
 from passportize.utils.frozen import frozen_model, frozen_random_state
 from passportize.utils.trees import tensors_in
 
@@ -319,7 +319,7 @@ def assert_failure_leaves_no_trace(
     count = len([site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)])
     assert count
     before = ModelSnapshot.of(model)
-    swap = attachment.swap
+    put_in = surgery_branches.put_in_branch
     for failing in sorted({0, count // 2, count - 1}):
         done = 0
 
@@ -328,19 +328,19 @@ def assert_failure_leaves_no_trace(
             if done == failing:
                 raise KeyboardInterrupt
             done += 1
-            swap(norm, branch)
+            put_in(norm, branch)
 
         with monkeypatch.context() as patch:
-            patch.setattr(attachment, "swap", swap_or_fail)
+            patch.setattr(surgery_branches, "put_in_branch", swap_or_fail)
             _expect_interrupt(model, passport, kwargs)
         before.check(model)
 
-    def install_half(self: RootHooks, root: nn.Module) -> None:
+    def put_in_half(self: RootHooks, root: nn.Module) -> None:
         root.register_forward_pre_hook(self.begin, with_kwargs=True)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RootHooks, "install", install_half)
+        patch.setattr(RootHooks, "put_in", put_in_half)
         _expect_interrupt(model, passport, kwargs)
     before.check(model)
 

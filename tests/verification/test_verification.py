@@ -107,7 +107,7 @@ def test_the_private_branch_is_the_one_that_was_trained():
 
     All but the running statistics, which the judge measures: here those of training are put in.
     """
-    from passportize.surgery.attach import attached
+    from passportize.surgery.branches import branches_put_in
     from passportize.verification.fidelity import _fill
 
     for preset in ("keyed", "paper"):
@@ -117,7 +117,9 @@ def test_the_private_branch_is_the_one_that_was_trained():
         marking = claim.marking
         with (
             torch.no_grad(),
-            attached(model, marking.sites, PASSPORT, marking.config, marking.configs, claim.layout),
+            branches_put_in(
+                model, marking.sites, PASSPORT, marking.config, marking.configs, claim.layout
+            ),
         ):
             for index, site in enumerate(marking.sites):
                 layer = model.get_submodule(site.name)

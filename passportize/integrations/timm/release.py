@@ -21,7 +21,7 @@ from passportize.release.checkpoint import (
 from passportize.release.claim import Claim
 from passportize.release.claim_file import save_claim
 from passportize.release.strip import averaged_key
-from passportize.surgery.attach import attach
+from passportize.surgery.branches import put_in_branches
 from passportize.surgery.surgery import passportize
 
 __all__ = ["claim_checkpoint", "restore_checkpoint"]
@@ -93,7 +93,7 @@ def restore_checkpoint(
                 f"{record.commitment[:12]}...); give that one"
             )
         marking = record.marking
-        attach(model, marking.sites, passport, marking.config, marking.configs)
+        put_in_branches(model, marking.sites, passport, marking.config, marking.configs)
     else:
         passportize(model, passport, config=config, where=where)
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from passportize.layers.joint_forward import RootHooks
 from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers
 from passportize.layers.private_branch import AnchorWeights, Branch
-from passportize.layers.pyg_single_row import hand_over_single_elements, take_back_single_elements
+from passportize.layers.pyg_single_row import put_in_single_elements, take_out_single_elements
 from passportize.layers.switch import StepCounter, Switch
 from passportize.layers.unregistered_norm import adapter_of
 from passportize.layers.weight_owner import OWN_RULE, weight_owner_class
@@ -22,22 +23,21 @@ from passportize.passport.passport import Passport
 from passportize.signature.layout import Layout
 from passportize.signature.model_key import ModelKey
 from passportize.signature.site import AnchorPart, Role, Site
-from passportize.surgery.expose import hide
+from passportize.surgery.stand_ins import take_out_stand_ins
 
 __all__ = [
     "anchor_shapes",
     "anchor_weights",
-    "attach",
-    "attached",
-    "detach",
-    "install",
+    "put_in_branches",
+    "branches_put_in",
+    "take_out_branches",
     "make_branches",
-    "swap",
-    "swap_back",
+    "put_in_branch",
+    "take_out_branch",
 ]
 
 
-def attach(
+def put_in_branches(
     model: nn.Module,
     sites: Sequence[Site],
     passport: Passport,
@@ -65,44 +65,38 @@ def attach(
     switch.layout = layout or Layout.of(sites, each, anchor_shapes(model, sites))
     switch.commitment = passport.commitment()
     branches = make_branches(model, sites, ModelKey(passport, switch.layout), each, switch)
-    install(model, sites, branches, switch)
-    return switch
-
-
-def install(
-    model: nn.Module, sites: Sequence[Site], branches: Sequence[Branch], switch: Switch
-) -> None:
-    """Swap in finished branches and register the root hooks; undone on any error."""
-    swapped: list[nn.Module] = []
+    undo: list[Callable[[], None]] = []
     try:
         for site, branch in zip(sites, branches, strict=True):
-            swap(model.get_submodule(site.name), branch)
-            swapped.append(model.get_submodule(site.name))
+            norm = model.get_submodule(site.name)
+            undo.append(partial(take_out_branch, norm))
+            put_in_branch(norm, branch)
         switch.sites = tuple(site.name for site in sites)
         if switch.counts and branches:
             branches[0].add_module("counter", StepCounter(switch))
         switch.batch_statistics = any(branch.running_mean is not None for branch in branches)
-        hand_over_single_elements(model)
-        RootHooks(switch).install(model)
+        undo.append(partial(take_out_single_elements, model))
+        put_in_single_elements(model)
+        undo.append(partial(RootHooks.take_out, model))
+        RootHooks(switch).put_in(model)
     except BaseException:
-        RootHooks.remove(model)
-        take_back_single_elements(model)
-        for module in swapped:
-            swap_back(module)
+        for step in reversed(undo):
+            step()
         raise
+    return switch
 
 
-def detach(model: nn.Module) -> None:
+def take_out_branches(model: nn.Module) -> None:
     """Take all private branches out, without a warning."""
     for layer in passport_layers(model).values():
-        swap_back(layer)
-    take_back_single_elements(model)
-    hide(model)
-    RootHooks.remove(model)
+        take_out_branch(layer)
+    take_out_single_elements(model)
+    take_out_stand_ins(model)
+    RootHooks.take_out(model)
 
 
 @contextmanager
-def attached(
+def branches_put_in(
     model: nn.Module,
     sites: Sequence[Site],
     passport: Passport,
@@ -111,17 +105,17 @@ def attached(
     layout: Layout | None = None,
 ) -> Iterator[Switch]:
     """Private branches for the length of a ``with`` block; the model is left as it was."""
-    switch = attach(model, sites, passport, config, configs, layout)
+    switch = put_in_branches(model, sites, passport, config, configs, layout)
     try:
         yield switch
     finally:
-        detach(model)
+        take_out_branches(model)
 
 
 # --- one live norm and its two-branch layer: a change of class and a submodule, there and back ---
 
 
-def swap(norm: nn.Module, branch: Branch) -> None:
+def put_in_branch(norm: nn.Module, branch: Branch) -> None:
     """Make one live norm a two-branch layer.
 
     Raises:
@@ -148,12 +142,12 @@ def swap(norm: nn.Module, branch: Branch) -> None:
         raise
 
 
-def swap_back(layer: nn.Module) -> None:
-    """Make a two-branch layer the norm that it was."""
+def take_out_branch(layer: nn.Module) -> None:
+    """Make a two-branch layer the norm that it was; any other module stays as it is."""
     adapter = type(layer)
-    host_class = adapter.host_class  # type: ignore[attr-defined]
-    del layer._modules["passport"]
-    layer.__class__ = host_class
+    if issubclass(adapter, PassportLayer):
+        layer._modules.pop("passport", None)
+        layer.__class__ = adapter.host_class
 
 
 # --- from a site and a passport to a private branch -------------------------------------------

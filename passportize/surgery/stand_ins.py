@@ -19,13 +19,13 @@ from passportize.layers.functional_norm import (
 )
 from passportize.tracing.trace import trace_model
 
-__all__ = ["expose", "hide", "stand_ins"]
+__all__ = ["put_in_stand_ins", "take_out_stand_ins", "stand_ins"]
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 _PREFIX = "functional_"
 
 
-def expose(model: nn.Module, norms: set[str], example_inputs: Any) -> bool:
+def put_in_stand_ins(model: nn.Module, norms: set[str], example_inputs: Any) -> bool:
     """Give every functional norm of a model its stand-in, in place.
 
     Args:
@@ -34,7 +34,7 @@ def expose(model: nn.Module, norms: set[str], example_inputs: Any) -> bool:
         example_inputs: As for ``plan``.
 
     Returns:
-        Whether anything was exposed; :func:`hide` undoes it.
+        Whether anything was exposed; :func:`take_out_stand_ins` undoes it.
 
     Raises:
         TracingError: The model calls functional norms and could not be read.
@@ -54,7 +54,7 @@ def expose(model: nn.Module, norms: set[str], example_inputs: Any) -> bool:
             for node in recording.graph.nodes:
                 exposed |= _expose_call(model, node, norms)
     except BaseException:
-        hide(model)
+        take_out_stand_ins(model)
         raise
     return exposed
 
@@ -62,15 +62,15 @@ def expose(model: nn.Module, norms: set[str], example_inputs: Any) -> bool:
 @contextmanager
 def stand_ins(model: nn.Module, norms: set[str], example_inputs: Any) -> Iterator[None]:
     """Expose functional norms; they stay so after the ``with`` block, unless it raises."""
-    expose(model, norms, example_inputs)
+    put_in_stand_ins(model, norms, example_inputs)
     try:
         yield
     except BaseException:
-        hide(model)
+        take_out_stand_ins(model)
         raise
 
 
-def hide(model: nn.Module) -> None:
+def take_out_stand_ins(model: nn.Module) -> None:
     """Take all stand-ins out; nothing is left of them."""
     for module in list(model.modules()):
         if isinstance(module, Exposed):
