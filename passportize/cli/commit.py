@@ -133,7 +133,11 @@ def open_release(
             weights=weights,
             roots=tsa_roots,
         )
-    emit({"accepted": True, **opened.to_dict()}, f"{opened}\nverdict:    what was shown HOLDS", as_json)
+    emit(
+        {"accepted": True, **opened.to_dict()},
+        f"{opened}\nverdict:    what was shown HOLDS",
+        as_json,
+    )
 
 
 def _add(out: Path, response: Path, roots: Path | None, as_json: bool) -> None:
