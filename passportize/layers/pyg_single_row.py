@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from passportize.layers.derived import MadeOnDemand, make_class
 from passportize.layers.layer import PassportLayer
+from passportize.utils.foreign import PYG_BATCH_NORM
 
 __all__ = ["SingleElement", "put_in_single_elements", "take_out_single_elements"]
-
-_HOST = ("torch_geometric.nn.norm.batch_norm", "BatchNorm")
 
 
 class SingleElement(MadeOnDemand):
@@ -46,7 +45,7 @@ def put_in_single_elements(model: nn.Module) -> None:
     for module in list(model.modules()):
         kind = type(module)
         if (
-            (kind.__module__, kind.__name__) == _HOST
+            (kind.__module__, kind.__name__) == PYG_BATCH_NORM
             and getattr(module, "allow_single_element", False)
             and isinstance(module.module, PassportLayer)
         ):

@@ -22,6 +22,7 @@ from passportize.release.weights_digest import feed_tensor, weights_digest
 from passportize.signature.layout import Layout
 from passportize.signature.marking import Marking
 from passportize.signature.site import Site
+from passportize.utils.foreign import architecture_of
 
 __all__ = ["VERSION", "Claim", "claim_of"]
 
@@ -133,7 +134,7 @@ def claim_of(model: nn.Module) -> Claim:
         _check_finite(layer)
     return Claim(
         model=type(model).__name__,
-        architecture=_architecture(model),
+        architecture=architecture_of(model),
         marking=Marking(
             switch.config,
             tuple(branch.site for branch in branches),
@@ -158,15 +159,3 @@ def _check_finite(layer: PassportLayer) -> None:
                 f"{branch.site.name}: the private running statistics are not finite numbers, so "
                 "the private branch computes nothing; train with a smaller learning rate"
             )
-
-
-def _architecture(model: nn.Module) -> str:
-    for attribute in ("pretrained_cfg", "default_cfg"):
-        settings = getattr(model, attribute, None)
-        if isinstance(settings, Mapping):
-            name = settings.get("architecture")
-        else:
-            name = getattr(settings, "architecture", None)
-        if isinstance(name, str) and name:
-            return name
-    return ""

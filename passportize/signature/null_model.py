@@ -1,4 +1,4 @@
-"""The null hypothesis of the signature test: every bit matches like the toss of a fair coin."""
+"""The null hypothesis of a test: bits match like fair coins, triggers like dice of many sides."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ __all__ = ["log2_arrangements", "log2_binomial_tail", "probability_text"]
 _LOG_2 = math.log(2.0)
 
 
-def log2_binomial_tail(matched: int, total: int) -> float:
-    """``log2 P(X >= matched)`` for ``X`` binomial with ``total`` fair coins; never underflows.
+def log2_binomial_tail(matched: int, total: int, chance: float = 0.5) -> float:
+    """``log2 P(X >= matched)`` for ``X`` binomial; never underflows.
 
-    The sum of the exact terms ``C(total, k) / 2**total``, in logarithms.
+    The sum of the exact terms ``C(total, k) chance^k (1 - chance)^(total - k)``, in logarithms.
 
     >>> log2_binomial_tail(4800, 4800)
     -4800.0
 
     Args:
-        matched: Bits that match, between 0 and ``total``.
-        total: Bits that were read.
+        matched: Trials that match, between 0 and ``total``.
+        total: Trials: bits that were read, or triggers that were shown.
+        chance: Probability of a match under the null hypothesis, between 0 and 1.
 
     Raises:
         InvalidArgument: The numbers make no sense.
     """
     if not 0 <= matched <= total:
         raise InvalidArgument(f"{matched} of {total} bits cannot match")
+    if not 0 < chance < 1:
+        raise InvalidArgument(f"chance={chance!r} must lie between 0 and 1")
     if matched == 0:
         return 0.0
     # Here, because importing scipy takes longer than the rest of passportize together.
@@ -35,9 +38,11 @@ def log2_binomial_tail(matched: int, total: int) -> float:
     from scipy.special import gammaln, logsumexp
 
     k = np.arange(matched, total + 1, dtype=np.float64)
-    # Relative to 2**-total, so that the largest tail is not lost in rounding.
+    # Relative to (1 - chance)**total, so that the largest tail is not lost in rounding.
     terms = gammaln(total + 1.0) - gammaln(k + 1.0) - gammaln(total - k + 1.0)
-    return min(0.0, float(logsumexp(terms)) / _LOG_2 - total)
+    terms = terms + k * (math.log(chance) - math.log1p(-chance))
+    none = total * math.log1p(-chance) / _LOG_2 if chance != 0.5 else -float(total)
+    return min(0.0, float(logsumexp(terms)) / _LOG_2 + none)
 
 
 def log2_arrangements(candidates: int, chosen: int) -> float:

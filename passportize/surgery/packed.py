@@ -10,15 +10,11 @@ from torch import Tensor, nn
 from passportize.layers.batch import is_index
 from passportize.tracing.example_inputs import ExampleInputs
 from passportize.tracing.trace import can_run
+from passportize.utils.foreign import is_packed_by_pyg
 from passportize.utils.frozen import close, trial
 from passportize.utils.trees import map_tensors, tensors_in
 
 __all__ = ["packed_inputs", "packed_module"]
-
-# PyG's batch norm sees rows only, like that of torch, and serves dense models too.
-_PACKED_NORMS = "torch_geometric.nn.norm."
-_NOT_PACKED = "torch_geometric.nn.norm.batch_norm"
-_PACKED_BASES = {"MessagePassing", "Aggregation"}
 
 
 def packed_module(model: nn.Module) -> str | None:
@@ -27,16 +23,7 @@ def packed_module(model: nn.Module) -> str | None:
     The rows of such a batch are nodes, the edges name them by number, so nothing can be appended
     to it. PyTorch Geometric need not be installed: its classes are told by name.
     """
-    return next((name for name, module in model.named_modules() if _is_packed(module)), None)
-
-
-def _is_packed(module: nn.Module) -> bool:
-    for base in type(module).__mro__:
-        if base.__name__ in _PACKED_BASES and base.__module__.startswith("torch_geometric.nn."):
-            return True
-        if base.__module__.startswith(_PACKED_NORMS) and base.__module__ != _NOT_PACKED:
-            return True
-    return False
+    return next((name for name, module in model.named_modules() if is_packed_by_pyg(module)), None)
 
 
 def packed_inputs(model: nn.Module, example_inputs: Any) -> str:

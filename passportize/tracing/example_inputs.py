@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
+from passportize.utils.foreign import input_shape_of
 
 __all__ = ["ExampleInputs", "default_inputs", "random_inputs"]
 
@@ -137,7 +138,7 @@ def default_inputs(model: nn.Module) -> ExampleInputs | None:
     imported. A model that says it was built for another size (``patch_embed.img_size``) is given
     that size.
     """
-    shape = _configured_shape(model)
+    shape = input_shape_of(model)
     if shape is None:
         return None
     built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
@@ -161,19 +162,3 @@ def random_inputs(model: nn.Module) -> ExampleInputs | None:
         for item in named.args
     )
     return ExampleInputs(tensors)
-
-
-def _configured_shape(model: nn.Module) -> list[int] | None:
-    for attribute in ("pretrained_cfg", "default_cfg"):
-        size = _entry(getattr(model, attribute, None), "input_size")
-        if isinstance(size, (tuple, list)) and all(isinstance(item, int) for item in size):
-            return list(size)
-    config = getattr(model, "config", None)
-    side, channels = _entry(config, "image_size"), _entry(config, "num_channels")
-    sides = list(side) if isinstance(side, (tuple, list)) else [side, side]
-    shape = [3 if channels is None else channels, *sides]
-    return shape if all(isinstance(item, int) for item in shape) else None
-
-
-def _entry(config: Any, key: str) -> Any:
-    return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)

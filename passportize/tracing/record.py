@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from passportize.tracing.example_inputs import ExampleInputs
 from passportize.tracing.recorder import MetaRecorder
+from passportize.utils.foreign import hooks_come_late
 from passportize.utils.frozen import (
     MODULE_CALLS,
     eager_mode,
@@ -76,8 +77,7 @@ def hooks_may_help(model: nn.Module) -> bool:
     of transformers register theirs in the forward pass that needs them first.
     """
     hooked = any(
-        m._forward_hooks or m._forward_pre_hooks or getattr(m, "_can_record_outputs", None)
-        for m in model.modules()
+        m._forward_hooks or m._forward_pre_hooks or hooks_come_late(m) for m in model.modules()
     )
     return hooked and not any(nn.parameter.is_lazy(p) for p in model.parameters())
 

@@ -8,7 +8,6 @@ traced on its own.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from passportize.tracing.record import Recording
+from passportize.utils.foreign import timm_exclusions
 from passportize.utils.frozen import (
     MODULE_CALLS,
     eager_mode,
@@ -84,7 +84,7 @@ def trace_leaves(
         that runs is in one of them.
     """
     names = {id(module): name for name, module in model.named_modules()}
-    opaque_names, functions = _timm_exclusions()
+    opaque_names, functions = timm_exclusions()
     opaque = {type(module) for module in model.modules() if type(module) in opaque_names}
     recordings: list[Recording] = []
     complete = True
@@ -161,13 +161,3 @@ def _defaults(module: nn.Module) -> dict[str, Any]:
     """Optional arguments of a forward, frozen to their defaults."""
     parameters = inspect.signature(module.forward).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-
-
-def _timm_exclusions() -> tuple[set[type], tuple[Callable[..., Any], ...]]:
-    """Modules and functions that timm says can't be traced, where timm is loaded already."""
-    layers = sys.modules.get("timm.layers")
-    modules = getattr(layers, "get_notrace_modules", None)
-    functions = getattr(layers, "get_notrace_functions", None)
-    if modules is None or functions is None:
-        return set(), ()
-    return set(modules()), tuple(functions())

@@ -7,6 +7,7 @@ import math
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from passportize.utils.foreign import STANDARDISED_CONVOLUTIONS
 from passportize.utils.names import describe_type
 
 __all__ = [
@@ -17,20 +18,10 @@ __all__ = [
     "weight_shape",
 ]
 
-_STANDARDISING = {
-    "timm.layers.std_conv.StdConv2d",
-    "timm.layers.std_conv.StdConv2dSame",
-    "timm.layers.std_conv.ScaledStdConv2d",
-    "timm.layers.std_conv.ScaledStdConv2dSame",
-    "transformers.models.bit.modeling_bit.WeightStandardizedConv2d",
-}
-"""Convolutions whose forward takes the mean from every kernel of their weight. By name, so that
-no library has to be loaded; by the very class, because nobody knows what a subclass does."""
-
 
 def standardises_weight(module: nn.Module) -> bool:
     """Whether a module standardises its weight, so that a constant in a kernel means nothing."""
-    return describe_type(type_before_parametrizations(module)) in _STANDARDISING
+    return describe_type(type_before_parametrizations(module)) in STANDARDISED_CONVOLUTIONS
 
 
 def is_weight_module(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from passportize.layers.joint_forward import JointOutput
 from passportize.training.loss import JointLoss, loss_of, private_targets
+from passportize.utils.foreign import unsplit_loss_of
 
 __all__ = ["JointCriterion", "JointMeter"]
 
@@ -85,7 +86,7 @@ class JointCriterion(nn.Module):
     ) -> None:
         super().__init__()
         self.criterion = criterion
-        self.private_criterion = private_criterion or _private_part(criterion)
+        self.private_criterion = private_criterion or unsplit_loss_of(criterion)
         self.meter = meter or JointMeter()
 
     def forward(self, output: Any, targets: Any) -> Tensor:
@@ -95,8 +96,3 @@ class JointCriterion(nn.Module):
         loss = loss_of(output, targets, self.criterion, self.private_criterion)
         self.meter.add(loss, private_targets(output, targets))
         return loss.total
-
-
-def _private_part(criterion: object) -> Callable[[Any, Any], Tensor] | None:
-    part = getattr(criterion, "cross_entropy_loss", None)
-    return part if callable(part) and hasattr(criterion, "num_splits") else None

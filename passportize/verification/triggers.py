@@ -9,18 +9,17 @@ the passport before the release.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binom
 from torch import Tensor
 
 from passportize.errors import InvalidArgument
 from passportize.passport.passport import Passport
+from passportize.signature.null_model import log2_binomial_tail
 
 __all__ = ["TriggerSet", "TriggerVerdict", "check_triggers", "cloud_triggers"]
 
@@ -135,8 +134,8 @@ def check_triggers(
                 raise InvalidArgument(f"predict returned {len(guesses)} rows for {len(labels)}")
             matched += int((guesses.cpu() == labels).sum())
     total = len(triggers.labels)
-    log_p = float(binom.logsf(matched - 1, total, 1 / triggers.classes))
-    return TriggerVerdict(matched, total, triggers.classes, max(0.0, -log_p / math.log(2)))
+    log2_p = log2_binomial_tail(matched, total, 1 / triggers.classes)
+    return TriggerVerdict(matched, total, triggers.classes, max(0.0, -log2_p))
 
 
 def _uniform(passport: Passport, label: str, count: int) -> NDArray[np.float64]:

@@ -113,7 +113,7 @@ def test_the_attack_moves_no_bit(preset: str) -> None:
 def test_without_centring_it_erases_the_signature(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weight_modules, "_STANDARDISING", set())
+    monkeypatch.setattr(weight_modules, "STANDARDISED_CONVOLUTIONS", set())
     model = CASES[preset]()
     planned = pp.plan(model, config=config_of(preset), example_inputs=batch()[0])
     assert not any(part.centred for s in planned.sites if s.anchor for part in s.anchor.parts)

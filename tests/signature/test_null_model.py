@@ -91,3 +91,30 @@ def test_arrangements_are_counted_without_repeats(candidates: int, chosen: int) 
 def test_a_probability_is_never_written_smaller_than_it_is(log2_p: float, text: str) -> None:
     """From 2^-10 on the exponent is rounded up to a tenth."""
     assert probability_text(log2_p) == text
+
+
+# --- trials that are no fair coins --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sides", [2, 3, 10, 1000])
+def test_the_tail_of_dice_against_exact_fractions(sides: int) -> None:
+    total, chance = 40, Fraction(1, sides)
+    for matched in range(total + 1):
+        exact = sum(
+            math.comb(total, k) * chance**k * (1 - chance) ** (total - k)
+            for k in range(matched, total + 1)
+        )
+        wanted = math.log2(exact.numerator) - math.log2(exact.denominator)
+        ours = log2_binomial_tail(matched, total, 1 / sides)
+        assert ours == pytest.approx(wanted, abs=1e-9, rel=1e-11)
+
+
+def test_many_dice_do_not_underflow() -> None:
+    assert log2_binomial_tail(340, 340, 0.1) == pytest.approx(-340 * math.log2(10))
+    assert log2_binomial_tail(5000, 5000, 1e-4) == pytest.approx(5000 * math.log2(1e-4))
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0, -0.1, math.nan])
+def test_chances_that_are_none(chance: float) -> None:
+    with pytest.raises(InvalidArgument, match="chance"):
+        log2_binomial_tail(1, 2, chance)

@@ -57,6 +57,14 @@ def test_strength_is_the_exact_binomial():
     assert str(wrong) == "0 of 30 triggers answered as trained in (6.0 expected by chance): 0 bits"
 
 
+def test_the_strength_of_many_triggers_is_a_number():
+    triggers = cloud_triggers(PASSPORT, 340, 1, 10)
+    right = torch.nn.functional.one_hot(triggers.labels, 10).float()
+    verdict = check_triggers(lambda inputs: right, triggers, batch=340)
+    assert verdict.matched == 340
+    assert verdict.strength == pytest.approx(340 * torch.tensor(10.0).log2().item())
+
+
 def test_arguments():
     with pytest.raises(InvalidArgument, match="count and points"):
         cloud_triggers(PASSPORT, 0, 8, 5)
