@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint docs picture clean
+.PHONY: demo test lint docs picture mutants clean
 
 demo: $(READY)
 	$(BIN)/passportize demo
@@ -29,6 +29,11 @@ docs: $(READY)
 # docs/pictures/rooms.svg, drawn from the code; a test says when that is due.
 picture: $(READY)
 	$(BIN)/python -m tools.draw_rooms
+
+# Small changes of the files that hold formulas, and which of them no test notices; hours, so not in CI.
+mutants: $(READY)
+	$(BIN)/pip install -q --disable-pip-version-check cosmic-ray==8.7.0
+	$(BIN)/python tools/mutation.py $(WORDS)
 
 # torch first and pinned, so that no later requirement pulls another build of it.
 $(READY): pyproject.toml setup.cfg requirements-dev.txt tools/torchvision_beside_cpu_torch.py
