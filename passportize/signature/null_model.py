@@ -41,7 +41,7 @@ def log2_binomial_tail(matched: int, total: int, chance: float = 0.5) -> float:
     # Relative to (1 - chance)**total, so that the largest tail is not lost in rounding.
     terms = gammaln(total + 1.0) - gammaln(k + 1.0) - gammaln(total - k + 1.0)
     terms = terms + k * (math.log(chance) - math.log1p(-chance))
-    none = total * math.log1p(-chance) / _LOG_2 if chance != 0.5 else -float(total)
+    none = total * (math.log1p(-chance) / _LOG_2)
     return min(0.0, float(logsumexp(terms)) / _LOG_2 + none)
 
 

@@ -7,8 +7,9 @@ Two links, each with its own null hypothesis, never one number that mixes them:
 2. released weights -> suspect: the suspect is aligned with them, and what the alignment did not
    look at is tested (:mod:`passportize.alignment.similarity`).
 
-The bits of the aligned suspect are shown, but they have no exact p-value: the alignment was made
-by looking at weights that know the key, and prefers the channels that resemble them.
+The bits of the aligned suspect are a necessary condition: without them the two are kin, and nothing
+says which was first or that either is a copy. They have no exact p-value, since the alignment was
+made by looking at weights that know the key, and prefers the channels that resemble them.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Links:
         similarity: The second link; None if it could not be measured.
         moved: Channels of the suspect that had another place.
         channels: Channels that could have had one.
-        aligned_matched: Bits of the aligned suspect that match: information, no evidence.
+        aligned_matched: Bits of the aligned suspect that match: a copy must have them, too, but
+            they have no exact p-value.
         aligned_total: Bits that were read from it.
     """
 
@@ -80,7 +82,7 @@ class Links:
                 f"{found.matchings} random matchings, {LINK_P_VALUE:g} needed",
                 f"aligned:   {self.moved} of {self.channels} channels had another place; "
                 f"{self.aligned_matched} of {self.aligned_total} bits match then "
-                "(information, no p-value)",
+                "(a copy must have them; no exact p-value)",
             ]
         return lines
 
@@ -163,13 +165,7 @@ def judge_links(
     alignment = align(own, suspect, tied)
     similarity = measure_similarity(own, alignment.tensors, tied)
     aligned = read_evidence(alignment.tensors, key, claimed.layout)
-    second = similarity.accepted
-    reason = {
-        True: "the released weights carry the signature, and the suspect has these weights in "
-        "disguise",
-        False: "link 2: the suspect's weights are not those that were released",
-        None: "link 2: no rows of this model are long enough to be compared",
-    }[second]
+    second, reason = _second_link(similarity, aligned)
     return replace(
         _links(second, reason, evidence),
         similarity=similarity,
@@ -177,6 +173,28 @@ def judge_links(
         channels=alignment.channels,
         aligned_matched=aligned.reading.matched,
         aligned_total=aligned.reading.total,
+    )
+
+
+def _second_link(similarity: Similarity, aligned: Evidence) -> tuple[bool | None, str]:
+    """Whether the suspect is a copy, and why.
+
+    Likeness alone does not say so: two honest fine-tunings of one public base are alike as well,
+    and only a copy has the owner's bits.
+    """
+    if similarity.accepted is None:
+        return None, "link 2: no rows of this model are long enough to be compared"
+    if not similarity.accepted:
+        return False, "link 2: the suspect's weights are not those that were released"
+    if aligned.strength < ACCEPT_STRENGTH:
+        reading = aligned.reading
+        return False, (
+            "link 2: kin, direction unknown: the weights are alike, but the suspect, aligned, does "
+            f"not carry the signature ({reading.matched} of {reading.total} bits); both may come "
+            "from one ancestor"
+        )
+    return True, (
+        "the released weights carry the signature, and the suspect has these weights in disguise"
     )
 
 
