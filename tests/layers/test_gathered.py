@@ -133,3 +133,23 @@ def test_operations_do_not_grow_with_the_number_of_norms() -> None:
 
     # A view or two for each, and what is done once.
     assert (operations(40) - operations(20)) / 20 < 12
+
+
+def test_autocast_leaves_the_responses_exact() -> None:
+    model = build(pp.PassportConfig.keyed()).float()
+    exact = gathered_factors(branches(model))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gathered_factors(branches(model))
+        penalty = torch.stack(gathered_penalty(branches(model))).sum()
+    for name, (gamma, beta) in exact.items():
+        assert torch.equal(found[name][0], gamma) and torch.equal(found[name][1], beta)
+    assert torch.equal(penalty, torch.stack(gathered_penalty(branches(model))).sum())
+
+
+def test_weights_that_are_elsewhere_are_not_gathered() -> None:
+    """FSDP of the first generation leaves weights without storage between the layers' turns."""
+    model = build(pp.PassportConfig.keyed())
+    assert all(can_gather(branch) for branch in branches(model))
+    model.deep.weight.untyped_storage().resize_(0)
+    there = {branch.site.name for branch in branches(model) if can_gather(branch)}
+    assert there == {"joined"}

@@ -137,3 +137,37 @@ def test_raw_rows_move_no_further_than_the_margin_asks() -> None:
     short = np.where(answer < 0.0999, 0.101 - answer, 0)
     expected = rows.numpy() + (bits.numpy() * short / (vector @ vector))[:, None] * vector
     np.testing.assert_allclose(moved.numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("entries", "margin"), [(9, 2.0), (16, 2.0), (40, 1.0), (64, 2.0)])
+def test_of_all_rows_that_meet_the_conditions_the_nearest_is_taken(
+    entries: int, margin: float
+) -> None:
+    """For both signs of the gauge and each set of conditions that hold with equality."""
+    generator = torch.Generator().manual_seed(entries)
+    rows = torch.randn(200, entries, generator=generator, dtype=torch.float64)
+    vectors = draw_sign_vectors(LabelledStream(bytes(32)), "norm", 0, 200, entries)
+    bits = torch.randint(0, 2, (200,), generator=generator).double() * 2 - 1
+    turned = turned_rows(rows, vectors, bits, margin)
+    assert turned is not None
+    s, t, _ = vectors.signs(torch.float64).numpy()
+    spare = 1.01 * reach_of(margin, entries)
+    for w, got, own, other, bit in zip(
+        rows.numpy(), turned.numpy(), s, t, bits.tolist(), strict=True
+    ):
+        length = np.linalg.norm(w)
+        best = -np.inf
+        for sign in (1.0, -1.0):
+            conditions = np.stack([sign * own, sign * bit * other])
+            for active in ([0], [1], [0, 1]):
+                a = conditions[active]
+                fixed = a.T @ np.linalg.solve(a @ a.T, np.full(len(active), spare * length))
+                free = w - a.T @ np.linalg.solve(a @ a.T, a @ w)
+                left = length**2 - fixed @ fixed
+                if left < 0:
+                    continue
+                found = fixed + free * np.sqrt(left) / np.linalg.norm(free)
+                if (conditions @ found >= (1 - 1e-6) * spare * length).all():
+                    best = max(best, float(found @ w))
+        if not np.array_equal(got, w):  # rows that keep the margin stay
+            np.testing.assert_allclose(got @ w, best, rtol=1e-6)
