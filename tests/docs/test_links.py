@@ -10,7 +10,8 @@ import pytest
 from tests.support import ROOT
 
 PAGES = [
-    ROOT / "README.md",
+    *sorted(ROOT.glob("*.md")),
+    ROOT / ".github" / "pull_request_template.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "benchmarks" / "README.md",
     *sorted((ROOT / "benchmarks" / "results").glob("*.md")),
