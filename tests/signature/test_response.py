@@ -243,3 +243,13 @@ def test_raw_response_of_groups_uses_each_groups_own_patch():
         expected = weight[channel] @ patches[channel // 2]
         torch.testing.assert_close(got.gamma[channel], expected[0])
         torch.testing.assert_close(got.beta[channel], expected[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_raw_responses_of_low_precision_weights_are_in_float32(dtype: torch.dtype) -> None:
+    weight = torch.randn(6, 10).to(dtype)
+    vectors = RawVectors(torch.randn(10, 2))
+    found, exact = (raw_responses([part], [vectors]) for part in (weight, weight.double()))
+    assert found.gamma.dtype == found.length.dtype == torch.float32
+    torch.testing.assert_close(found.gamma.double(), exact.gamma, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.length.double(), exact.length, rtol=1e-6, atol=0)
