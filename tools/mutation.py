@@ -8,7 +8,7 @@ missing, or the change makes no difference, and then the reason stands in the co
     python tools/mutation.py                      # all files
     python tools/mutation.py statistics scales    # those whose path holds one of these words
 
-Results: ``benchmarks/results/mutation.json`` and, for reading, ``mutation.md`` beside it.
+Results: ``tests/mutation.json`` and, for reading, ``mutation.md`` beside it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mutation_operators import Mutant, mutants_of
 from mutation_page import page
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "tests"
 COPIED = ("passportize", "adapters", "tests", "docs", "pyproject.toml")
 # Imported once; a mutant is tried in a fork, which has them already.
 PRELOADED = ("torch", "numpy", "scipy.special", "scipy.stats", "scipy.optimize", "sklearn.datasets",

@@ -8,7 +8,7 @@ from typing import Any
 HEAD = """\
 # Mutation test
 
-Made by `make mutants` ([tools/mutation.py](../../tools/mutation.py)). A mutant is one small change
+Made by `make mutants` ([tools/mutation.py](../tools/mutation.py)). A mutant is one small change
 of a file; it is killed if one of the tests named for the file fails. `state` is the commit, and the
 first digits of git's hash of the file, so that a later change shows. A mutant that makes no
 difference has its reason here.
