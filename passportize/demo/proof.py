@@ -39,21 +39,21 @@ def prove(
     story.say(f"strength:    {verdict.strength:.0f} bits, p = {verdict.p_value}")
     story.say(f"message:     {shown} (read from the weights)")
     story.say(f"accuracy:    {verdict.private_accuracy:.2f} % of the private branch, put back")
-    story.claim(
+    story.state(
         f"accepted: all {verdict.total} bits, more than {STRENGTH:g} bits of strength",
         verdict.accepted is True
         and verdict.matched == verdict.total
         and verdict.strength > STRENGTH,
     )
-    story.claim("the message is the owner's", message == passport.owner_message)
-    story.claim("the private branch passes its test of accuracy", verdict.fidelity is True)
+    story.state("the message is the owner's", message == passport.owner_message)
+    story.state("the private branch passes its test of accuracy", verdict.fidelity is True)
 
     stolen = build_model(0, data.classes)
     stolen.load_state_dict(load_weights(paths["weights"]))
     with story.training("the thief fine-tunes") as bar:
         train(stolen, data, epochs=2, lr=0.01, seed=1, on_step=bar)
     tuned = verify(stolen, passport, claim)
-    story.claim(
+    story.state(
         f"accepted after the thief's fine-tuning: {tuned.matched} of {tuned.total} bits",
         tuned.accepted is True,
     )
@@ -74,7 +74,7 @@ def try_strangers(
     model.load_state_dict(weights)
     first = draw_strangers(1)[0]
     refused = verify(model, first, example_inputs=data.train_images[:2])
-    story.claim(
+    story.state(
         f"one stranger's key is refused: {refused.matched} of {refused.total} bits, "
         f"{refused.strength:.1f} bits of strength",
         refused.accepted is False,
@@ -87,7 +87,7 @@ def try_strangers(
             model, claim, some, test, on_key=lambda done: bar(done, len(some))
         )
     mean = sum(found) / len(found)
-    story.claim(
+    story.state(
         f"private accuracy of {len(found)} strangers is near chance: {mean:.1f} % in the mean, "
         f"{max(found):.1f} % at most",
         mean <= NEAR_CHANCE * chance,
@@ -96,7 +96,7 @@ def try_strangers(
         strengths = strangers_strengths(
             weights, claim, many, on_key=lambda done: bar(done, len(many))
         )
-    story.claim(
+    story.state(
         f"none of {len(strengths):,} strangers is accepted: {max(strengths):.1f} bits at most, "
         f"{refused.accept_strength:g} are needed",
         max(strengths) < refused.accept_strength,

@@ -43,9 +43,9 @@ def strip(
     with torch.no_grad():
         loaded = fresh.eval()(images)
     story.say(f"released weights: {paths['weights']}, loaded strictly by timm.create_model")
-    story.claim("its output is that of the public branch, bit for bit", _same(before, after))
-    story.claim("so is that of a timm model that loaded the file", _same(before, loaded))
-    story.claim(
+    story.state("its output is that of the public branch, bit for bit", _same(before, after))
+    story.state("so is that of a timm model that loaded the file", _same(before, loaded))
+    story.state(
         "no class, key, buffer or hook of passportize is left",
         bool(is_clean(model)) and _alike(model, fresh),
     )

@@ -49,7 +49,7 @@ class DemoResult:
         commitment: Of the passport.
         claim: Digest of the claim.
         files: What was written.
-        claims: What the demo claims, and whether it held.
+        statements: What the demo says of itself, and whether it held.
     """
 
     data: str
@@ -68,7 +68,7 @@ class DemoResult:
     commitment: str
     claim: str
     files: dict[str, str]
-    claims: list[tuple[str, bool]]
+    statements: list[tuple[str, bool]]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form."""
@@ -99,7 +99,7 @@ def run_demo(
         passport: Another passport than a fresh one, to reproduce a run.
 
     Raises:
-        DemoFailed: The run did not show what it claims; the report is there all the same.
+        DemoFailed: The run did not show what it says; the report is there all the same.
         MissingExtra: timm, scikit-learn, rich, jinja2 or matplotlib is not installed.
         InvalidArgument: A number below 1, or the folder cannot be made.
     """
@@ -157,7 +157,7 @@ def run_demo(
         commitment=passport.commitment(),
         claim=claim.digest(),
         files=paths,
-        claims=story.claims,
+        statements=story.statements,
     )
 
 

@@ -1,4 +1,4 @@
-"""How the demo tells its story: numbered steps, claims that are checked, progress bars."""
+"""How the demo tells its story: numbered steps, statements that are checked, progress bars."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def quiet_console() -> Console:
 
 
 class Story:
-    """Tells a story on a console and remembers which claims held.
+    """Tells a story on a console and remembers which statements held.
 
     Attributes:
-        claims: What was claimed, and whether it held.
+        statements: What was said, and whether it held.
     """
 
     def __init__(self, console: Console, steps: int) -> None:
         self.console = console
         self.steps = steps
-        self.claims: list[tuple[str, bool]] = []
+        self.statements: list[tuple[str, bool]] = []
         self._number = 0
 
     def step(self, title: str) -> None:
@@ -66,9 +66,9 @@ class Story:
 
         self.console.print(Padding(table, (0, 0, 0, 5)))
 
-    def claim(self, text: str, held: bool) -> None:
-        """Say what the demo claims, with a mark for whether it held."""
-        self.claims.append((text, bool(held)))
+    def state(self, text: str, held: bool) -> None:
+        """Say what is to be shown, with a mark for whether it held."""
+        self.statements.append((text, bool(held)))
         mark, colour = ("ok", "green") if held else ("FAILED", "bold red")
         self.console.print(f"     [{colour}]{mark}[/]  ", end="")
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -79,11 +79,11 @@ class Story:
         Raises:
             DemoFailed: With every claim that failed.
         """
-        failed = [text for text, held in self.claims if not held]
+        failed = [text for text, held in self.statements if not held]
         if failed:
             raise DemoFailed(
-                f"the demo did not show {len(failed)} of the {len(self.claims)} things that it "
-                f"claims: {'; '.join(failed)}. With few epochs or other data that can happen; "
+                f"the demo did not show {len(failed)} of the {len(self.statements)} things that it "
+                f"says: {'; '.join(failed)}. With few epochs or other data that can happen; "
                 "with the defaults it is a bug, please report it with the files"
             )
 

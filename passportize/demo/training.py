@@ -51,7 +51,7 @@ def make_passport(
     planned = plan(build_model(seed, data.classes), example_inputs=data.train_images[:2])
     story.say(f"passport of {passport.owner}, one secret of 256 bits: {paths['passport']}")
     story.say(f"{ARCHITECTURE}: {planned.summary().partition(': ')[2]}")
-    story.claim(
+    story.state(
         f"the model holds the owner's message ({passport.owner_message.frame_bits} bits) once or "
         "more",
         passport.message_fits(planned.bits),
@@ -88,11 +88,11 @@ def train_both(
             ),
         ],
     )
-    story.claim(
+    story.state(
         f"public accuracy is at most {PUBLIC_GAP:g} points below that without passports",
         public >= reference - PUBLIC_GAP,
     )
-    story.claim(
+    story.state(
         f"private accuracy is at most {PRIVATE_GAP:g} points below public",
         private >= public - PRIVATE_GAP,
     )

@@ -54,7 +54,7 @@ def test_what_it_shows(short):
     assert result.private_accuracy >= result.public_accuracy - 3
     assert result.highest_strength < 64
     assert max(result.strangers_private) < 40
-    assert all(held for _, held in result.claims)
+    assert all(held for _, held in result.statements)
     json.dumps(result.to_dict(), allow_nan=False)
 
 
