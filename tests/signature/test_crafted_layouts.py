@@ -69,7 +69,7 @@ def test_verify_says_the_same_of_a_crafted_claim() -> None:
     for _ in range(10):
         crafted = craft(dice)
         found = judged(tensors, crafted).evidence
-        verdict = pp.verify(tensors, crafted.passport, crafted.claim())
+        verdict = pp.verify(tensors, crafted.passport, crafted.claim)
         assert (verdict.matched, verdict.total) == (found.reading.matched, found.reading.total)
         assert (verdict.strength, verdict.matched_by) == (found.strength, found.matched_by)
         assert not verdict.accepted and verdict.message is None

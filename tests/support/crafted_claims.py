@@ -7,6 +7,7 @@ names of weights that nobody has, more of a shape than there are, and the owner 
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from dataclasses import dataclass, replace
@@ -74,10 +75,11 @@ class Craft:
     shapes: dict[str, tuple[int, ...]]
     raw: frozenset[str] = frozenset()
 
-    @property
+    @functools.cached_property
     def passport(self) -> Passport:
         return Passport.generate(self.owner, date="2026-01-31", secret=bytes(32))
 
+    @functools.cached_property
     def claim(self) -> Claim:
         """As it is read from a file, which refuses what does not belong together."""
         used = {part.weight for site in self.sites for part in anchor_of(site).parts}
@@ -181,7 +183,7 @@ class Try:
 
 def judged(tensors: dict[str, Tensor], crafted: Craft) -> Try:
     """Both looks at a model, and the plain reading by name."""
-    layout = crafted.claim().layout
+    layout = crafted.claim.layout
     key = ModelKey(crafted.passport, layout)
     evidence = read_evidence(tensors, key, layout)
     reading = evidence.reading
@@ -208,7 +210,7 @@ def climbing_tries(kind: str, tries: int, seed: int = 0, patience: int = 50) -> 
     while len(done) < tries:
         fresh = waited > patience
         candidate = craft(dice) if fresh else changed(dice, current)
-        name = candidate.owner, candidate.claim().layout.digest()
+        name = candidate.owner, candidate.claim.layout.digest()
         if name in done:
             continue
         found = done[name] = judged(tensors, candidate)
