@@ -16,6 +16,8 @@ import passportize as pp
 import tests.support.independent_reader as independent
 from passportize.release.claim_file import write_claim
 from passportize.release.claim_format import check_claim, claim_from
+from passportize.signature.model_key import ModelKey
+from passportize.signature.reading import prepare_sites, read_signature
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart
 from tests.signature.test_model_key import LAYOUT
@@ -74,6 +76,27 @@ def test_released_weights_of_every_type(dtype: torch.dtype, tmp_path: Path) -> N
     matched = sum(a == b for a, b in zip(found, wanted, strict=True))
     assert (matched, len(found)) == (verdict.matched, verdict.total)
     assert verdict.total == 160 and verdict.accepted
+
+
+@pytest.mark.parametrize("preset", ["keyed", "paper"])
+def test_rows_of_odd_numbers_are_read_alike(preset: str, tmp_path: Path) -> None:
+    """No numbers, infinite, zero, subnormal and huge ones: every bit, not the number of matches."""
+    made, key = protected(preset), ModelKey(PASSPORT, protected(preset).claim.layout)
+    weights = {name: made.plain.state_dict()[name].clone() for name in made.claim.marking.shapes}
+    for weight in weights.values():
+        rows = weight.flatten(1)
+        rows[0, 1], rows[1, 2], rows[2, 0] = torch.nan, torch.inf, -torch.inf
+        rows[3] = torch.inf
+        rows[4] = torch.tensor([torch.inf, -torch.inf]).repeat(rows.shape[1])[: rows.shape[1]]
+        rows[5] = 0.0
+        rows[6] *= 2.0**-133
+        rows[7] *= 2.0**100
+    write_claim(made.claim, tmp_path / "claim")
+    claim = (tmp_path / "claim").read_bytes()
+    found, _ = independent.read(claim, save(weights), bytes(range(32)), PASSPORT.message)
+    names = {name: name for name in weights}
+    prepared = prepare_sites(made.claim.layout, weights, names)
+    assert read_signature(key, made.claim.layout, prepared).bits.tolist() == found
 
 
 def test_the_digest_of_the_weights_is_that_of_the_claim() -> None:

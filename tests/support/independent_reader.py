@@ -78,7 +78,7 @@ def rows(values, shape, part):
     """The rows of a weight that answer for the channels of a part, as lists of entries."""
     if part.get("centred"):
         kernels = slices(values, math.prod(shape[1:]))
-        means = [math.fsum(kernel) / len(kernel) for kernel in kernels]
+        means = [total(kernel) / len(kernel) for kernel in kernels]
         values = [x - mean for kernel, mean in zip(kernels, means, strict=True) for x in kernel]
     kernel_shape = part.get("expert_shape") or shape
     experts = [
@@ -89,7 +89,7 @@ def rows(values, shape, part):
         for channel in range(part["channels"])
     ]
     if part.get("less_mean_row"):
-        means = [math.fsum(column) / len(found) for column in zip(*found, strict=True)]
+        means = [total(column) / len(found) for column in zip(*found, strict=True)]
         found = [[x - mean for x, mean in zip(row, means, strict=True)] for row in found]
     return found
 
@@ -159,12 +159,21 @@ def answers(key, site, number, part, weight_rows):
     for row, (s, t, _) in zip(weight_rows, vectors, strict=True):
         window = row[offset : offset + len(s)]
         sign = -1 if product(window, s) < 0 else 1
-        bits.append(int(sign * product(window, t) >= 0))
+        finite = all(map(math.isfinite, window))
+        bits.append(int(finite and sign * product(window, t) >= 0))
     return bits
 
 
 def product(row, vector):
-    return math.fsum(x * y for x, y in zip(row, vector, strict=True))
+    return total([x * y for x, y in zip(row, vector, strict=True)])
+
+
+def total(numbers):
+    """Exact; no number where infinities cancel."""
+    try:
+        return math.fsum(numbers)
+    except ValueError:
+        return math.nan
 
 
 def log2_tail(matched, total):
