@@ -33,9 +33,9 @@ _WHOLE_MODEL_PREFIX = "module."
 _COMPILED = "_orig_mod."
 
 
-def is_private_key(name: str) -> bool:
+def is_private_key(name: object) -> bool:
     """Whether a state-dict key belongs to a private branch and not to the host."""
-    return name.startswith("passport.") or ".passport." in name
+    return isinstance(name, str) and (name.startswith("passport.") or ".passport." in name)
 
 
 def host_state_dict(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
