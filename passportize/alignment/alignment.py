@@ -10,11 +10,13 @@ channels are as alike as
 with ``r`` the correlation of their ``D`` entries: the log-likelihood ratio of "one is a multiple of
 the other plus noise" against "they have nothing in common", for unknown factor and noise. The best
 assignment is that of the Hungarian method. A second and third round also look at the layers that
-read a channel.
+read a channel. Factors, shifts and statistics of norms, and biases, take part as well, in units of
+the size of their channel: ``-1/2 log(d^2 / 2)`` each, with ``d`` the distance of two of them in
+standard deviations.
 
-Only half of the entries of a weight, chosen by its name, takes part
-(:func:`passportize.alignment.held_out.fitting_half`). The other half is kept for the test of
-:mod:`passportize.alignment.similarity`.
+Only a quarter of the entries of a weight takes part
+(:func:`passportize.alignment.held_out.fitting_entries`). From the others likeness and bits are
+read.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from passportize.alignment.held_out import correlations, fitting_half, some_columns
+from passportize.alignment.held_out import correlations, fitting_entries, some_columns
 from passportize.alignment.scales import ChannelScales
 from passportize.alignment.tied_channels import TiedChannels
 
@@ -115,7 +117,7 @@ class _Search:
                     changed = True
                     self.orders[number] = order
                     self._scales.place(group, order)
-            self._scales.set_signs(step, self.aligned)
+            self._scales.set_signs(step, self.aligned, late)
         return changed
 
     def aligned(self, name: str, skip: int = -1) -> Tensor:
@@ -142,11 +144,14 @@ class _Search:
         score = torch.zeros(group.size, group.size)
         seen = False
         for axis, places in group.places:
-            if self._tied.axes[axis].moves and (late or self._ready(axis)):
+            gain = None
+            if self._released[self._tied.axes[axis].tensor].dim() == 1:
+                gain = self._nearness(axis, places)
+            elif self._tied.axes[axis].moves and (late or self._ready(axis)):
                 gain = self._likeness(axis, places)
-                if gain is not None:
-                    score += gain
-                    seen = True
+            if gain is not None:
+                score += gain
+                seen = True
         if not seen:
             return None
         return torch.from_numpy(linear_sum_assignment(score.numpy(), maximize=True)[1])
@@ -169,7 +174,6 @@ class _Search:
         own = self._released[axis.tensor]
         if own.dim() < 2:
             return None
-        half = fitting_half(axis.tensor, own.shape)
 
         def features(tensor: Tensor) -> Tensor:
             part = axis.of(tensor).movedim(axis.dim, 0)
@@ -177,10 +181,26 @@ class _Search:
             return rows
 
         rows, others = features(own.float()), features(self.aligned(axis.tensor, number).float())
-        chosen = features(half) if half is not None else None
-        rows, others, chosen = some_columns(rows, others, chosen)
+        rows, others, chosen = some_columns(rows, others, features(fitting_entries(own.shape)))
         likeness, entries = correlations(rows, others, chosen)
         return -0.5 * entries * torch.log1p(-likeness.square().clamp_max(1 - 1e-6))
+
+    def _nearness(self, number: int, places: Tensor) -> Tensor | None:
+        """The same for a number that each channel has; None where all have the same."""
+        axis = self._tied.axes[number]
+        own, other = (
+            self._scales.relative(axis, tensors[axis.tensor], suspect)[places]
+            for suspect, tensors in ((False, self._released), (True, self._suspect))
+        )
+        spread = own.std(0)
+        if not bool((spread > 0).all()):
+            return None
+        distances = torch.zeros(len(places), len(places))
+        for entry in range(places.shape[1]):
+            pair = own[:, None, entry] - other[None, :, entry]
+            near = (pair / spread[entry]).square() / 2
+            distances -= 0.5 * near.clamp(1e-6, 1.0).log().float()
+        return distances
 
 
 def _finite(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from passportize.alignment.channels import Axis
-from passportize.alignment.held_out import fitting_half
+from passportize.alignment.held_out import fitting_entries
 from passportize.alignment.tied_channels import TiedChannels, TiedGroup
 
 __all__ = ["ChannelScales"]
@@ -66,12 +66,27 @@ class ChannelScales:
             return
         axis.of(tensor).mul_(axis.spread(factors, tensor).to(tensor.device, tensor.dtype))
 
-    def set_signs(self, step: int, aligned: Callable[[str], Tensor]) -> None:
+    def relative(self, axis: Axis, tensor: Tensor, suspect: bool) -> Tensor:
+        """A vector of numbers of channels in units of their sizes, without signs, float64.
+
+        Args:
+            axis: Where the numbers lie.
+            tensor: The vector, of one of the two models.
+            suspect: Of which.
+        """
+        values = axis.of(tensor).detach().double().cpu().abs()
+        classes = self._tied.scales[axis.atoms]
+        sizes = self._sizes[int(suspect)][classes]
+        sizes = torch.where(self._tied.free[classes] & (sizes > 0), sizes, 1.0)
+        return values / (sizes.square() if axis.role == "variance" else sizes)
+
+    def set_signs(self, step: int, aligned: Callable[[str], Tensor], late: bool = False) -> None:
         """Signs of the channels that are first made at a step.
 
         Args:
             step: Place in the forward pass.
             aligned: The suspect's tensors, as far as they are known.
+            late: Whether the layers that read the channels are known, too.
         """
         made = self._first == step
         if not bool((made & self._tied.signed).any()):
@@ -79,13 +94,12 @@ class ChannelScales:
         self._signs[made] = 1.0
         products = torch.zeros_like(self._signs)
         for axis in self._tied.axes:
-            if axis.step != step or axis.role not in _MAKING:
+            makes = axis.step == step and axis.role in _MAKING
+            reads = late and axis.role == "columns"
+            if not (makes or reads) or not bool(made[self._tied.scales[axis.atoms]].any()):
                 continue
             own = self._released[axis.tensor]
-            both = own.double() * aligned(axis.tensor).double()
-            half = fitting_half(axis.tensor, own.shape)
-            if half is not None:
-                both = both * half
+            both = own.double() * aligned(axis.tensor).double() * fitting_entries(own.shape)
             dots = axis.of(both).movedim(axis.dim, 0).reshape(len(axis.atoms), -1).sum(1)
             if axis.inputs is not None:
                 dots = dots * self._signs[self._tied.scales[axis.inputs]]

@@ -73,6 +73,14 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="A public model that both may come from: it is taken out of both before they are "
+            "compared. Goes with --released.",
+            show_default=False,
+        ),
+    ] = None,
     formulation: Annotated[
         str | None,
         typer.Option("--preset", help="Formulation, without a claim.", show_default=False),
@@ -104,6 +112,8 @@ def verify(
     given = load_claim(claim) if claim is not None else None
     if released is not None and (claim is None or model is None):
         raise InvalidArgument("--released needs --claim, which names it, and --model")
+    if base is not None and released is None:
+        raise InvalidArgument("--base goes with --released")
     with working("reading the suspect", as_json):
         weights = load_weights(suspect, key)
         shell = load_model(model, arg) if model is not None else None
@@ -117,6 +127,7 @@ def verify(
         batches,
         model=shell,
         released=released,
+        base=base,
         config=PassportConfig.preset(formulation) if formulation is not None else None,
         example_inputs=example_of(input_size),
         device=device,

@@ -123,10 +123,12 @@ def _links_section(links: Links) -> Section:
                 f"{found.rows} rows, {LINK_P_VALUE:g} needed",
             ),
             (
-                "aligned suspect, for information",
+                "aligned suspect",
                 f"{links.aligned_matched} / {links.aligned_total} bits",
-                f"{links.moved} of {links.channels} channels had another place; no p-value, for "
-                "the alignment looked at weights that know the key",
+                f"{links.aligned_strength:.0f} bits of strength, {ACCEPT_STRENGTH:g} needed, on "
+                "entries that were not used to undo the disguise (released weights there: "
+                f"{links.entries_matched} bits); {links.moved} of {links.channels} channels had "
+                "another place",
             ),
         ]
     return Section(

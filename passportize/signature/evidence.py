@@ -15,12 +15,14 @@ from passportize.signature.null_model import log2_binomial_tail
 from passportize.signature.reading import Reading, prepare_sites, read_signature
 from passportize.thresholds import ACCEPT_STRENGTH
 
-__all__ = ["LOOKS_PRICE", "Evidence", "judge_evidence", "read_evidence"]
+__all__ = ["LOOKS_PRICE", "Evidence", "judge_evidence", "read_by_name", "read_evidence"]
 
-LOOKS_PRICE = 1.0
-"""Bits that each of two looks costs, at names and at assignments, because there are two.
+LOOKS_PRICE = 2.0
+"""Bits that each look costs, because there are several.
 
-The chance that either of them reaches a strength is at most twice that of one.
+A suspect is read at names, at assignments and, with the released weights at hand, after a disguise
+was undone. The chance that any of up to four looks reaches a strength is at most four times that of
+one.
 """
 
 
@@ -60,19 +62,46 @@ def read_evidence(tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout) 
         key: The claimant's key for the layout.
         layout: Where the bits lie.
     """
-
-    def weigh(found: Mapping[str, str], price: float, matched_by: str) -> Evidence:
-        reading = read_signature(key, layout, prepare_sites(layout, tensors, found))
-        log2_p = log2_binomial_tail(reading.matched, reading.total)
-        return Evidence(reading, log2_p, price + LOOKS_PRICE, matched_by, found)
-
-    first = weigh(match_names(layout, tensors), 0.0, BY_NAME)
+    first = read_by_name(tensors, key, layout)
     if first.strength >= ACCEPT_STRENGTH:
         return first
     # The names may be those of other layers (a Sequential counted anew), or nobody's.
     assigned = assign_tensors(key, layout, tensors)
-    second = weigh(assigned.found, assigned.log2_alternatives, BY_ASSIGNMENT)
+    price = assigned.log2_alternatives
+    second = _weigh(tensors, key, layout, assigned.found, price, BY_ASSIGNMENT)
     return second if second.strength > first.strength else first
+
+
+def read_by_name(
+    tensors: Mapping[str, Tensor],
+    key: ModelKey,
+    layout: Layout,
+    unread: Mapping[str, Tensor] | None = None,
+) -> Evidence:
+    """The reading by name alone.
+
+    Args:
+        tensors: The suspect's tensors by name.
+        key: The claimant's key for the layout.
+        layout: Where the bits lie.
+        unread: Entries of the tensors that are not read, see
+            :func:`~passportize.signature.reading.prepare_sites`.
+    """
+    return _weigh(tensors, key, layout, match_names(layout, tensors), 0.0, BY_NAME, unread)
+
+
+def _weigh(
+    tensors: Mapping[str, Tensor],
+    key: ModelKey,
+    layout: Layout,
+    found: Mapping[str, str],
+    price: float,
+    matched_by: str,
+    unread: Mapping[str, Tensor] | None = None,
+) -> Evidence:
+    reading = read_signature(key, layout, prepare_sites(layout, tensors, found, unread))
+    log2_p = log2_binomial_tail(reading.matched, reading.total)
+    return Evidence(reading, log2_p, price + LOOKS_PRICE, matched_by, found)
 
 
 def judge_evidence(evidence: Evidence, layout: Layout) -> tuple[bool | None, str]:

@@ -21,7 +21,7 @@ from passportize.signature.matching import BY_NAME
 from passportize.signature.model_key import ModelKey
 from passportize.verification.expectation import Expectation
 from passportize.verification.fidelity import Fidelity, measure_fidelity
-from passportize.verification.links import Links, judge_links, open_released
+from passportize.verification.links import Links, judge_links, open_released, open_weights
 from passportize.verification.suspect import Suspect, Weights, open_suspect
 from passportize.verification.verdict import SiteVerdict, Verdict
 
@@ -36,6 +36,7 @@ def verify(
     *,
     model: nn.Module | None = None,
     released: Weights | None = None,
+    base: Weights | None = None,
     config: PassportConfig | None = None,
     example_inputs: Any = None,
     device: torch.device | str | None = None,
@@ -69,6 +70,9 @@ def verify(
             aligned with them, which undoes permuted, rescaled and mirrored channels, and judged by
             two links (:mod:`passportize.verification.links`). A state dict or file then needs
             ``model``.
+        base: A public model that suspect and released weights may both come from, for
+            ``released``: it is taken out of both before their likeness is measured. Taking one
+            out can only clear a suspect.
         config: The formulation, where there is no claim; ``keyed`` by default.
         example_inputs: As in :func:`plan`, where there is no claim, and for ``released``.
         device: Where to run a copy of the suspect for fidelity; None to run it where it is.
@@ -100,10 +104,13 @@ def verify(
     evidence = read_evidence(opened.tensors, key, claimed.layout)
     accepted, reason = judge_evidence(evidence, claimed.layout)
     links = None
+    if base is not None and released is None:
+        raise InvalidArgument("verify: base= goes with released=; alone it decides nothing")
     if released is not None:
         weights = open_released(released, claim)
+        ancestor = None if base is None else open_weights(base, "verify: base=")
         if not accepted:
-            links = judge_links(weights, opened, key, claimed, example_inputs)
+            links = judge_links(weights, opened, key, claimed, example_inputs, ancestor)
             accepted, reason = _through_links(accepted, reason, links)
     fidelity = _fidelity(opened, passport, claimed, evidence, loader, device)
     same = None
