@@ -1,24 +1,34 @@
 """Which entries of a weight an alignment may look at, and which are kept for what is read after it.
 
 An alignment prefers whatever resembles the released weights, and these know the key. So what it
-has looked at proves nothing any more: likeness and bits of an aligned suspect come from the other
-entries. Which these are is decided by the shape of a weight alone, so that neither party has a say.
+has looked at of a weight that carries bits proves nothing any more: likeness and bits of an aligned
+suspect come from the other entries. Which these are is decided by shapes alone, so that neither
+party has a say.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
-__all__ = ["compared", "correlations", "fitting_entries", "some_columns"]
+from passportize.alignment.tied_channels import TiedChannels
+
+__all__ = ["HeldOut", "correlations", "fitting_entries", "some_columns"]
 
 FITTED = 0.25
 """Share of the entries that an alignment looks at.
 
 What is left of a long row has .99 of its strength, of a kernel of nine entries about half."""
+
+MOST_FITTED = 0.5
+"""The same where a matrix has to be found and a quarter would leave it open."""
+
+EQUATIONS = 1.5
+"""Entries of each row that are wanted for every unknown of a row of a matrix."""
 
 _LONG_ROW = 64
 _MANY_KERNELS = 16
@@ -26,9 +36,69 @@ _CARRIES_NOTHING = 8
 _MOST_ENTRIES = 4096
 
 
-def compared(shape: torch.Size) -> bool:
-    """Whether likeness is measured on a weight: its rows are long, and of many kernels each."""
+class HeldOut:
+    """What of each tensor of a model an alignment looks at.
+
+    Args:
+        tied: The channels of the model.
+        shapes: Shape of every tensor by first name.
+        bound: Names of those that carry bits, of which something is held out; by default all.
+    """
+
+    def __init__(
+        self,
+        tied: TiedChannels,
+        shapes: Mapping[str, torch.Size],
+        bound: Collection[str] | None = None,
+    ) -> None:
+        self._shapes = shapes
+        self._bound = frozenset(shapes if bound is None else bound)
+        self._columns: dict[str, tuple[int, float]] = {}
+        for space in tied.spaces:
+            writers = {}
+            for side in space.sides:
+                axis = tied.axes[side.axis]
+                shape = shapes[axis.tensor]
+                if side.writes and axis.role == "rows" and len(shape) > 1:
+                    writers[axis.tensor] = axis.dim
+            entries = sum(
+                shapes[name].numel() // shapes[name][dim] for name, dim in writers.items()
+            )
+            share = EQUATIONS * space.size / max(1, entries)
+            for name, dim in writers.items():
+                self._columns[name] = dim, min(MOST_FITTED, max(FITTED, share))
+
+    def holds(self, name: str) -> bool:
+        """Whether something of a tensor is held out."""
+        return name in self._bound
+
+    def compared(self, name: str) -> bool:
+        """Whether likeness is measured on it: its rows are long, and of many kernels each."""
+        return name in self._bound and _long_rows(self._shapes[name])
+
+    def fitted(self, name: str) -> Tensor:
+        """The entries from which an alignment is fitted, bool in the tensor's shape.
+
+        Where a matrix acts on rows, it is the same entries of every row.
+        """
+        shape = self._shapes[name]
+        if name not in self._bound:
+            return torch.ones((), dtype=torch.bool).expand(shape)
+        if name in self._columns:
+            return _fitting_columns(shape, *self._columns[name])
+        return fitting_entries(shape)
+
+
+def _long_rows(shape: torch.Size) -> bool:
     return len(shape) > 1 and shape[1:].numel() >= _LONG_ROW and shape[1] >= _MANY_KERNELS
+
+
+def _fitting_columns(shape: torch.Size, dim: int, share: float) -> Tensor:
+    rest = [size for d, size in enumerate(shape) if d != dim]
+    numbers = torch.rand(math.prod(rest), generator=torch.Generator().manual_seed(0))
+    chosen = torch.zeros(len(numbers), dtype=torch.bool)
+    chosen[numbers.argsort()[: math.ceil(share * len(numbers))]] = True
+    return chosen.view(rest).unsqueeze(dim).expand(shape)
 
 
 @functools.lru_cache(maxsize=64)
@@ -41,7 +111,7 @@ def fitting_entries(shape: torch.Size) -> Tensor:
     """
     if len(shape) < 2 or shape[1:].numel() < _CARRIES_NOTHING:
         return torch.ones(shape, dtype=torch.bool)
-    drawn = shape[:2] if compared(shape) else shape
+    drawn = shape[:2] if _long_rows(shape) else shape
     generator = torch.Generator().manual_seed(0)
     numbers = torch.rand(math.prod(drawn), generator=generator).view(drawn)
     # At least one of each row, to tell its sign from.

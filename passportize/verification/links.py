@@ -30,7 +30,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.alignment.alignment import align
-from passportize.alignment.held_out import fitting_entries
+from passportize.alignment.held_out import HeldOut
 from passportize.alignment.similarity import Similarity, measure_similarity
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.errors import InvalidArgument, TracingError
@@ -38,6 +38,7 @@ from passportize.release.checkpoint import host_state_dict, load_weights
 from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
 from passportize.signature.evidence import Evidence, judge_evidence, read_by_name, read_evidence
+from passportize.signature.matching import match_names
 from passportize.signature.model_key import ModelKey
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
 from passportize.verification.counterparts import find_counterparts, structure_of
@@ -203,9 +204,12 @@ def judge_links(
     except TracingError as error:
         return _links(None, f"link 2: {error}", evidence)
     ancestor = _ancestor(base, names, own) if base is not None else None
-    alignment = align(own, suspect, tied)
-    similarity = measure_similarity(own, alignment.tensors, tied, base=ancestor)
-    unread = {partner: fitting_entries(released[partner].shape) for partner in names.values()}
+    carrying = match_names(claimed.layout, released).values()
+    bound = {name for name, partner in names.items() if partner in carrying}
+    held_out = HeldOut(tied, {name: tensor.shape for name, tensor in own.items()}, bound)
+    alignment = align(own, suspect, tied, held_out)
+    similarity = measure_similarity(own, alignment.tensors, tied, base=ancestor, held_out=held_out)
+    unread = {names[name]: held_out.fitted(name) for name in bound}
     there = {partner: alignment.tensors[name] for name, partner in names.items()}
     aligned = read_by_name(there, key, claimed.layout, unread)
     undisguised = read_by_name(released, key, claimed.layout, unread)
