@@ -22,7 +22,8 @@ Of a weight that carries bits only some entries take part
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,15 @@ from passportize.alignment.tied_channels import TiedChannels
 __all__ = ["Alignment", "align"]
 
 ROUNDS = 3
+
+_OBVIOUS = 8.0
+"""Nats by which a channel's best match leads, from where on no assignment has to be computed."""
+
+_STRANGER = 0.05
+"""Mean correlation of held-out entries below which the first matches are no better than chance."""
+
+_FIRST_UNITS = 4
+"""Groups and spaces with rows to compare that are looked at before a stranger is given up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +84,7 @@ def align(
         held_out = HeldOut(tied, {name: tensor.shape for name, tensor in released.items()})
     search = _Search(released, suspect, tied, held_out)
     for late in (False, *(True,) * (ROUNDS - 1)):
-        if not search.round(late):
+        if not search.round(late) or search.stranger:
             break
     tensors = {name: search.unfolded(name) for name in suspect}
     for alias, first in tied.aliases.items():
@@ -99,6 +109,7 @@ class _Search:
         self.orders: list[Tensor | None] = [None] * len(tied.groups)
         self._matrices: list[Tensor | None] = [None] * len(tied.spaces)
         self._inverses: list[Tensor | None] = [None] * len(tied.spaces)
+        self._solved = [0] * len(tied.spaces)
         self._replaced = {space.group for space in tied.spaces if space.group is not None}
         self._scales = ChannelScales(tied, released, raw, held_out)
         self._groups_of: dict[int, list[int]] = {}
@@ -116,6 +127,9 @@ class _Search:
         self._heads = HeadFeatures(tied)
         self._steps = self._order_of_steps()
         self._known: dict[tuple[str, int, bool], Tensor] = {}
+        self._settled: set[int] = set()
+        self._tested: list[tuple[float, int]] = []
+        self.stranger = False
 
     def _order_of_steps(self) -> list[tuple[int, list[int], list[int]]]:
         """Groups and spaces that are first met at each step of the forward pass."""
@@ -142,6 +156,8 @@ class _Search:
         changed = False
         for step, groups, spaces in self._steps:
             for number in groups:
+                if number in self._settled:
+                    continue
                 order = self._match(number, late)
                 before = self.orders[number]
                 if order is not None and (before is None or not torch.equal(order, before)):
@@ -151,10 +167,48 @@ class _Search:
                     self._scales.place(group, order)
                     self._forget(axis for axis, _ in group.places)
             for number in spaces:
-                changed |= self._solve(number, late)
+                # Once with what lies before, and once with all: more changes hardly anything.
+                if self._solved[number] < 2:
+                    self._solve(number, late)
             if self._scales.set_signs(step, self._matched, late):
                 self._known.clear()
+            if not late and self._is_stranger(groups, spaces):
+                self.stranger = True
+                break
         return changed
+
+    def _is_stranger(self, groups: Sequence[int], spaces: Sequence[int]) -> bool:
+        """Whether the first matches are no better than chance, on entries that were not looked at.
+
+        Whatever comes later in the forward pass is compared by what was found before.
+        """
+        if len(self._tested) >= _FIRST_UNITS:
+            return False
+        for places in (
+            *(self._tied.groups[number].places for number in groups),
+            *(
+                [(side.axis, side.places[0]) for side in self._tied.spaces[number].sides]
+                for number in spaces
+                if self._tied.spaces[number].blocks == 1
+            ),
+        ):
+            for axis, where in places:
+                found = self._tied.axes[axis]
+                if found.role == "rows" and self._held_out.compared(found.tensor):
+                    own, other = self._matched(found.tensor)
+                    kept = ~self._held_out.fitted(found.tensor)
+                    rows = [
+                        found.of(part * kept).movedim(found.dim, 0)[where.reshape(-1)].flatten(1)
+                        for part in (own, other)
+                    ]
+                    alike = torch.nn.functional.cosine_similarity(rows[0], rows[1]).abs()
+                    chance = (2 / math.pi / max(1, int(kept[0].sum()))) ** 0.5
+                    self._tested.append((float(alike.mean()) - chance, len(alike)))
+                    break
+        if len(self._tested) < _FIRST_UNITS:
+            return False
+        total = sum(count for _, count in self._tested)
+        return sum(value * count for value, count in self._tested) / total < _STRANGER
 
     def _forget(self, axes: Iterable[int]) -> None:
         names = {self._tied.axes[axis].tensor for axis in axes}
@@ -233,19 +287,18 @@ class _Search:
             entries = side.places.reshape(-1)
             part.index_copy_(axis.dim, entries, changed.index_select(axis.dim, entries))
 
-    def _solve(self, number: int, late: bool) -> bool:
-        """Find the matrices of a space; whether they are others than before."""
+    def _solve(self, number: int, late: bool) -> None:
+        """Find the matrices of a space."""
         space = self._tied.spaces[number]
         pairs = [pair for side in space.sides if (pair := self._pair(side, late)) is not None]
         if not pairs:
-            return False
+            return
         matrices = find_matrices(space.kind, pairs)
-        before = self._matrices[number]
+        self._solved[number] += 1
         self._matrices[number], self._inverses[number] = matrices, inverse_of(matrices)
         self._forget(side.axis for side in space.sides)
         if space.kind is MatrixKind.LINEAR and space.group is not None:
             self._scales.measure_again(self._unmixed)
-        return before is None or not torch.allclose(before, matrices, atol=1e-3)
 
     def _unmixed(self, name: str) -> Tensor:
         """A tensor of the suspect of which nothing is undone but matrices."""
@@ -291,20 +344,30 @@ class _Search:
 
         group = self._tied.groups[number]
         score = self._heads_score(number)
-        seen = score is not None
         if score is None:
             score = torch.zeros(group.size, group.size)
+            seen = False
+            plain = []
             for axis, places in group.places:
-                gain = None
-                if self._released.tensors[self._tied.axes[axis].tensor].dim() == 1:
-                    gain = self._nearness(axis, places)
-                elif self._tied.axes[axis].moves and (late or self._ready(axis)):
+                found = self._tied.axes[axis]
+                if self._released.tensors[found.tensor].dim() == 1:
+                    plain.append((axis, places))
+                elif found.moves and (late or self._ready(axis)):
                     gain = self._likeness(axis, places)
+                    if gain is not None:
+                        score += gain
+                        seen = True
+            order = _obvious(score) if seen else None
+            if order is not None:
+                self._settled.add(number)
+                return order
+            for axis, places in plain:
+                gain = self._nearness(axis, places)
                 if gain is not None:
                     score += gain
                     seen = True
-        if not seen:
-            return None
+            if not seen:
+                return None
         return torch.from_numpy(linear_sum_assignment(score.numpy(), maximize=True)[1])
 
     def _heads_score(self, number: int) -> Tensor | None:
@@ -378,6 +441,17 @@ class _Search:
             near = (pair / spread[entry]).square() / 2
             distances -= 0.5 * near.clamp(1e-6, 1.0).log().float()
         return distances
+
+
+def _obvious(score: Tensor) -> Tensor | None:
+    """The best match of every channel, where all lead clearly and no two are the same."""
+    if score.shape[1] < 2:
+        return None
+    best, at = score.topk(2, dim=1)
+    order: Tensor = at[:, 0]
+    if float((best[:, 0] - best[:, 1]).min()) < _OBVIOUS or len(torch.unique(order)) < len(order):
+        return None
+    return order
 
 
 def _finite(tensor: Tensor) -> Tensor:

@@ -53,9 +53,11 @@ class Folded:
             if side.axis in self._factors:
                 part.mul_(axis.spread(self._factors[side.axis], part).to(part))
             if kind is MatrixKind.CENTRED:
-                size = side.places.shape[1]
-                mean = torch.full((1, size, size), 1.0 / size)
-                part.copy_(part - act(mean, side, axis, part))
+                turned = part.movedim(axis.dim, 0)
+                flat = side.places.reshape(-1)
+                chosen = turned[flat].reshape(*side.places.shape, *turned.shape[1:])
+                centred = chosen - chosen.mean(1, keepdim=True)
+                turned[flat] = centred.reshape(-1, *turned.shape[1:])
         return result
 
     def unfold(self, name: str, tensor: Tensor) -> Tensor:
