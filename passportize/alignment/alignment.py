@@ -39,7 +39,7 @@ from passportize.alignment.tied_channels import TiedChannels
 
 __all__ = ["Alignment", "align"]
 
-ROUNDS = 3
+ROUNDS = 4
 
 _OBVIOUS = 8.0
 """Nats by which a channel's best match leads, from where on no assignment has to be computed."""
@@ -128,6 +128,7 @@ class _Search:
         self._steps = self._order_of_steps()
         self._known: dict[tuple[str, int, bool], Tensor] = {}
         self._settled: set[int] = set()
+        self._changes = 0.0
         self._tested: list[tuple[float, int]] = []
         self.stranger = False
 
@@ -154,6 +155,8 @@ class _Search:
             Whether anything changed.
         """
         changed = False
+        unsettled = late and self._changes > 0.02
+        self._changes = 0.0
         for step, groups, spaces in self._steps:
             for number in groups:
                 if number in self._settled:
@@ -162,13 +165,15 @@ class _Search:
                 before = self.orders[number]
                 if order is not None and (before is None or not torch.equal(order, before)):
                     changed = True
+                    moved = 1.0 if before is None else float((order != before).double().mean())
+                    self._changes = max(self._changes, moved)
                     self.orders[number] = order
                     group = self._tied.groups[number]
                     self._scales.place(group, order)
                     self._forget(axis for axis, _ in group.places)
             for number in spaces:
-                # Once with what lies before, and once with all: more changes hardly anything.
-                if self._solved[number] < 2:
+                # Once all places are settled, more changes hardly anything.
+                if self._solved[number] < 2 or unsettled:
                     self._solve(number, late)
             if self._scales.set_signs(step, self._matched, late):
                 self._known.clear()
@@ -194,7 +199,8 @@ class _Search:
         ):
             for axis, where in places:
                 found = self._tied.axes[axis]
-                if found.role == "rows" and self._held_out.compared(found.tensor):
+                compared = found.role == "rows" and self._held_out.compared(found.tensor)
+                if compared and self._ready(axis):
                     own, other = self._matched(found.tensor)
                     kept = ~self._held_out.fitted(found.tensor)
                     rows = [

@@ -24,8 +24,8 @@ FITTED = 0.25
 
 What is left of a long row has .99 of its strength, of a kernel of nine entries about half."""
 
-MOST_FITTED = 0.5
-"""The same where a matrix has to be found and a quarter would leave it open."""
+MOST_FITTED = 0.75
+"""The same of the first layer that writes a space, where a quarter would leave its matrix open."""
 
 EQUATIONS = 1.5
 """Entries of each row that are wanted for every unknown of a row of a matrix."""
@@ -54,19 +54,32 @@ class HeldOut:
         self._shapes = shapes
         self._bound = frozenset(shapes if bound is None else bound)
         self._columns: dict[str, tuple[int, float]] = {}
+        self._open: set[str] = set()
         for space in tied.spaces:
-            writers = {}
+            writers: list[str] = []
+            equations = 0.0
             for side in space.sides:
                 axis = tied.axes[side.axis]
                 shape = shapes[axis.tensor]
                 if side.writes and axis.role == "rows" and len(shape) > 1:
-                    writers[axis.tensor] = axis.dim
-            entries = sum(
-                shapes[name].numel() // shapes[name][dim] for name, dim in writers.items()
-            )
-            share = EQUATIONS * space.size / max(1, entries)
-            for name, dim in writers.items():
-                self._columns[name] = dim, min(MOST_FITTED, max(FITTED, share))
+                    length = shape.numel() // shape[axis.dim]
+                    share = min(MOST_FITTED, max(FITTED, EQUATIONS * space.size / length))
+                    share = FITTED if writers else share
+                    self._columns.setdefault(axis.tensor, (axis.dim, share))
+                    writers.append(axis.tensor)
+                    equations += share * length
+            if equations < space.size:
+                # A matrix that fits the released rows then exists for any model, and what reads
+                # the space can be anything.
+                self._open.update(
+                    name
+                    for side in space.sides
+                    if len(shapes[name := tied.axes[side.axis].tensor]) > 1
+                )
+
+    def readable(self, name: str) -> bool:
+        """Whether what an alignment leaves of a tensor can tell a copy from a stranger."""
+        return name not in self._open
 
     def holds(self, name: str) -> bool:
         """Whether something of a tensor is held out."""
@@ -74,7 +87,8 @@ class HeldOut:
 
     def compared(self, name: str) -> bool:
         """Whether likeness is measured on it: its rows are long, and of many kernels each."""
-        return name in self._bound and _long_rows(self._shapes[name])
+        readable = name in self._bound and self.readable(name)
+        return readable and _long_rows(self._shapes[name])
 
     def fitted(self, name: str) -> Tensor:
         """The entries from which an alignment is fitted, bool in the tensor's shape.

@@ -87,7 +87,7 @@ def measure_similarity(
         held_out = HeldOut(tied, {name: tensor.shape for name, tensor in released.items()})
     tables = []
     rows = 0
-    for size, places_on in _matched_rows(tied):
+    for size, places_on in _matched_rows(tied, released):
         table = torch.zeros(size, size)
         tested = 0
         for number, places in places_on:
@@ -120,15 +120,30 @@ def measure_similarity(
     return Similarity(likeness, chance, (1 + higher) / (matchings + 1), matchings, rows)
 
 
-def _matched_rows(tied: TiedChannels) -> Iterator[tuple[int, Sequence[tuple[int, Tensor]]]]:
-    """Rows that an alignment has laid on each other: how many, and on which axes they lie."""
+def _matched_rows(
+    tied: TiedChannels, released: Mapping[str, Tensor]
+) -> Iterator[tuple[int, Sequence[tuple[int, Tensor]]]]:
+    """Rows that an alignment has laid on each other: how many, and on which axes they lie.
+
+    Rows that nothing can have moved are compared as they lie, too.
+    """
     replaced = {space.group for space in tied.spaces}
+    movable = {
+        *(axis for group in tied.groups for axis, _ in group.places),
+        *(side.axis for space in tied.spaces for side in space.sides),
+    }
     for number, group in enumerate(tied.groups):
         if number not in replaced:
             yield group.size, group.places
     for space in tied.spaces:
         if space.blocks == 1:
             yield space.size, [(side.axis, side.places[0]) for side in space.sides if side.writes]
+    for number, axis in enumerate(tied.axes):
+        count = len(axis.atoms)
+        if number in movable or axis.role != "rows" or not axis.moves or axis.first:
+            continue
+        if count > 1 and count == released[axis.tensor].shape[axis.dim]:
+            yield count, [(number, torch.arange(count)[:, None])]
 
 
 def _beyond(rows: Tensor, past: Tensor) -> Tensor:

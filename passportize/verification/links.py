@@ -209,10 +209,12 @@ def judge_links(
     held_out = HeldOut(tied, {name: tensor.shape for name, tensor in own.items()}, bound)
     alignment = align(own, suspect, tied, held_out)
     similarity = measure_similarity(own, alignment.tensors, tied, base=ancestor, held_out=held_out)
-    unread = {names[name]: held_out.fitted(name) for name in bound}
-    there = {partner: alignment.tensors[name] for name, partner in names.items()}
+    read = {name: partner for name, partner in names.items() if held_out.readable(name)}
+    unread = {read[name]: held_out.fitted(name) for name in bound if name in read}
+    there = {partner: alignment.tensors[name] for name, partner in read.items()}
+    same = {partner: released[partner] for partner in read.values()}
     aligned = read_by_name(there, key, claimed.layout, unread)
-    undisguised = read_by_name(released, key, claimed.layout, unread)
+    undisguised = read_by_name(same, key, claimed.layout, unread)
     second, reason = _second_link(similarity, aligned, ancestor is not None)
     return replace(
         _links(second, reason, evidence),
