@@ -122,8 +122,8 @@ def build(name: str, seed: int) -> nn.Module:
         model: nn.Module = timm.create_model(name, num_classes=10)
         for module in model.modules():
             if isinstance(getattr(module, "running_var", None), Tensor):
-                module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr,operator]
-                module.running_mean.normal_(0, 0.3)  # type: ignore[union-attr,operator]
+                module.running_var.uniform_(0.5, 2.0)  # type: ignore[operator]
+                module.running_mean.normal_(0, 0.3)  # type: ignore[operator]
         for key, parameter in model.named_parameters():
             if parameter.dim() <= 1 or key.endswith(("gamma", "gamma_1", "gamma_2")):
                 if key.endswith("bias"):
