@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from passportize.errors import InvalidArgument, MissingExtra, PassportizeError
+from passportize.report.examination import Examination
 from passportize.report.sections import Section, Strangers, sections_of
 from passportize.signature.reading import Reading
 from passportize.utils.files import write_atomically
@@ -26,6 +27,7 @@ def render_report(
     reading: Reading | None = None,
     strangers: Strangers | None = None,
     before: Sequence[Section] = (),
+    examination: Examination | None = None,
 ) -> str:
     """HTML of a verdict; the file needs nothing else, neither network nor scripts.
 
@@ -35,6 +37,7 @@ def render_report(
         reading: Responses of the channels, for a histogram.
         strangers: Other keys on the same model, for comparison.
         before: Parts to show between the verdict and its details.
+        examination: What was examined, with what and when.
 
     Raises:
         InvalidArgument: ``verdict`` is none.
