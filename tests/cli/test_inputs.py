@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-timm = pytest.importorskip("timm")
+pytest.importorskip("timm")
+import timm
 from PIL import Image
 
 from passportize.cli.data_input import given_preprocessing, load_data, preparation
@@ -92,7 +93,7 @@ def test_pictures_are_prepared_as_recorded(tmp_path):
 def test_folders_and_classes_must_agree(tmp_path):
     model = timm.create_model("test_resnet", num_classes=2)
     three = pictures(tmp_path / "three", "abc")
-    with pytest.raises(DatasetError, match="3 folders.*--num-classes"):
+    with pytest.raises(DatasetError, match=r"3 folders.*--num-classes"):
         load_data(three, model, 4)
     with pytest.warns(UserWarning, match="1 folders"):
         load_data(pictures(tmp_path / "one", "a"), model, 4)
