@@ -8,6 +8,7 @@ from passportize.cli import commit as committing
 from passportize.cli import demo as showcase
 from passportize.cli import models
 from passportize.cli import passports as keys
+from passportize.cli import release as releasing
 from passportize.cli import timm_train as launching
 from passportize.cli import verify as proof
 from passportize.cli.group import Commands
@@ -47,6 +48,8 @@ def application() -> typer.Typer:
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(launching.timm_train)
+    app.command(rich_help_panel=RELEASE)(releasing.release)
+    app.command(rich_help_panel=RELEASE)(releasing.claim)
     app.command(rich_help_panel=RELEASE)(models.strip)
     app.command(rich_help_panel=RELEASE)(models.export)
     app.command(rich_help_panel=RELEASE)(committing.commit)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
 from passportize.errors import InvalidArgument
+from passportize.utils.files import sha256_of_file
 
 __all__ = ["Examination", "ExaminedFile"]
 
@@ -34,15 +34,8 @@ class ExaminedFile:
         Raises:
             InvalidArgument: It cannot be read.
         """
-        digest, size = hashlib.sha256(), 0
-        try:
-            with Path(path).open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-                    size += len(block)
-        except OSError as error:
-            raise InvalidArgument(f"{path}: {error.strerror or error}; check the path") from None
-        return cls(str(path), digest.hexdigest(), size)
+        digest = sha256_of_file(path, error=InvalidArgument)
+        return cls(str(path), digest, Path(path).stat().st_size)
 
     @classmethod
     def all_of(cls, path: str | os.PathLike[str]) -> tuple[ExaminedFile, ...]:
