@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from passportize.cli import arbitrate as arbitrating
+from passportize.cli import audit as auditing
 from passportize.cli import commit as committing
 from passportize.cli import demo as showcase
 from passportize.cli import models
@@ -52,9 +54,11 @@ def application() -> typer.Typer:
     app.command(rich_help_panel=RELEASE)(releasing.claim)
     app.command(rich_help_panel=RELEASE)(models.strip)
     app.command(rich_help_panel=RELEASE)(models.export)
+    app.command(rich_help_panel=RELEASE)(auditing.audit)
     app.command(rich_help_panel=RELEASE)(committing.commit)
     app.command("open", rich_help_panel=RELEASE)(committing.open_release)
     app.command(rich_help_panel=COPY)(proof.verify)
+    app.command(rich_help_panel=COPY)(arbitrating.arbitrate)
     app.command(rich_help_panel=LOOK)(keys.inspect)
     app.command(rich_help_panel=LOOK)(keys.commitment)
     app.command(rich_help_panel=LOOK)(showcase.demo)

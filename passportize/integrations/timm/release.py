@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from passportize.config import PassportConfig
-from passportize.errors import CheckpointError, WrongPassport
+from passportize.errors import CheckpointError, SurgeryError, TracingError, WrongPassport
 from passportize.integrations.timm.checkpoint import TASK_KEY, BranchRecord, join_state
 from passportize.integrations.timm.preprocessing import preprocessing_of
 from passportize.passport.passport import Passport
@@ -109,7 +109,13 @@ def restore_checkpoint(
                 f"{record.commitment[:12]}...); give that one"
             )
         marking = record.marking
-        put_in_branches(model, marking.sites, passport, marking.config, marking.configs)
+        try:
+            put_in_branches(model, marking.sites, passport, marking.config, marking.configs)
+        except (AttributeError, SurgeryError, TracingError) as error:
+            raise CheckpointError(
+                f"{checkpoint}: its private branches do not fit {type(model).__name__} ({error}); "
+                "give the plain model of the training with model="
+            ) from None
     else:
         passportize(model, passport, config=config, where=where, example_inputs=example_inputs)
     try:

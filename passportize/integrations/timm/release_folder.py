@@ -22,6 +22,7 @@ from passportize.errors import CheckpointError, ClaimError, ClaimMismatch, Wrong
 from passportize.integrations.timm.model_card import model_card, release_summary
 from passportize.passport.passport import Passport
 from passportize.release.audit import is_clean
+from passportize.release.audit_files import audit_files
 from passportize.release.checkpoint import load_weights, save_weights
 from passportize.release.claim import Claim, claim_of
 from passportize.release.claim_file import load_claim, save_claim, write_claim
@@ -160,6 +161,9 @@ def make_release(
         )
         _write(place / PUBLISH / "README.md", model_card(plain, release, training))
         _write(place / PUBLISH / "SHA256SUMS", _sums(place / PUBLISH))
+        audit = audit_files(place / PUBLISH)
+        if not audit:
+            raise CheckpointError(f"{source}: what would be published is not clean: {audit}")
         _write(place / SUMMARY, release_summary(release, source, commit, passport.owner))
         record = json.dumps(release.to_dict(), indent=2) + "\n"
         _write(place / KEEP / "release.json", record)
