@@ -121,7 +121,7 @@ def verify(
         message = key.read_message(evidence.reading.bits, evidence.reading.confidence)
     if links is not None and links.accepted and fidelity.passed is False:
         why = "in a disguised suspect the private branch finds no place"
-        fidelity = Fidelity(fidelity.public, fidelity.private, None, why)
+        fidelity = replace(fidelity, passed=None, reason=why)
     if accepted and fidelity.passed is False:
         reason += (
             "; the private branch fails its test of accuracy, which the signature does not depend "
@@ -246,4 +246,5 @@ def _verdict(
         same_weights=same,
         claim=claim.digest() if claim is not None else "",
         notes=tuple(notes),
+        samples=fidelity.samples,
     )
