@@ -127,13 +127,15 @@ def _embed(branch: Branch, margin: float | None) -> bool:
         # On the CPU, where float64 exists and every machine computes the same.
         weight: Tensor = getattr(owner, attribute)
         values = weight.cpu()
-        rows = anchor_rows(values, part, side.window).double()
-        bits = branch.secret.bits[start : start + part.channels].cpu().double()
-        start += part.channels
-        wanted = branch.formulation.turned(rows, side.to(rows.device), bits, reach)
+        side = side.to(values.device)
+        rows = side.picked(anchor_rows(values, part, side.window)).double()
+        bits = branch.secret.bits[start : start + part.bits].cpu().double()
+        start += part.bits
+        wanted = branch.formulation.turned(rows, side, bits, reach)
         if wanted is not None:
             moved = True
-            weight.copy_(added_to_rows(values, part, wanted - rows, side.window))
+            added = added_to_rows(values, part, wanted - rows, side.window, side.rows)
+            weight.copy_(added)
     return moved
 
 
