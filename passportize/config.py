@@ -156,6 +156,15 @@ class PassportConfig:
         return _preset(preset, changes)
 
     @classmethod
+    def trained(cls, **changes: Any) -> PassportConfig:
+        """Bits only, for a model that is trained already and is not trained on.
+
+        1,024 rows, picked by the key, at a margin of 0.5: see :func:`passportize.embed_signature`
+        with ``calibration=``. What other numbers cost is in ``docs/marking.md``.
+        """
+        return cls.signature(**{"margin": 0.5, "bits": 1024, **changes})
+
+    @classmethod
     def preset(cls, name: str, **changes: Any) -> PassportConfig:
         """A preset by its name, which is that of its formulation.
 

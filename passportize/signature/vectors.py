@@ -52,7 +52,7 @@ class SignVectors(NamedTuple):
     rows: Tensor | None = None
 
     @property
-    def window(self) -> slice | None:
+    def window(self) -> slice:
         """The entries of a row that they answer to."""
         return slice(self.offset, self.offset + self.codes.shape[1])
 
