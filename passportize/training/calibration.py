@@ -104,6 +104,11 @@ def turn_by_output(
         InvalidArgument: There is no batch.
     """
     weights = {name: each for name, each in _weights(layers).items() if _set_block(each)}
+    if not isinstance(calibration, Iterable) or isinstance(calibration, (Tensor, str)):
+        raise InvalidArgument(
+            f"calibration= must be batches of inputs, [images] for one batch, not a "
+            f"{type(calibration).__name__}"
+        )
     if isinstance(calibration, Iterator):
         calibration = list(calibration)
     place = place_of(model)

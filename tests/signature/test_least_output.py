@@ -15,7 +15,7 @@ from torch import Tensor
 from passportize.passport.derivation import LabelledStream
 from passportize.signature.least_output import Metric, least_output_rows
 from passportize.signature.response import normalised_responses, reach_of
-from passportize.signature.turning import turned_rows
+from passportize.signature.turning import SPARE, turned_rows
 from passportize.signature.vectors import SignVectors, draw_sign_vectors
 
 
@@ -54,6 +54,8 @@ def cost(added: Tensor, metric: Metric) -> Tensor:
 def test_every_row_keeps_the_margin(
     entries: int, margin: float, decay: float, ridge: float, seed: int, centred: bool
 ) -> None:
+    # A short vector may be nearly constant, and nothing of that is left in a row less its mean.
+    entries = max(entries, 40) if centred else entries
     rows, vectors, bits = drawn(5, entries, seed)
     if centred:
         rows -= rows.mean(1, keepdim=True)
@@ -81,6 +83,8 @@ def test_no_change_costs_less(seed: int) -> None:
     full = (metric.moment + 0.05 * mean * torch.eye(entries)).numpy()
     for row in range(3):
         w, b = rows[row].numpy(), float(bits[row])
+        # The length that the margin is a multiple of is that of the row as it became.
+        least = SPARE * margin * float((rows[row] + added[row]).norm())
         best = math.inf
         for sign in (1.0, -1.0):
             limits = [
@@ -102,9 +106,7 @@ def test_no_change_costs_less(seed: int) -> None:
                 )
                 if result.success:
                     best = min(best, float(result.fun))
-        # The length of the row is settled, not weighed, and rows go a hundredth past the margin.
-        assert found[row] <= 1.12 * best + 1e-9
-        assert math.isfinite(best)
+        assert found[row] <= 1.02 * best + 1e-9
 
 
 def test_an_even_price_is_the_turn_with_the_least_weights() -> None:
