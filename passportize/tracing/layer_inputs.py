@@ -105,14 +105,19 @@ class InputMoments(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._take(name, inputs)
         return func(*args, **(kwargs or {}))
 
-    def name_of(self, tensor: Any) -> str | None:
-        """The weight that a tensor is, or is computed of."""
+    def name_of(self, tensor: Any, computed: bool = False) -> str | None:
+        """The weight that a tensor is.
+
+        Args:
+            tensor: What stands in the place of a weight in an operation.
+            computed: Whether it may be computed from the weight of the module that is running.
+        """
         if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
             return None
         name = self._names.get(tensor.untyped_storage().data_ptr())
-        if name is None:
+        if name is None and computed:
             name = self._owner()
-            if name is None or tensor.shape != self._shapes[name]:
+            if name is not None and tensor.shape != self._shapes[name]:
                 return None
         return name
 
@@ -164,7 +169,7 @@ def _addmm(mode: InputMoments, args: Sequence[Any]) -> _Found:
 
 def _convolution(mode: InputMoments, args: Sequence[Any]) -> _Found:
     inputs, weight, _, stride, padding, dilation, transposed, _, groups = args
-    name = mode.name_of(weight)
+    name = mode.name_of(weight, computed=True)
     if name is None or transposed:
         return
 
