@@ -178,6 +178,7 @@ def marked(
 def seen(model: nn.Module, inputs: Tensor, rows: dict[str, Tensor]) -> float:
     """How well a thief with inputs tells marked rows from others: area under the ROC curve."""
     shares = unused_shares(model, inputs.split(32))
+    rows = {name: index for name, index in rows.items() if name in shares}
     own = torch.cat([shares[name][index] for name, index in rows.items()])
     rest = torch.cat(
         [
