@@ -1,8 +1,8 @@
 """Networks of a few million parameters, trained on Fashion-MNIST and kept for measurements.
 
 ResNet-18 of half width without its pooling, a ConvNeXt of three stages and a ViT of depth 4 with 16
-patches: sizes that one core trains in minutes. 20,000 of the 60,000 training images, AdamW with one cycle;
-accuracies are those of the 10,000 test images. Trained weights are kept in a folder, so that a
+patches: sizes that one core trains in minutes. 20,000 of the 60,000 training images, AdamW with one
+cycle; accuracies are those of the 10,000 test images. Trained weights are kept in a folder, so that a
 measurement that was stopped goes on.
 """
 
@@ -38,7 +38,10 @@ def _resnet() -> nn.Module:
 
 
 def _convnext() -> nn.Module:
-    return ConvNeXt(in_chans=1, num_classes=10, depths=(3, 3, 3), dims=(96, 192, 384), patch_size=4)
+    model: nn.Module = ConvNeXt(
+        in_chans=1, num_classes=10, depths=(3, 3, 3), dims=(96, 192, 384), patch_size=4
+    )
+    return model
 
 
 def _vit() -> nn.Module:

@@ -10,34 +10,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
-from passportize.layers.layer import PassportLayer
-from passportize.layers.private_branch import Branch, has_statistics
-from passportize.signature.formulations import NORMALISED
 from passportize.signature.least_output import Metric, least_output_rows
-from passportize.signature.rows import added_to_rows, anchor_fan_in, anchor_rows
+from passportize.signature.rows import added_to_rows, anchor_rows
 from passportize.signature.site import AnchorPart
 from passportize.signature.vectors import SignVectors
 from passportize.tracing.layer_inputs import InputMoments, Moments, ReachedLast, observed
+from passportize.training.marked_rows import MarkedRows, MarkedWeight
 from passportize.utils.frozen import eager_mode, in_eval_mode, trial
 from passportize.utils.trees import call_model, moved_inputs, place_of
 
-__all__ = ["RIDGE", "Progress", "companions", "turn_by_output"]
+__all__ = ["RIDGE", "Progress", "inputs_of", "turn_by_output"]
 
 Progress = Callable[[int, int], None]
 """Called with how many steps are done, and how many there are."""
 
 RIDGE = 1.0
 """Multiple of the identity in the price of a change, in units of the mean of the second moment."""
-
-_WIDEST = 4096
-"""Entries of a row that a change may touch; of longer rows a run that has the window in it."""
 
 _MEMORY = 1 << 29
 """Bytes that the moments of the layers of one pass may take."""
@@ -46,54 +41,19 @@ _ROUNDS = 4
 """Rows that are read less the mean of all rows move a little with every other one."""
 
 
-@dataclass
-class _Piece:
-    """The rows of one part of one site."""
-
-    layer: PassportLayer
-    part: AnchorPart
-    vectors: SignVectors
-    bits: Tensor
-    channel: int
-    """Of the site, where the part starts."""
-
-
-@dataclass
-class _Weight:
-    """One weight and all that is read from it."""
-
-    owner: nn.Module
-    attribute: str
-    pieces: list[_Piece] = field(default_factory=list)
-    block: slice = field(default_factory=lambda: slice(0, 0))
-
-    @property
-    def values(self) -> Tensor:
-        value: Tensor = getattr(self.owner, self.attribute)
-        return value
-
-    @property
-    def bias(self) -> Tensor | None:
-        name = "bias" if self.attribute == "weight" else self.attribute.replace("weight", "bias")
-        bias = getattr(self.owner, name, None)
-        return bias if isinstance(bias, nn.Parameter) and bias.dim() == 1 else None
-
-
 def turn_by_output(
-    layers: Iterable[PassportLayer],
+    weights: Mapping[str, MarkedWeight],
     model: nn.Module,
     calibration: Iterable[Any],
-    margin: float | None,
     ridge: float,
     progress: Progress | None = None,
 ) -> int:
     """Turn the rows of all weights whose inputs can be seen; the others stay as they are.
 
     Args:
-        layers: Two-branch layers of the model.
-        model: The model.
+        weights: What is to carry bits, by the name of the weight.
+        model: The model that they belong to.
         calibration: Batches, as :func:`passportize.embed_signature` takes them.
-        margin: Distance to leave from zero; None for that of each site.
         ridge: Multiple of the identity, in units of the mean of the second moment.
         progress: Called with batches done and their number.
 
@@ -103,7 +63,7 @@ def turn_by_output(
     Raises:
         InvalidArgument: There is no batch.
     """
-    weights = {name: each for name, each in _weights(layers).items() if _set_block(each)}
+    weights = {name: each for name, each in weights.items() if each.choose_block()}
     if not isinstance(calibration, Iterable) or isinstance(calibration, (Tensor, str)):
         raise InvalidArgument(
             f"calibration= must be batches of inputs, [images] for one batch, not a "
@@ -142,7 +102,7 @@ def turn_by_output(
                 steps.batch()
         steps.group()
         for name in group:
-            bits += _turn(weights[name], mode.moments[name], margin, ridge)
+            bits += _turn(weights[name], mode.moments[name], ridge)
     return bits
 
 
@@ -173,73 +133,13 @@ def inputs_of(batch: Any) -> Any:
     return batch
 
 
-def companions(layers: Iterable[PassportLayer]) -> dict[int, Tensor]:
-    """Tensors beside the weights that :func:`turn_by_output` may change, by identity."""
-    found: dict[int, Tensor] = {}
-    for weight in _weights(layers).values():
-        if weight.bias is not None:
-            found[id(weight.bias)] = weight.bias
-        for piece in weight.pieces:
-            if has_statistics(piece.layer):
-                for name in ("running_mean", "running_var"):
-                    value = getattr(piece.layer, name)
-                    found[id(value)] = value
-    return found
-
-
-def _weights(layers: Iterable[PassportLayer]) -> dict[str, _Weight]:
-    weights: dict[str, _Weight] = {}
-    for layer in layers:
-        branch: Branch = layer.passport
-        if not branch.bound or branch.weights is None or branch.formulation is not NORMALISED:
-            continue
-        start = channel = 0
-        for (owner, attribute, part), side in zip(
-            branch.weights.owners, branch.secret.sides, strict=True
-        ):
-            bits = branch.secret.bits[start : start + part.bits].cpu().double()
-            assert isinstance(side, SignVectors)
-            piece = _Piece(layer, part, side.to(torch.device("cpu")), bits, channel)
-            if part.bits:
-                each = weights.setdefault(part.weight, _Weight(owner, attribute))
-                each.pieces.append(piece)
-            start, channel = start + part.bits, channel + part.channels
-    return weights
-
-
-def _set_block(weight: _Weight) -> bool:
-    """Choose the entries that a change may touch; whether the rows are of a kind that can be."""
-    shape = tuple(weight.values.shape)
-    first, last = None, 0
-    for piece in weight.pieces:
-        part = piece.part
-        if part.axis != "output" or part.transposed or part.repeats > 1 or part.expert_shape:
-            return False
-        window = piece.vectors.window
-        first = window.start if first is None else min(first, window.start)
-        last = max(last, window.stop)
-    if first is None or last - first > _WIDEST:
-        return False
-    fan_in = anchor_fan_in(shape, weight.pieces[0].part)
-    if fan_in <= _WIDEST:
-        first, last = 0, fan_in
-    else:
-        # Around the windows, as far as memory allows.
-        first = max(0, min(first - (_WIDEST - (last - first)) // 2, fan_in - _WIDEST))
-        last = first + _WIDEST
-        if any(piece.part.centred for piece in weight.pieces):
-            return False
-    weight.block = slice(first, last)
-    return True
-
-
-def _groups(order: Sequence[str], weights: Mapping[str, _Weight]) -> Iterator[list[str]]:
+def _groups(order: Sequence[str], weights: Mapping[str, MarkedWeight]) -> Iterator[list[str]]:
     """Weights in the order in which they are used, as many at a time as memory allows."""
     group: list[str] = []
     taken = 0
     for name in order:
         weight = weights[name]
-        size = 8 * weight.pieces[0].part.groups * (weight.block.stop - weight.block.start) ** 2
+        size = 8 * weight.rows[0].part.groups * (weight.block.stop - weight.block.start) ** 2
         if group and taken + size > _MEMORY:
             yield group
             group, taken = [], 0
@@ -249,18 +149,18 @@ def _groups(order: Sequence[str], weights: Mapping[str, _Weight]) -> Iterator[li
         yield group
 
 
-def _turn(weight: _Weight, moments: Moments, margin: float | None, ridge: float) -> int:
+def _turn(weight: MarkedWeight, moments: Moments, ridge: float) -> int:
     """Turn the rows of one weight, and put right what moves along."""
     values = weight.values
-    groups = weight.pieces[0].part.groups
+    groups = weight.rows[0].part.groups
     if len(moments.second) != groups or not bool(torch.isfinite(moments.second).all()):
         return 0
     exact = values.cpu()
     start = exact
     for _ in range(_ROUNDS):
         moved = False
-        for piece in weight.pieces:
-            added = _added(weight, piece, exact, moments, margin, ridge)
+        for piece in weight.rows:
+            added = _added(weight, piece, exact, moments, ridge)
             if added is None:
                 continue
             moved = True
@@ -270,23 +170,21 @@ def _turn(weight: _Weight, moments: Moments, margin: float | None, ridge: float)
     if exact is not start:
         _put_right(weight, start, exact, moments)
         values.copy_(exact)
-    return sum(piece.part.bits for piece in weight.pieces)
+    return sum(piece.part.bits for piece in weight.rows)
 
 
 def _added(
-    weight: _Weight,
-    piece: _Piece,
+    weight: MarkedWeight,
+    piece: MarkedRows,
     values: Tensor,
     moments: Moments,
-    margin: float | None,
     ridge: float,
 ) -> Tensor | None:
     part, vectors, block = piece.part, piece.vectors, weight.block
     rows = vectors.picked(anchor_rows(values, part, block)).double()
-    reach = piece.layer.passport.config.margin if margin is None else margin
-    numbers = _row_numbers(piece)
+    numbers = piece.numbers
     per_group = values.shape[0] // part.groups
-    mean_matters = part.centred or (weight.bias is None and not _follows(piece))
+    mean_matters = part.centred or (weight.bias is None and not piece.has_norm_behind)
     added = None
     for group in sorted(set((numbers // per_group).tolist())):
         own = (numbers // per_group == group).nonzero().flatten()
@@ -295,7 +193,7 @@ def _added(
             rows[own],
             SignVectors(vectors.codes[own], vectors.offset - block.start),
             piece.bits[own],
-            reach,
+            piece.margin,
             metric,
             part.centred,
         )
@@ -305,42 +203,23 @@ def _added(
     return added
 
 
-def _row_numbers(piece: _Piece) -> Tensor:
-    """Which rows of the weight the rows of a piece are, int64."""
-    rows = piece.vectors.rows
-    if rows is None:
-        rows = torch.arange(piece.part.channels, device="cpu")
-    return rows + piece.part.start
-
-
-def _follows(piece: _Piece) -> bool:
-    """Whether a norm with running statistics reads the layer's own outputs."""
-    anchor = piece.layer.passport.site.anchor
-    return (
-        has_statistics(piece.layer)
-        and anchor is not None
-        and anchor.rule in ("upstream", "concat", "autograd")
-        and set(anchor.crossed) <= {"cat"}
-    )
-
-
-def _put_right(weight: _Weight, before: Tensor, after: Tensor, moments: Moments) -> None:
+def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, moments: Moments) -> None:
     """Move biases and running statistics along with what the layer computes.
 
     With ``m`` and ``S`` mean and covariance of the inputs, the mean of a row's output moves by ``dw
     . m``, which the bias takes away again or the running mean of the norm follows, and its variance
     by ``w' S w - w S w``.
     """
-    if any(piece.part.centred for piece in weight.pieces):
+    if any(piece.part.centred for piece in weight.rows):
         return
     corrected = torch.zeros(before.shape[0], dtype=torch.bool, device="cpu")
-    for piece in weight.pieces:
+    for piece in weight.rows:
         part, block = piece.part, weight.block
         old, new = (
             piece.vectors.picked(anchor_rows(values, _plain(part), block)).double()
             for values in (before, after)
         )
-        numbers = _row_numbers(piece)
+        numbers = piece.numbers
         group = numbers // (before.shape[0] // part.groups)
         mean = moments.mean()[group]
         shift = ((new - old) * mean).sum(1)
@@ -349,10 +228,10 @@ def _put_right(weight: _Weight, before: Tensor, after: Tensor, moments: Moments)
             first = ~corrected[numbers]
             bias[numbers[first].to(bias.device)] -= shift[first].to(bias)
             corrected[numbers] = True
-        if not _follows(piece):
+        if not piece.has_norm_behind:
             continue
-        running_mean: Any = piece.layer.running_mean
-        running_var: Any = piece.layer.running_var
+        running_mean: Any = piece.norm.running_mean
+        running_var: Any = piece.norm.running_var
         channels = (piece.channel + numbers - part.start).to(running_mean.device)
         if bias is None:
             running_mean[channels] += shift.to(running_mean)

@@ -24,7 +24,8 @@ from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
 from passportize.signature.rows import added_to_rows, anchor_rows
-from passportize.training.calibration import RIDGE, Progress, companions, turn_by_output
+from passportize.training.calibration import RIDGE, Progress, turn_by_output
+from passportize.training.marked_rows import companions, rows_of_layers
 
 __all__ = ["Embedding", "TrainedWeightsWarning", "embed_signature"]
 
@@ -134,8 +135,9 @@ def embed_signature(
         _check(name, weight)
     before = sum(branch.matched() for branch in branches)
     kept = {name: weight.clone() for name, weight in weights.items()}
-    beside = companions(layers) if calibration is not None else {}
-    kept_beside = {key: tensor.clone() for key, tensor in beside.items()}
+    marked = rows_of_layers(layers, margin)
+    beside = companions(marked) if calibration is not None else []
+    kept_beside = [tensor.clone() for tensor in beside]
     by_output = 0
     if calibration is None and any(_trained(layer) for layer in layers):
         warnings.warn(
@@ -147,7 +149,7 @@ def embed_signature(
         )
     try:
         if calibration is not None:
-            by_output = turn_by_output(layers, model, calibration, margin, ridge, progress)
+            by_output = turn_by_output(marked, model, calibration, ridge, progress)
         for _ in range(_ROUNDS):
             moved = [_embed(branch, margin) for branch in branches]
             if not any(moved):
@@ -157,8 +159,8 @@ def embed_signature(
     except BaseException:
         for name, weight in weights.items():
             weight.copy_(kept[name])
-        for key, tensor in beside.items():
-            tensor.copy_(kept_beside[key])
+        for tensor, values in zip(beside, kept_beside, strict=True):
+            tensor.copy_(values)
         raise
     ratios = [math.sqrt(change / length) for change, length in added if length > 0]
     length = sum(length for _, length in added)

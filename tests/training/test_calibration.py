@@ -196,7 +196,7 @@ def test_biases_take_the_mean_away() -> None:
 def test_rows_wider_than_memory_allows_are_changed_around_the_window(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("passportize.training.calibration._WIDEST", 300)
+    monkeypatch.setattr("passportize.training.marked_rows._WIDEST", 300)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(700, 100), nn.LayerNorm(100))
     x = torch.randn(400, 700)
