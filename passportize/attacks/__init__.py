@@ -5,6 +5,7 @@ from passportize.attacks.disguise import mix_channels
 from passportize.attacks.kernel_shift import shift_standardised_kernels
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
+from passportize.attacks.projection import project_weights, unused_shares
 from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.attacks.spectral import turn_directions_over
 from passportize.attacks.stream_shift import shift_streams
@@ -14,8 +15,10 @@ __all__ = [
     "forge_private_branch",
     "mix_channels",
     "permute_channels",
+    "project_weights",
     "scale_neurons",
     "shift_standardised_kernels",
     "shift_streams",
     "turn_directions_over",
+    "unused_shares",
 ]
