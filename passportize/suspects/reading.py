@@ -1,0 +1,103 @@
+"""The tensors of a suspect's file, whatever kind of file it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from passportize.errors import CheckpointError, PassportizeError
+from passportize.release.checkpoint import without_prefixes
+from passportize.suspects.effective import effective
+from passportize.suspects.kinds import KINDS, kind_of
+from passportize.suspects.refusals import Damaged, Unsupported
+from passportize.suspects.source import Source
+
+__all__ = ["Opened", "read_suspect"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a suspect's file holds.
+
+    Attributes:
+        kind: What kind of file it is, with its article.
+        common: Whether weights of torch usually come so.
+        tensors: Tensors by the names of the plain layers, on the CPU. Those that lie in the file
+            as they are are views of it and take no memory until they are looked at.
+        kept: Tensors as they are kept, before adapters, masks and the like were put in.
+        notes: What the reader of a verdict should know.
+    """
+
+    kind: str
+    common: bool
+    tensors: dict[str, Tensor]
+    kept: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def read_suspect(path: str | os.PathLike[str], key: str | None = None) -> Opened:
+    """Read the tensors of a file or folder that nobody vouches for, as data.
+
+    Nothing in it is executed or imported, no other file is read than those in its folder that it
+    names, and no size is believed that its bytes do not bear out.
+
+    Args:
+        path: The file, or the folder of one that consists of several.
+        key: Where in a training checkpoint to look, ``"state_dict_ema"`` say, if not in the usual
+            place.
+
+    Raises:
+        CheckpointError: It is missing, damaged, of no known kind, or holds no tensors; the message
+            names the kind.
+        MissingExtra: Its kind is read by a package that is not installed.
+    """
+    place = Path(path)
+    source = Source(place, key)
+    name = "a file"
+    try:
+        if not os.path.lexists(place):
+            raise Unsupported("no such file or folder", "check the path")
+        kind = kind_of(source)
+        if kind is None:
+            raise CheckpointError(f"{place}: {_unknown(source)}")
+        name = kind.name
+        found = kind.read(source)
+        tensors, notes = effective(found.tensors, found.scales)
+        if not tensors:
+            raise Unsupported("it holds no tensors", "get the file with the weights")
+        return Opened(
+            kind.name,
+            kind.common,
+            without_prefixes(tensors, place),
+            without_prefixes(found.tensors, place),
+            (*found.notes, *notes),
+        )
+    except PassportizeError:
+        raise
+    except Unsupported as error:
+        what = "" if name == "a file" else f"this is {name}, but "
+        raise CheckpointError(f"{place}: {what}{error.reason}; {error.remedy}") from None
+    except Damaged as error:
+        what = "it is damaged" if name == "a file" else f"this is {name}, and it is damaged"
+        raise CheckpointError(f"{place}: {what}: {error}; get a complete copy of it") from None
+    except Exception as error:
+        # A reader that meets what its format does not provide for.
+        detail = str(error).partition("\n")[0][:160]
+        raise CheckpointError(
+            f"{place}: this is {name}, which cannot be made sense of "
+            f"({type(error).__name__}: {detail}); get a complete copy of it"
+        ) from None
+
+
+def _unknown(source: Source) -> str:
+    names = ", ".join(kind.name.partition(" ")[2] for kind in KINDS)
+    if source.is_folder:
+        return f"this folder holds no weights of a known kind; name the file itself ({names})"
+    start = source.head(8)
+    return (
+        f"this is no file of weights of a known kind (it begins with {start!r}); those that are "
+        f"known: {names}"
+    )
