@@ -99,7 +99,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Test whose signature a model carries: 0 accepted, 1 refused, 2 could not judge."""
-    from passportize.release.checkpoint import load_weights
+    from passportize.suspects.reading import read_suspect
     from passportize.verification.verification import verify as judge
 
     if data is not None and model is None:
@@ -115,7 +115,7 @@ def verify(
     if base is not None and released is None:
         raise InvalidArgument("--base goes with --released")
     with working("reading the suspect", as_json):
-        weights = load_weights(suspect, key)
+        weights = read_suspect(suspect, key)
         shell = load_model(model, arg) if model is not None else None
         batches = load_data(data, shell, batch_size) if data is not None else None
     if batches is not None:
@@ -133,7 +133,7 @@ def verify(
         device=device,
     )
     if report is not None:
-        _report(report, verdict, weights, opened, given, suspect)
+        _report(report, verdict, weights.tensors, opened, given, suspect)
     record = {**verdict.to_dict(), "suspect": str(suspect), "report": report and str(report)}
     text = str(verdict) + (f"\nreport:    {report}" if report is not None else "")
     emit(record, text, as_json)

@@ -1,4 +1,4 @@
-"""Members of a zip archive; stored ones are views of the file, packed ones are unpacked to a limit."""
+"""Members of a zip archive: views of the file, or unpacked to a limit."""
 
 from __future__ import annotations
 

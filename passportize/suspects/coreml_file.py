@@ -56,7 +56,7 @@ def _models(folder: Path) -> list[Path]:
 
 def is_coreml(source: Source) -> bool:
     """Whether a file is a message with the fields of a Core ML model."""
-    return not source.is_folder and looks_like(source.bytes, _MODEL, {_PROGRAM, *_NETWORKS})
+    return not source.is_folder and looks_like(source.window, _MODEL, {_PROGRAM, *_NETWORKS})
 
 
 def read_coreml_package(source: Source) -> Found:
@@ -67,7 +67,7 @@ def read_coreml_package(source: Source) -> Found:
 
 def read_coreml(source: Source) -> Found:
     """Constants of a program, or weights of the layers of a network, by name."""
-    model = Message(source.bytes)
+    model = Message(source.window)
     if _PROGRAM in model:
         return _Program(source).read(model.message(_PROGRAM))
     found = Found({})
@@ -180,7 +180,7 @@ class _Program:
     def _stored(
         self, file: str, place: int, kind: int, shape: tuple[int, ...], name: str
     ) -> Tensor | None:
-        window = self._source.beside(file.removeprefix(_ROOT)).bytes
+        window = self._source.beside(file.removeprefix(_ROOT)).window
         mark, _, length, start = window.unpack("<IIQQ", place, "a weight")
         if mark != _BLOB:
             raise Damaged(f"there is no weight at byte {place} of {file[:80]}")

@@ -63,7 +63,8 @@ def _composed(tensors: Mapping[str, Tensor], first: str) -> tuple[str, Tensor, l
         name, original = first.removesuffix("_orig"), tensors[first]
         mask = tensors.get(name + "_mask")
         if mask is not None and mask.shape == original.shape:
-            return name, original * mask.to(original.dtype), [name + "_mask"]
+            pruned: Tensor = original * mask.to(original.dtype)
+            return name, pruned, [name + "_mask"]
         left, right = tensors.get(name + "_u"), tensors.get(name + "_v")
         if left is not None:
             return name, _over_largest(original, left, right), [name + "_u", name + "_v"]
@@ -98,8 +99,8 @@ def _over_largest(weight: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
     flat = weight.float().flatten(1) if weight.dim() > 1 else weight.float().reshape(-1, 1)
     if right is None or left.numel() != flat.shape[0] or right.numel() != flat.shape[1]:
         return weight
-    sigma = left.float().reshape(-1) @ flat @ right.float().reshape(-1)
-    return weight.float() / sigma if float(sigma) > 0 else weight
+    sigma = float(left.float().reshape(-1) @ flat @ right.float().reshape(-1))
+    return weight.float() / sigma if sigma > 0 else weight
 
 
 def _parametrised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -54,10 +54,10 @@ Open = Callable[[Source], Found]
 
 
 def _listed(source: Source) -> Any:
-    if len(source.bytes) > LARGEST_LIST:
+    if len(source.window) > LARGEST_LIST:
         return None
     try:
-        return json.loads(bytes(source.bytes.data))
+        return json.loads(bytes(source.window.data))
     except (ValueError, RecursionError):
         return None
 
@@ -179,7 +179,7 @@ def is_distributed(source: Source) -> bool:
 def read_distributed(source: Source) -> Found:
     """All tensors, put together of their pieces; without those of an optimizer."""
     metadata = source.beside(_METADATA)
-    about = _fields(load_pickle(metadata.bytes.stream(), source.budget))
+    about = _fields(load_pickle(metadata.window.stream(), source.budget))
     described = about.get("state_dict_metadata")
     stored = about.get("storage_data")
     if not isinstance(described, Mapping) or not isinstance(stored, Mapping):
@@ -248,7 +248,7 @@ def _piece(source: Source, name: str, place: Mapping[str, Any]) -> Tensor:
         raise Damaged(f"it does not say where {name} is")
     if place.get("transform_descriptors"):
         raise Unsupported("its tensors are compressed", "save it without an extension")
-    window: Window = file.bytes.part(offset, length, name)
+    window: Window = file.window.part(offset, length, name)
     tensors = tensors_of_archive(window)
     if len(tensors) != 1:
         raise Damaged(f"a piece of {name} holds {len(tensors)} tensors")

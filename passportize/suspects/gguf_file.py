@@ -88,7 +88,7 @@ class _Reader:
 
 def read_gguf(source: Source) -> Found:
     """All tensors by name, dequantised; shapes with the rows first, as in torch."""
-    window = source.bytes
+    window = source.window
     reader = _Reader(window)
     reader.skip(4)
     version = reader.number("I", 4)

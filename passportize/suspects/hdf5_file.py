@@ -33,7 +33,7 @@ def is_keras(source: Source) -> bool:
 
 def read_hdf5(source: Source) -> Found:
     """All arrays of numbers by the way to them; without those of an optimizer."""
-    return _read(source.bytes)
+    return _read(source.window)
 
 
 def read_keras(source: Source) -> Found:

@@ -130,4 +130,5 @@ def _merged(weight: Tensor, parts: Mapping[str, Tensor], scale: float, layer: st
     if magnitude is None:
         return merged
     size = torch.linalg.vector_norm(merged.flatten(1), dim=1)
-    return merged * (magnitude.float().reshape(-1) / size).reshape(-1, *[1] * (base.dim() - 1))
+    factor: Tensor = magnitude.float().reshape(-1) / size
+    return merged * factor.reshape(-1, *[1] * (base.dim() - 1))

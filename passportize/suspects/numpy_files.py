@@ -31,7 +31,7 @@ def is_npz(source: Source) -> bool:
 
 def read_npy(source: Source) -> Found:
     """The array of a file, under the file's name."""
-    tensor = _array(source.bytes, source.path.stem)
+    tensor = _array(source.window, source.path.stem)
     if tensor is None:
         raise Unsupported("it holds Python objects or text, no numbers", "save the numbers alone")
     return Found({source.path.stem: tensor})

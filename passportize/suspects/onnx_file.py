@@ -74,12 +74,12 @@ class _Graph:
 
 def is_onnx(source: Source) -> bool:
     """Whether a file is a message with a graph and the fields of an ONNX model."""
-    return not source.is_folder and looks_like(source.bytes, _MODEL, {_GRAPH})
+    return not source.is_folder and looks_like(source.window, _MODEL, {_GRAPH})
 
 
 def read_onnx(source: Source) -> Found:
     """Initialisers and constants by name; those that are dequantised in the graph as numbers."""
-    model = Message(source.bytes)
+    model = Message(source.window)
     graph = _Graph()
     for run in model.runs(_GRAPH):
         _read_graph(run, source, graph, 0)
@@ -191,10 +191,10 @@ def _raw(message: Message, name: str, source: Source) -> Window | None:
     beside = source.beside(about.get("location", ""))
     try:
         offset = int(about.get("offset", "0"))
-        length = int(about.get("length", str(len(beside.bytes) - offset)))
+        length = int(about.get("length", str(len(beside.window) - offset)))
     except ValueError:
         raise Damaged(f"{name} does not say where in {about.get('location')} it lies") from None
-    return beside.bytes.part(offset, length, name)
+    return beside.window.part(offset, length, name)
 
 
 def _pairs(message: Message) -> Iterator[tuple[str, str]]:

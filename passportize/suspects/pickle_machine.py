@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, cast
 
 from passportize.suspects.refusals import Damaged, Unsupported
 from passportize.suspects.window import WindowStream
@@ -91,7 +91,7 @@ def run_pickle(
     machine = _Machine(builders, persistent)
     steps = 0
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
             steps += 1
             if steps > MOST_STEPS:
                 raise Unsupported(

@@ -82,18 +82,14 @@ def dequantised(made: Made) -> Tensor | None:
     scale = _tensor(state.get("scale"))
     if values is None or scale is None or not values.dim():
         return None
-    shape = next((arg for arg in _flat(made.args) if isinstance(arg, tuple) and arg), None)
+    shape = next((arg for arg in made.args if isinstance(arg, tuple) and _is_shape(arg)), None)
     if shape is not None and tuple(values.shape) != shape:
         return None
     return affine(values, scale, _tensor(state.get("zero_point")))
 
 
-def _flat(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(arg for arg in args if isinstance(arg, tuple) and _is_shape(arg))
-
-
 def _is_shape(value: tuple[Any, ...]) -> bool:
-    return all(isinstance(side, int) for side in value)
+    return bool(value) and all(isinstance(side, int) for side in value)
 
 
 def _tensor(value: Any) -> Tensor | None:

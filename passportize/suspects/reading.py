@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from passportize.errors import CheckpointError, PassportizeError
 from passportize.release.checkpoint import without_prefixes
@@ -15,7 +16,7 @@ from passportize.suspects.kinds import KINDS, kind_of
 from passportize.suspects.refusals import Damaged, Unsupported
 from passportize.suspects.source import Source
 
-__all__ = ["Opened", "read_suspect"]
+__all__ = ["Opened", "plain_layers", "read_suspect"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Opened:
     """What a suspect's file holds.
 
     Attributes:
+        path: The file or folder; empty for what lay in memory.
         kind: What kind of file it is, with its article.
         common: Whether weights of torch usually come so.
         tensors: Tensors by the names of the plain layers, on the CPU. Those that lie in the file
@@ -31,6 +33,7 @@ class Opened:
         notes: What the reader of a verdict should know.
     """
 
+    path: str
     kind: str
     common: bool
     tensors: dict[str, Tensor]
@@ -69,6 +72,7 @@ def read_suspect(path: str | os.PathLike[str], key: str | None = None) -> Opened
         if not tensors:
             raise Unsupported("it holds no tensors", "get the file with the weights")
         return Opened(
+            str(place),
             kind.name,
             kind.common,
             without_prefixes(tensors, place),
@@ -90,6 +94,29 @@ def read_suspect(path: str | os.PathLike[str], key: str | None = None) -> Opened
             f"{place}: this is {name}, which cannot be made sense of "
             f"({type(error).__name__}: {detail}); get a complete copy of it"
         ) from None
+
+
+def plain_layers(
+    tensors: Mapping[str, Tensor], module: nn.Module | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights in memory by the names of the plain layers.
+
+    Args:
+        tensors: Tensors by name, as they are kept.
+        module: The model that they are of, which knows the scales of its adapters.
+
+    Raises:
+        CheckpointError: Parts that belong together, as a weight and its mask, do not fit.
+    """
+    scales = {}
+    for name, layer in module.named_modules() if module is not None else ():
+        scaling = getattr(layer, "scaling", None)
+        if isinstance(scaling, Mapping) and len(scaling) == 1 and hasattr(layer, "lora_A"):
+            scales[name] = float(next(iter(scaling.values())))
+    try:
+        return effective(tensors, scales)
+    except Damaged as error:
+        raise CheckpointError(f"the suspect: {error}; get a complete copy of it") from None
 
 
 def _unknown(source: Source) -> str:

@@ -25,7 +25,7 @@ def is_safetensors(source: Source) -> bool:
 def read_safetensors(source: Source) -> Found:
     """All tensors, in the order of their names: the file keeps no other."""
     (length,) = struct.unpack("<Q", source.head(8))
-    if length > min(LARGEST_HEADER, len(source.bytes) - 8):
+    if length > min(LARGEST_HEADER, len(source.window) - 8):
         raise Damaged(f"its header is said to have {length:,} bytes")
     try:
         tensors = load_file(source.path)

@@ -51,14 +51,14 @@ class Source:
         return self.path.is_dir()
 
     @cached_property
-    def bytes(self) -> Window:
+    def window(self) -> Window:
         """The bytes of a file."""
         return map_file(self.path, self.budget)
 
     @cached_property
     def archive(self) -> Archive | None:
         """The members of a zip archive, None for any other file."""
-        return Archive(self.bytes) if not self.is_folder and is_archive(self.bytes) else None
+        return Archive(self.window) if not self.is_folder and is_archive(self.window) else None
 
     @property
     def members(self) -> Archive:
@@ -69,7 +69,7 @@ class Source:
 
     def head(self, length: int) -> bytes:
         """The first bytes of a file; fewer where there are fewer, none of a folder."""
-        return b"" if self.is_folder else bytes(self.bytes.data[:length])
+        return b"" if self.is_folder else bytes(self.window.data[:length])
 
     def beside(self, name: str) -> Source:
         """A file that this one names, in its folder or below it.

@@ -43,7 +43,7 @@ def is_tflite(source: Source) -> bool:
 
 def read_tflite(source: Source) -> Found:
     """Constant tensors by name."""
-    window = source.bytes
+    window = source.window
     model = Table.root(window)
     buffers = [_content(buffer, window) for buffer in model.tables(4)]
     found = Found({})

@@ -112,16 +112,16 @@ def tensors_of_archive(window: Window) -> list[Tensor]:
 
 def read_checkpoint_file(source: Source) -> Found:
     """A state dict, a training checkpoint or a whole model, as ``torch.save`` writes it."""
-    return weights_of(content_of_archive(source.bytes), source.key)
+    return weights_of(content_of_archive(source.window), source.key)
 
 
 def read_script(source: Source) -> Found:
     """Parameters and buffers of a TorchScript archive, and the constants of a frozen one."""
     archive = source.members
-    tensors = named_tensors(_content(archive, source.bytes, "data.pkl", "data"))
+    tensors = named_tensors(_content(archive, source.window, "data.pkl", "data"))
     notes = []
     if _folder(archive, "constants.pkl") is not None:
-        frozen = named_tensors(_content(archive, source.bytes, "constants.pkl", "constants"))
+        frozen = named_tensors(_content(archive, source.window, "constants.pkl", "constants"))
         if frozen and not tensors:
             notes.append("it is frozen: its weights are constants without names")
         tensors.update({f"constants.{name}": tensor for name, tensor in frozen.items()})
@@ -187,7 +187,7 @@ def is_pickle(source: Source) -> bool:
 
 def read_legacy(source: Source) -> Found:
     """As :func:`read_checkpoint_file`, in the format before archives."""
-    return weights_of(_legacy_content(source.bytes), source.key)
+    return weights_of(_legacy_content(source.window), source.key)
 
 
 def _legacy_content(window: Window) -> Any:
@@ -221,7 +221,7 @@ def _legacy_content(window: Window) -> Any:
         if isinstance(identity, tuple) and identity[:1] == ("module",):
             # A whole model was saved with the source text of its classes.
             return identity[1] if len(identity) > 1 else None
-        dtype, key, size = storage_name(identity)
+        _, key, size = storage_name(identity)
         found = storages[key].of(size)
         view = identity[5] if len(identity) > 5 else None
         return found if view is None else found.cut(view)
@@ -232,7 +232,7 @@ def _legacy_content(window: Window) -> Any:
 
 def read_pickle(source: Source) -> Found:
     """A pickle of tensors or arrays that was not written by ``torch.save``."""
-    window = source.bytes
+    window = source.window
 
     def nested(data: Any) -> Any:
         inside = Window(memoryview(bytearray(data)), window.budget)

@@ -234,18 +234,20 @@ def _strided(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor | None
 def _dequantised(tensor: Tensor, scheme: Any, budget: Budget) -> Tensor:
     budget.charge(4 * tensor.numel(), "a quantised tensor")
     kind = scheme[0].name if isinstance(scheme[0], Name) else ""
+    plain: Tensor = tensor.float()
     if kind == "per_tensor_affine":
         scale, zero = float(scheme[1]), float(scheme[2])
-        return (tensor.float() - zero) * scale
+        return (plain - zero) * scale
     if kind.startswith("per_channel_affine"):
         axis = scheme[3]
         shape = [1] * tensor.dim()
         shape[axis] = -1
-        scale, zero = scheme[1].float().reshape(shape), scheme[2].float().reshape(shape)
+        steps: Tensor = scheme[1].float().reshape(shape)
+        shift: Tensor = scheme[2].float().reshape(shape)
         # With float parameters torch takes the zero point as already scaled.
         if kind.endswith("float_qparams"):
-            return tensor.float() * scale + zero
-        return (tensor.float() - zero) * scale
+            return plain * steps + shift
+        return (plain - shift) * steps
     raise Damaged(f"a tensor quantised by {kind or 'nothing that has a name'}")
 
 
