@@ -1,4 +1,4 @@
-"""Files of weights in the formats of other frameworks, each by the real exporter where there is one.
+"""Files of weights in the formats of other frameworks, by the real exporter where there is one.
 
 For GGUF and Keras no program turns any torch model into a file, so the weights go through the
 writer of the format by hand: a Keras layer with the kernel in Keras's layout for each layer of the
@@ -65,9 +65,11 @@ def _static(model: nn.Module, example: Tensor, folder: Path, form: str) -> Path:
             return self.left.pop() if self.left else None
 
     source, target = folder / "float.onnx", folder / "int8.onnx"
-    torch.onnx.export(
-        model, (example,), str(source), dynamo=False, input_names=["x"], do_constant_folding=True
-    )
+    torch.onnx.export(model, (example,), str(source), dynamo=False, input_names=["x"])
+    prepared = folder / "prepared.onnx"
+    quantization.quant_pre_process(str(source), str(prepared))
+    source.unlink()
+    source = prepared
     quantization.quantize_static(
         str(source),
         str(target),
@@ -211,6 +213,14 @@ keras_weights_half = _keras("model.weights.h5", "float16")
 # --- Core ML ---------------------------------------------------------------------------------
 
 
+def _converted(model: nn.Module, example: Tensor, form: str, **settings: Any) -> Any:
+    import coremltools as ct
+
+    # From a traced model coremltools 9 stops at shapes, which numpy 2 no longer takes as numbers.
+    exported = torch.export.export(model, (example,)).run_decompositions({})
+    return ct.convert(exported, convert_to=form, **settings)
+
+
 def _coreml(form: str, precision: str) -> Maker:
     def maker(model: nn.Module, example: Tensor, folder: Path) -> Path:
         import coremltools as ct
@@ -218,13 +228,7 @@ def _coreml(form: str, precision: str) -> Maker:
         settings: dict[str, Any] = {}
         if form == "mlprogram":
             settings["compute_precision"] = getattr(ct.precision, precision)
-        converted = ct.convert(
-            torch.jit.trace(model, example),
-            inputs=[ct.TensorType(shape=example.shape)],
-            convert_to=form,
-            **settings,
-        )
-        return _written(converted, folder, form)
+        return _written(_converted(model, example, form, **settings), folder, form)
 
     return maker
 
@@ -242,14 +246,9 @@ coreml_network = _coreml("neuralnetwork", "FLOAT32")
 
 def coreml_package_int8(model: nn.Module, example: Tensor, folder: Path) -> Path:
     """A package with weights of eight bits, by coremltools."""
-    import coremltools as ct
     from coremltools.optimize import coreml as compression
 
-    converted = ct.convert(
-        torch.jit.trace(model, example),
-        inputs=[ct.TensorType(shape=example.shape)],
-        convert_to="mlprogram",
-    )
+    converted = _converted(model, example, "mlprogram")
     config = compression.OptimizationConfig(
         global_config=compression.OpLinearQuantizerConfig(mode="linear_symmetric")
     )
@@ -261,11 +260,7 @@ def _coreml_network_quantised(bits: int, folder_name: str) -> Maker:
         import coremltools as ct
         from coremltools.models.neural_network import quantization_utils
 
-        converted = ct.convert(
-            torch.jit.trace(model, example),
-            inputs=[ct.TensorType(shape=example.shape)],
-            convert_to="neuralnetwork",
-        )
+        converted = _converted(model, example, "neuralnetwork")
         spec = quantization_utils.quantize_weights(converted, nbits=bits)
         path = folder / folder_name
         if hasattr(spec, "save"):

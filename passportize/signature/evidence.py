@@ -54,7 +54,7 @@ class Evidence:
 
 
 def read_evidence(tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout) -> Evidence:
-    """The strongest of the readings by name and, while these fail, by assignments.
+    """The strongest of the readings by name and, while these fail or lack sites, by assignments.
 
     What is read is decided by the layout, which enters the key, and by the suspect; by nothing
     else that a claimant could bring.
@@ -64,19 +64,24 @@ def read_evidence(tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout) 
         key: The claimant's key for the layout.
         layout: Where the bits lie.
     """
-    first = read_by_name(tensors, key, layout)
-    if first.strength >= ACCEPT_STRENGTH:
-        return first
+    best = read_by_name(tensors, key, layout)
+    if _suffices(best, layout):
+        return best
     # The names may be those of other layers (a Sequential counted anew), or nobody's.
     second = _read_by_assignment(tensors, key, layout, BY_ASSIGNMENT)
-    best = second if second.strength > first.strength else first
-    if best.strength >= ACCEPT_STRENGTH:
+    best = second if second.strength > best.strength else best
+    if _suffices(best, layout):
         return best
     turned = in_other_layouts(tensors, set(layout.weights.values()))
     if not turned:
         return best
     third = _read_by_assignment({**tensors, **turned}, key, layout, BY_LAYOUT)
     return third if third.strength > best.strength else best
+
+
+def _suffices(evidence: Evidence, layout: Layout) -> bool:
+    """Whether no other look is needed: a file may have the names of some of its layers alone."""
+    return evidence.strength >= ACCEPT_STRENGTH and evidence.reading.total == layout.bits
 
 
 def _read_by_assignment(

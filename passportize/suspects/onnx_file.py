@@ -114,6 +114,8 @@ def _read_graph(window: Window, source: Source, graph: _Graph, depth: int) -> No
             graph.integer[inputs[0]] = inputs[1], zero, _axis(node)
         elif kind in _INTEGER_WEIGHTS:
             weight, scale, zero_at, axis = _INTEGER_WEIGHTS[kind]
+            if any(a.text(1) == "transB" and a.number(3) for a in node.messages(5)):
+                axis = 0
             names = [
                 "" if place is None or place >= len(inputs) else inputs[place]
                 for place in (weight, scale, zero_at)

@@ -17,7 +17,7 @@ from passportize.suspects.window import checked_size
 
 __all__ = ["affine", "dequantised", "without_bitsandbytes"]
 
-_PACKED = re.compile(r"^(.*)\._packed_params\._packed_params\.([01])$")
+_PACKED = re.compile(r"^(.*)\._packed_params\._packed_params(?:\.0)?\.([01])$")
 _STATE = ".quant_state.bitsandbytes__"
 _PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
