@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from passportize.suspects.refusals import Damaged
 from passportize.suspects.window import Window
 
 __all__ = ["Table"]
-
-MOST_ENTRIES = 1_000_000
 
 
 class Table:
@@ -28,6 +25,7 @@ class Table:
     """
 
     def __init__(self, window: Window, place: int) -> None:
+        window.budget.step()
         self._window = window
         self._place = place
         self._fields = place - window.unpack("<i", place, "a table")[0]
@@ -76,8 +74,7 @@ class Table:
         """A field that is a vector of numbers."""
         run = self.vector(number, size)
         count = len(run) // size
-        if count > MOST_ENTRIES:
-            raise Damaged(f"field {number} has {count} entries")
+        self._window.budget.step(count)
         return run.unpack(f"<{count}{layout}", 0, f"field {number}")
 
     def tables(self, number: int) -> list[Table]:

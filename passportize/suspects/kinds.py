@@ -44,11 +44,18 @@ class Kind:
 
 
 def _opened(source: Source) -> Found:
-    """What is in a file that another one names, of whatever kind it is."""
+    """What is in a file of a folder, of whatever kind it is."""
     kind = kind_of(source)
     if kind is None:
         raise Damaged(f"{source.path.name} is no file of weights")
     return kind.read(source)
+
+
+def _shard(source: Source) -> Found:
+    """What is in a file that a list names: any kind but another list."""
+    if folders.is_index(source):
+        raise Damaged(f"{source.path.name} is a list itself")
+    return _opened(source)
 
 
 def _unread(remedy: str) -> Callable[[Source], Found]:
@@ -85,7 +92,7 @@ KINDS: tuple[Kind, ...] = (
         safetensors_file.read_safetensors,
         common=True,
     ),
-    Kind("a list of shards", folders.is_index, lambda source: folders.read_index(source, _opened)),
+    Kind("a list of shards", folders.is_index, lambda source: folders.read_index(source, _shard)),
     Kind("an exported program", torch_files.is_program, torch_files.read_program),
     Kind("a TorchScript archive", torch_files.is_script, torch_files.read_script),
     Kind(

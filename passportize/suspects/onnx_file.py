@@ -169,9 +169,7 @@ def _repeated(
         number, stored = _REPEATED[kind]
         tensor = message.packed(number, stored)
     else:
-        numbers = message.numbers(5 if kind in _AS_INT32 else 7 if kind == 7 else 11)
-        message.window.budget.charge(8 * len(numbers), name)
-        tensor = torch.tensor(numbers, dtype=torch.int64)
+        tensor = message.many_numbers(5 if kind in _AS_INT32 else 7 if kind == 7 else 11)
         if dtype.is_floating_point:
             # The bits of short floats, as numbers of 32 bits.
             bits = torch.int16 if dtype.itemsize == 2 else torch.uint8

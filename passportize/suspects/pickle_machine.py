@@ -13,13 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
-from passportize.suspects.refusals import Damaged, Unsupported
-from passportize.suspects.window import WindowStream
+from passportize.suspects.refusals import Damaged
+from passportize.suspects.window import Budget, WindowStream
 
 __all__ = ["Builder", "Made", "Name", "run_pickle"]
-
-MOST_STEPS = 1_000_000
-"""Steps of one pickle; a state dict takes about 25 for each tensor."""
 
 _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -74,6 +71,7 @@ Builder = Callable[..., Any]
 
 def run_pickle(
     stream: WindowStream,
+    budget: Budget,
     builders: Mapping[str, Builder],
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
@@ -81,22 +79,21 @@ def run_pickle(
 
     Args:
         stream: The bytes.
+        budget: Of the file.
         builders: Code of ours by the names that lead to it; called with the arguments.
         persistent: What to take for an object that is kept outside of the pickle.
 
     Raises:
         Damaged: It is no pickle, or ends too early.
-        Unsupported: It has more steps than any checkpoint.
+        Unsupported: It has more steps than any checkpoint; a state dict takes about 25 for each
+            tensor.
     """
     machine = _Machine(builders, persistent)
     steps = 0
     try:
         for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
             steps += 1
-            if steps > MOST_STEPS:
-                raise Unsupported(
-                    f"its pickle has more than {MOST_STEPS:,} steps", "export the state dict alone"
-                )
+            budget.step()
             if opcode.name == "STOP":
                 return machine.stack.pop()
             machine.step(opcode.name, argument)

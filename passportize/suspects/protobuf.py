@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from passportize.suspects.refusals import Damaged, Unsupported
@@ -18,8 +20,6 @@ from passportize.suspects.window import Window, tensor_of
 __all__ = ["Message", "fields", "looks_like"]
 
 VARINT, FIXED64, RUN, FIXED32 = 0, 1, 2, 5
-MOST_FIELDS = 2_000_000
-
 Value = int | Window
 
 
@@ -36,6 +36,24 @@ def _varint(data: memoryview, place: int) -> tuple[int, int]:
         shift += 7
 
 
+def _varints(data: memoryview) -> NDArray[np.int64]:
+    """Numbers that lie one after the other, all at once."""
+    octets = np.frombuffer(data, dtype=np.uint8)
+    ends = np.flatnonzero(octets < 128)
+    if octets.size and (not ends.size or ends[-1] != octets.size - 1):
+        raise Damaged("the last number of a run has no end")
+    starts = np.concatenate([[0], ends[:-1] + 1]) if ends.size else ends
+    lengths = ends - starts + 1
+    if lengths.size and int(lengths.max()) > 10:
+        raise Damaged("a number of a run is too long")
+    values = np.zeros(ends.size, dtype=np.uint64)
+    for place in range(int(lengths.max()) if lengths.size else 0):
+        there = np.flatnonzero(lengths > place)
+        part = (octets[starts[there] + place] & 127).astype(np.uint64)
+        values[there] |= part << np.uint64(7 * place)
+    return values.view(np.int64)
+
+
 def fields(window: Window) -> Iterator[tuple[int, int, Value]]:
     """Number, wire type and value of every field of a message.
 
@@ -43,11 +61,9 @@ def fields(window: Window) -> Iterator[tuple[int, int, Value]]:
         Damaged: The bytes are no message.
         Unsupported: It has more fields than any model.
     """
-    data, place, count = window.data, 0, 0
+    data, place = window.data, 0
     while place < len(data):
-        count += 1
-        if count > MOST_FIELDS:
-            raise Unsupported(f"it has more than {MOST_FIELDS:,} fields", "get the weights alone")
+        window.budget.step()
         key, place = _varint(data, place)
         number, kind = key >> 3, key & 7
         if not number:
@@ -132,13 +148,20 @@ class Message:
         found: list[int] = []
         for value in self._fields.get(number, []):
             if isinstance(value, int):
-                found.append(value)
-                continue
-            place = 0
-            while place < len(value.data):
-                one, place = _varint(value.data, place)
-                found.append(one)
-        return [one - 2**64 if one >= 2**63 else one for one in found]
+                found.append(value - 2**64 if value >= 2**63 else value)
+            else:
+                self.window.budget.step(len(value))
+                found.extend(_varints(value.data).tolist())
+        return found
+
+    def many_numbers(self, number: int) -> Tensor:
+        """The same as a tensor, int64 ``[n]``, for as many as a weight may have."""
+        runs = [_varints(run.data) for run in self.runs(number)]
+        single = [v for v in self._fields.get(number, []) if isinstance(v, int)]
+        size = 8 * (sum(run.size for run in runs) + len(single))
+        self.window.budget.charge(2 * size, f"field {number}")
+        singles = np.array(single, dtype=np.uint64).view(np.int64)
+        return torch.from_numpy(np.concatenate([*runs, singles]))
 
     def number(self, field: int, default: int = 0) -> int:
         """The last number of a field."""

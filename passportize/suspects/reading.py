@@ -77,23 +77,34 @@ def read_suspect(path: str | os.PathLike[str], key: str | None = None) -> Opened
             kind.common,
             without_prefixes(tensors, place),
             without_prefixes(found.tensors, place),
-            (*found.notes, *notes),
+            tuple(_said(note) for note in (*found.notes, *notes)),
         )
     except PassportizeError:
         raise
     except Unsupported as error:
         what = "" if name == "a file" else f"this is {name}, but "
-        raise CheckpointError(f"{place}: {what}{error.reason}; {error.remedy}") from None
+        raise CheckpointError(f"{place}: {what}{_said(error)}; {error.remedy}") from None
     except Damaged as error:
         what = "it is damaged" if name == "a file" else f"this is {name}, and it is damaged"
-        raise CheckpointError(f"{place}: {what}: {error}; get a complete copy of it") from None
+        raise CheckpointError(
+            f"{place}: {what}: {_said(error)}; get a complete copy of it"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{place}: {error.strerror or _said(error)}; check the path"
+        ) from None
     except Exception as error:
         # A reader that meets what its format does not provide for.
-        detail = str(error).partition("\n")[0][:160]
         raise CheckpointError(
             f"{place}: this is {name}, which cannot be made sense of "
-            f"({type(error).__name__}: {detail}); get a complete copy of it"
+            f"({type(error).__name__}: {_said(error)}); get a complete copy of it"
         ) from None
+
+
+def _said(error: object) -> str:
+    """A message as one line; what a file calls its tensors is not sent to a terminal as it is."""
+    line = str(error).partition("\n")[0][:300]
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def plain_layers(

@@ -131,7 +131,7 @@ def load_pickle(
         storage: Gives the storage that a pickle names; tensors are None where it gives None.
         nested: Reads a checkpoint within the pickle, as a plain pickle of tensors has them.
     """
-    return run_pickle(stream, _builders(budget, nested), storage)
+    return run_pickle(stream, budget, _builders(budget, nested), storage)
 
 
 def _builders(budget: Budget, nested: Callable[[bytes], Any] | None) -> dict[str, Builder]:

@@ -25,17 +25,35 @@ __all__ = ["Budget", "Window", "map_file", "tensor_of"]
 MOST_DIMENSIONS = 32
 # What tensors may take beside the file: quantised weights grow by 8 at most, tied ones count twice.
 GROWTH = 32
-SPARE = 64 * 2**20
+SPARE = 32 * 2**20
+MOST_STEPS = 1_000_000
+"""Fields, tables and entries of one file; a model of ten thousand layers has fewer."""
 
 
 class Budget:
-    """How many bytes of tensors may be made of one file.
+    """How many bytes of tensors may be made of one file, and in how many steps it may be read.
 
-    A view takes none, but whoever reads the tensors pays for each, so views count as well.
+    A view takes no bytes, but whoever reads the tensors pays for each, so views count as well.
+
+    Args:
+        stored: Bytes of the file.
     """
 
     def __init__(self, stored: int) -> None:
         self.left = SPARE + GROWTH * stored
+        self._steps = MOST_STEPS
+
+    def step(self, count: int = 1) -> None:
+        """Take steps.
+
+        Raises:
+            Unsupported: The file has more parts than any model.
+        """
+        self._steps -= count
+        if self._steps < 0:
+            raise Unsupported(
+                f"it has more than {MOST_STEPS:,} parts", "get the weights alone, as safetensors"
+            )
 
     def charge(self, size: int, what: str) -> None:
         """Take ``size`` bytes for ``what``.
