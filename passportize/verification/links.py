@@ -34,16 +34,17 @@ from passportize.alignment.held_out import HeldOut
 from passportize.alignment.similarity import Similarity, measure_similarity
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.errors import InvalidArgument, TracingError
-from passportize.release.checkpoint import host_state_dict, load_weights
+from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
 from passportize.signature.evidence import Evidence, judge_evidence, read_by_name, read_evidence
 from passportize.signature.matching import match_names
 from passportize.signature.model_key import ModelKey
+from passportize.suspects.reading import read_suspect
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
 from passportize.verification.counterparts import find_counterparts, structure_of
 from passportize.verification.expectation import Expectation
-from passportize.verification.suspect import Suspect, Weights
+from passportize.verification.suspect import NO_MODULE, Suspect, Weights
 
 __all__ = ["Links", "judge_links", "open_released", "open_weights"]
 
@@ -123,7 +124,7 @@ def open_weights(weights: Weights, what: str) -> dict[str, Tensor]:
         CheckpointError: The file cannot be read.
     """
     if isinstance(weights, (str, os.PathLike)):
-        state: Any = load_weights(weights)
+        state: Any = read_suspect(weights).kept
     elif isinstance(weights, (nn.Module, Mapping)):
         state = weights
     else:
@@ -180,7 +181,7 @@ def judge_links(
     Raises:
         InvalidArgument: There is no model to follow channels in, or ``base`` is another model.
     """
-    if opened.module is None:
+    if opened.module is None and opened.no_module == NO_MODULE:
         raise InvalidArgument(
             "verify: released= needs model=, a plain model of the suspect's architecture, to "
             "follow its channels"
@@ -189,6 +190,8 @@ def judge_links(
     first, reason = judge_evidence(evidence, claimed.layout)
     if first is not True:
         return _links(first, f"link 1: in the released weights, {reason}", evidence)
+    if opened.module is None:
+        return _links(None, f"link 2: {opened.no_module}", evidence)
     if not opened.whole:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
     suspect = {name: value.detach().cpu() for name, value in opened.module.state_dict().items()}
