@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import pickle
 import pickletools
@@ -18,9 +19,8 @@ from passportize.suspects.refusals import Damaged, Unsupported
 from passportize.suspects.window import Budget, WindowStream
 
 
-def run(data: bytes, **builders: Any) -> Any:
-    table = {name.replace("__", "."): builder for name, builder in builders.items()}
-    return run_pickle(WindowStream(memoryview(data)), Budget(len(data)), table)
+def run(data: bytes, builders: dict[str, Any] | None = None) -> Any:
+    return run_pickle(WindowStream(memoryview(data)), Budget(len(data)), builders or {})
 
 
 SCALARS = (
@@ -41,19 +41,16 @@ VALUES = st.recursive(
 @given(VALUES, st.integers(0, 5))
 def test_plain_values_are_those_of_pickle(value: Any, protocol: int) -> None:
     data = pickle.dumps(value, protocol=protocol)
-    builders = {"_codecs__encode": lambda text, how: text.encode(how), "__builtin__.bytes": bytes}
-    if protocol < 3:
-        builders["__builtin____bytes"] = bytes
-    assert run(data, **builders) == value
+    # Old protocols have no bytes and make them of text.
+    builders = {"_codecs.encode": lambda text, how: text.encode(how), "__builtin__.bytes": bytes}
+    assert run(data, builders) == value
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_value_or_damaged(data: bytes) -> None:
-    try:
+    with contextlib.suppress(Damaged, Unsupported):
         run(data)
-    except (Damaged, Unsupported):
-        pass
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -82,7 +79,7 @@ def test_a_build_reaches_no_object_of_ours() -> None:
     for middle in (b"", b")R"):
         data = b"\x80\x02cours\nours\n" + middle + b"}X\x0c\x00\x00\x00__defaults__K\x01sb."
         before = (ours.__defaults__, dict(vars(ours)))
-        run(data, ours__ours=ours)
+        run(data, {"ours.ours": ours})
         assert (ours.__defaults__, dict(vars(ours))) == before
 
 
@@ -127,8 +124,11 @@ def test_every_step_of_pickletools_is_known_or_pushes_what_it_carries() -> None:
         b"\x80\x02K\x01R.",
         b"\x80\x02(",
         b"\x80\x02t.",
-    ]
-    + [b"\x80\x02}K\x01a.", b"\x80\x02]K\x01K\x02s.", b"c" + b"a" * 100_000 + b"\n", b"\xff."],
+        b"\x80\x02}K\x01a.",
+        b"\x80\x02]K\x01K\x02s.",
+        b"c" + b"a" * 100_000 + b"\n",
+        b"\xff.",
+    ],
 )
 def test_what_is_no_pickle_is_damaged(data: bytes) -> None:
     with pytest.raises(Damaged):

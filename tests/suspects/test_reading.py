@@ -153,6 +153,7 @@ def test_shards_that_are_missing_are_named(tmp_path: Path) -> None:
     assert f"{shards[1].name} is missing" in said(path)
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_a_checkpoint_of_several_processes_is_put_together(tmp_path: Path) -> None:
     """Pieces along the first dimension, as sharded training writes them."""
     import torch.distributed.checkpoint as dcp
