@@ -227,7 +227,8 @@ def page(record: dict[str, Any]) -> str:
             f"{len(rows)} files of {len({row['kind'] for row in rows})} kinds: of {whole} all bits "
             f"are read, {accepted} are accepted, {len(rows) - len(read_rows)} have no row of bits. "
             "Cells: bits that match of those that were read, seconds, memory beyond that of the "
-            "process. Bits of the models: "
+            "process. `int8` is eight bits or fewer; torchao, bitsandbytes and GGUF have them for "
+            "matrices alone. Bits of the models: "
             + ", ".join(f"{model} {bits[model]:,}" for model in models)
             + ".",
             "",

@@ -17,6 +17,7 @@ from benchmarks.coverage.rows import read_table
 from benchmarks.coverage.timm_suite_page import write_page as write_timm_suite
 from benchmarks.point_clouds import pointnet_table, public
 from benchmarks.proof import disguises
+from benchmarks.suspects import kinds
 from benchmarks.train_scripts.page import write_page as write_train_scripts
 from benchmarks.train_scripts.runs import COMMON
 from benchmarks.training import timm_families
@@ -55,6 +56,9 @@ PAGES: dict[str, Callable[[Path], object]] = {
         public.table(read_rows(RESULTS / "point_cloud_public.csv"))
     ),
     "disguises": suspects,
+    "suspect_kinds": lambda path: path.write_text(
+        kinds.page(json.loads((RESULTS / "suspect_kinds.json").read_text()))
+    ),
 }
 
 
