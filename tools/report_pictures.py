@@ -38,8 +38,8 @@ def suspects() -> dict[str, int]:
     weights = load_weights("demo/released.safetensors")
     for tensor in weights.values():
         if tensor.dim() > 1:
-            tensor += 0.2 * tensor.std() * torch.randn_like(tensor)
-            tensor[tensor.abs() < tensor.abs().median() / 2] = 0
+            tensor += 0.1 * tensor.std() * torch.randn_like(tensor)
+            tensor[tensor.abs() < tensor.abs().median() / 4] = 0
     save_weights("copy.safetensors", weights)
     save_weights("unrelated.safetensors", build_model(seed=7).state_dict())
     save_weights("embeddings.safetensors", {"tokens": torch.zeros(100, 12)})
@@ -49,26 +49,29 @@ def suspects() -> dict[str, int]:
 def main() -> None:
     """Make all pictures anew."""
     names = {"copy": "accepted", "unrelated": "refused", "embeddings": "open"}
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
-        with contextlib.chdir(folder):
-            call("demo", "-o", "demo")
-            for suspect, code in suspects().items():
-                owner = ("--passport", "demo/acme.passport")
-                claim = ("--claim", "demo/acme.claim.safetensors")
-                data: tuple[str, ...] = ()
-                if code < 2:
-                    model = ("--model", "passportize.demo.recipe:build_model")
-                    data = (*model, "--arg", "seed=0", "--data", "digits")
-                line = ("verify", f"{suspect}.safetensors", *owner, *claim, *data)
-                call(*line, "--report", f"{suspect}.html", code=code)
-            for suspect, name in names.items():
-                page = Path(f"{suspect}.html").read_text(encoding="utf-8")
-                for size, width in WIDTHS.items():
-                    height = measure([(page, width)])[0]["height"]
-                    for dark in (False, True):
-                        scheme = "dark" if dark else "light"
-                        file = PICTURES / f"report_{name}_{size}_{scheme}.png"
-                        take_picture(page, file, width, height, dark=dark)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        torch.random.fork_rng(),
+        contextlib.chdir(folder),
+    ):
+        call("demo", "-o", "demo")
+        for suspect, code in suspects().items():
+            owner = ("--passport", "demo/acme.passport")
+            claim = ("--claim", "demo/acme.claim.safetensors")
+            data: tuple[str, ...] = ()
+            if code < 2:
+                model = ("--model", "passportize.demo.recipe:build_model")
+                data = (*model, "--arg", "seed=0", "--data", "digits")
+            line = ("verify", f"{suspect}.safetensors", *owner, *claim, *data)
+            call(*line, "--report", f"{suspect}.html", code=code)
+        for suspect, name in names.items():
+            page = Path(f"{suspect}.html").read_text(encoding="utf-8")
+            for size, width in WIDTHS.items():
+                height = measure([(page, width)])[0]["height"]
+                for dark in (False, True):
+                    scheme = "dark" if dark else "light"
+                    file = PICTURES / f"report_{name}_{size}_{scheme}.png"
+                    take_picture(page, file, width, height, dark=dark)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,9 @@ def take_picture(page: str, path: Path, width: int, height: int, *, dark: bool =
     whole = f'<body style="margin:0">{_frame(page, width, height)}'
     _run(whole, *([_DARK] if dark else []), size, f"--screenshot={path.resolve()}")
     with Image.open(path) as image:
-        small = image.convert("RGB").crop((0, 0, width, height)).quantize(64)
+        small = (
+            image.convert("RGB").crop((0, 0, width, height)).quantize(160, dither=Image.Dither.NONE)
+        )
     small.save(path, optimize=True)
 
 
