@@ -126,7 +126,7 @@ def verify(
     The signature is read from the weights alone. With --data the private branch is put back and
     compared too, on pictures prepared as the claim records it.
     """
-    from passportize.release.checkpoint import load_weights
+    from passportize.suspects.reading import read_suspect
     from passportize.verification.verification import verify as judge
 
     if data is not None and model is None:
@@ -154,7 +154,7 @@ def verify(
     if commitment is not None:
         published = published_words(commitment, opened, given, tsa_roots)
     with working("reading the suspect", as_json):
-        weights = load_weights(suspect, key)
+        weights = read_suspect(suspect, key)
         shell = load_model(model, arg, num_classes) if model is not None else None
         batches: Iterable[Any] | None = None
         prepared = ""
@@ -198,7 +198,7 @@ def verify(
                 preprocessing=prepared,
                 compared=compared_files(("released weights", released), ("public base", base)),
             )
-            write_verdict(report, verdict, weights, opened, given, examination)
+            write_verdict(report, verdict, weights.tensors, opened, given, examination)
     record = {
         **verdict.to_dict(),
         "suspect": str(suspect),

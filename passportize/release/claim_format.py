@@ -105,6 +105,7 @@ def _part(entry: Any) -> AnchorPart:
         expert_shape=strict.shape(record.get("expert_shape", [])),
         centred=strict.typed(record.get("centred", False), bool),
         less_mean_row=strict.typed(record.get("less_mean_row", False), bool),
+        picked=strict.count(record["picked"]) if "picked" in record else None,
     )
 
 
@@ -131,8 +132,12 @@ def check_claim(claim: Claim) -> None:
         require(site.anchor is not None and bool(site.anchor.parts), "a bound site has no anchor")
         assert site.anchor is not None
         require(site.anchor.channels == site.channels, f"{site.name}: its anchor does not fit")
+        require(site.bits > 0, f"{site.name}: a bound site carries no bit")
         for part in site.anchor.parts:
             used.add(part.weight)
+            require(part.bits <= part.channels, f"{site.name}: more rows picked than there are")
+            may_pick = part.picked is None or config.formulation == "signature"
+            require(may_pick, f"{site.name}: rows are picked, which is for 'signature' alone")
             shape = shapes[part.weight]
             last = part.start + part.channels * part.repeats
             require(last <= anchor_width(shape, part), f"{site.name}: rows that no weight has")

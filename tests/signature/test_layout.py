@@ -66,6 +66,7 @@ CHANGES = {
     "expert_shape": (4, 2),
     "centred": True,
     "less_mean_row": True,
+    "picked": 3,
 }
 
 
