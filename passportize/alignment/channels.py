@@ -8,12 +8,14 @@ addition), so that it is also scaled alike. Atom 0, :data:`FIXED`, can do neithe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["BLANK", "FIXED", "Axis", "ChannelLabels", "thin"]
+__all__ = ["BLANK", "FIXED", "Axis", "ChannelLabels", "Diagonal", "Heads", "thin"]
 
 FIXED = 0
 BLANK = -1
@@ -60,17 +62,80 @@ class Axis:
         return values.reshape([-1 if d == self.dim else 1 for d in range(tensor.dim())])
 
 
+@dataclass(frozen=True, eq=False)
+class Diagonal:
+    """A factor for each channel: one atom times the factor, and perhaps a shift, is another.
+
+    Attributes:
+        kind: ``"norm"`` for the factors behind a norm over channels, which those who read its
+            output can take over; ``"statistics"`` for a norm with running statistics, and
+            ``"factor"`` for a parameter (LayerScale), which the layer in front can take over.
+        before: Atoms of the input, int64 ``[channels]``.
+        after: Atoms of the output.
+        tensors: Names by attribute: ``weight``, ``bias``, ``running_mean``, ``running_var``.
+        first: First entry of these tensors that is meant.
+        eps: What is added to the variance.
+        step: Place in the forward pass.
+    """
+
+    kind: Literal["norm", "statistics", "factor"]
+    before: Tensor
+    after: Tensor
+    tensors: Mapping[str, str]
+    first: int
+    eps: float
+    step: int
+
+    def factors(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The factors in one model, float64 ``[channels]``."""
+        count = len(self.before)
+        result = torch.ones(count, dtype=torch.float64)
+        if "weight" in self.tensors:
+            weight = tensors[self.tensors["weight"]].detach().double().cpu().reshape(-1)
+            result = weight.narrow(0, self.first, count)
+        if "running_var" in self.tensors:
+            variance = tensors[self.tensors["running_var"]].detach().double().cpu()
+            result = (
+                result / (variance.narrow(0, self.first, count) + self.eps).clamp_min(1e-300).sqrt()
+            )
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Channels of attention: only products of ``queries`` and ``keys`` of a head are seen.
+
+    Attributes:
+        queries: Atoms, int64 ``[heads, channels]``.
+        keys: Likewise.
+        values: Atoms that are only averaged over positions.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+
 class ChannelLabels:
     """Collects atoms, relations between them, and the axes on which they lie.
 
     Attributes:
         count: Number of atoms so far.
         axes: What was found, in the order of the forward pass.
+        diagonals: Factors of channels that neighbouring layers can take over.
+        heads: Attention, as far as it was understood.
+        centred: Atoms whose mean a norm takes away, and whose length it fixes.
+        spherical: Atoms whose length a norm fixes.
     """
 
     def __init__(self) -> None:
         self.count = 1
         self.axes: list[Axis] = []
+        self.diagonals: list[Diagonal] = []
+        self.heads: list[Heads] = []
+        self.centred: list[Tensor] = []
+        self.spherical: list[Tensor] = []
+        self._rigid: list[Tensor] = []
         self._same: list[Tensor] = []
         self._together: list[Tensor] = []
         self._unscaled: list[Tensor] = []
@@ -101,6 +166,16 @@ class ChannelLabels:
     def positive(self, labels: Tensor) -> None:
         """The sign of these is fixed."""
         self._positive.append(_distinct(labels))
+
+    def stiffen(self, labels: Tensor) -> None:
+        """Each of these is seen by itself: they cannot be mixed with others."""
+        self._rigid.append(_distinct(labels))
+
+    @property
+    def rigid(self) -> Tensor:
+        """Atoms that cannot be mixed with others."""
+        atoms: Tensor = torch.unique(torch.cat([torch.tensor([FIXED]), *self._rigid]))
+        return atoms
 
     def classes(self) -> tuple[Tensor, Tensor]:
         """Number of the class of every atom: of those that move together, and of one scale."""

@@ -1,26 +1,28 @@
 """Are aligned weights those of the released model? A test on entries that the alignment never saw.
 
 Null hypothesis: which row of the suspect was matched to which row of the released weights is
-arbitrary. Matching used one half of the entries of every weight; the statistic is the mean
-correlation of matched rows over the other half, with the sign that the first half gave. Under the
+arbitrary. Matching used a quarter of the entries of every weight; the statistic is the mean
+correlation of matched rows over the others, with the sign that the quarter gave. Under the
 null hypothesis it is distributed as with any other matching, so with ``N`` random ones the
 probability of one as high is at most ``(1 + how many are as high) / (N + 1)``, exact and never
 smaller than ``1 / (N + 1)``.
 
 Small p-values say that two models have *something* in common, and so may two that were trained on
 the same data. Therefore the excess over random matchings must be large as well: copies have most of
-their weights in common, strangers little.
+their weights in common, strangers little. Two models that come from one ancestor have the ancestor
+in common. Where it is known it is taken out of both, and what is compared is what each of them was
+changed by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from passportize.alignment.held_out import correlations, fitting_half, some_columns
+from passportize.alignment.held_out import HeldOut, correlations, some_columns
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
 
@@ -65,6 +67,8 @@ def measure_similarity(
     aligned: Mapping[str, Tensor],
     tied: TiedChannels,
     matchings: int = MATCHINGS,
+    base: Mapping[str, Tensor] | None = None,
+    held_out: HeldOut | None = None,
 ) -> Similarity:
     """Test aligned weights against the released ones.
 
@@ -73,24 +77,35 @@ def measure_similarity(
         aligned: Those of the suspect, from :func:`passportize.alignment.alignment.align`.
         tied: The channels of the model.
         matchings: Random matchings to compare with.
+        base: Tensors of a common ancestor, by first name, to be taken out of both: every row less
+            the best multiple of the ancestor's, since sizes are known no better than to a few
+            percent. Those that it lacks are compared as they are.
+        held_out: What the alignment did not look at, as it was told.
     """
+    base = base or {}
+    if held_out is None:
+        held_out = HeldOut(tied, {name: tensor.shape for name, tensor in released.items()})
     tables = []
     rows = 0
-    for group in tied.groups:
-        table = torch.zeros(group.size, group.size)
+    for size, places_on in _matched_rows(tied, released):
+        table = torch.zeros(size, size)
         tested = 0
-        for number, places in group.places:
+        for number, places in places_on:
             axis = tied.axes[number]
-            half = fitting_half(axis.tensor, released[axis.tensor].shape)
-            if axis.role == "rows" and half is not None:
-                parts = [
-                    axis.of(tensor).movedim(axis.dim, 0)[places.reshape(-1)].flatten(1)
-                    for tensor in (released[axis.tensor], aligned[axis.tensor], half)
-                ]
-                for entry in range(places.shape[1]):
-                    own, other, chosen = (part[entry :: places.shape[1]] for part in parts)
-                    table += _held_out(own.float(), other.float(), chosen)
-                    tested += group.size
+            if axis.role != "rows" or not held_out.compared(axis.tensor):
+                continue
+            own = released[axis.tensor]
+            ancestor = base.get(axis.tensor, torch.zeros(()).expand(own.shape))
+            whole = own, aligned[axis.tensor], ancestor, held_out.fitted(axis.tensor)
+            parts = [
+                axis.of(tensor).movedim(axis.dim, 0)[places.reshape(-1)].flatten(1)
+                for tensor in whole
+            ]
+            for entry in range(places.shape[1]):
+                mine, other, past, chosen = (part[entry :: places.shape[1]] for part in parts)
+                mine, other = (_beyond(rows.float(), past.float()) for rows in (mine, other))
+                table += _held_out(mine, other, chosen)
+                tested += size
         if tested:
             tables.append(table)
             rows += tested
@@ -105,10 +120,42 @@ def measure_similarity(
     return Similarity(likeness, chance, (1 + higher) / (matchings + 1), matchings, rows)
 
 
+def _matched_rows(
+    tied: TiedChannels, released: Mapping[str, Tensor]
+) -> Iterator[tuple[int, Sequence[tuple[int, Tensor]]]]:
+    """Rows that an alignment has laid on each other: how many, and on which axes they lie.
+
+    Rows that nothing can have moved are compared as they lie, too.
+    """
+    replaced = {space.group for space in tied.spaces}
+    movable = {
+        *(axis for group in tied.groups for axis, _ in group.places),
+        *(side.axis for space in tied.spaces for side in space.sides),
+    }
+    for number, group in enumerate(tied.groups):
+        if number not in replaced:
+            yield group.size, group.places
+    for space in tied.spaces:
+        if space.blocks == 1:
+            yield space.size, [(side.axis, side.places[0]) for side in space.sides if side.writes]
+    for number, axis in enumerate(tied.axes):
+        count = len(axis.atoms)
+        if number in movable or axis.role != "rows" or not axis.moves or axis.first:
+            continue
+        if count > 1 and count == released[axis.tensor].shape[axis.dim]:
+            yield count, [(number, torch.arange(count)[:, None])]
+
+
+def _beyond(rows: Tensor, past: Tensor) -> Tensor:
+    """Rows less the best multiple of the ancestor's, ``[n, D]``; as they are where that is zero."""
+    length = past.square().sum(1, keepdim=True)
+    share = (rows * past).sum(1, keepdim=True) / length.masked_fill(length == 0, 1)
+    return torch.addcmul(rows, share, past, value=-1)
+
+
 def _held_out(own: Tensor, other: Tensor, fitted: Tensor) -> Tensor:
-    """Correlation over the half that was kept out, with the sign of the half that was fitted."""
+    """Correlation over what was kept out, with the sign of what was fitted."""
     own, other, chosen = some_columns(own, other, fitted)
-    assert chosen is not None
     signs = torch.where(correlations(own, other, chosen)[0] < 0, -1.0, 1.0)
     return correlations(own, other, ~chosen)[0] * signs
 

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import FIXED, Axis, ChannelLabels
+from passportize.alignment.channels import FIXED, Axis, ChannelLabels, Heads
+from passportize.alignment.spaces import MatrixSpace, find_spaces
 from passportize.alignment.walk import LabelWalk
 from passportize.errors import TracingError
 from passportize.surgery.norms import find_norms
@@ -51,6 +52,8 @@ class TiedChannels:
         free: Whether a class can be rescaled, ``[classes]``.
         signed: Whether its sign can change too, ``[classes]``.
         aliases: First name of every parameter and buffer that has several, by the others.
+        spaces: Channels that more than permutations may act on, in the order of the forward pass.
+        heads: Attention whose heads were understood.
     """
 
     axes: tuple[Axis, ...]
@@ -59,6 +62,8 @@ class TiedChannels:
     free: Tensor
     signed: Tensor
     aliases: Mapping[str, str]
+    spaces: tuple[MatrixSpace, ...] = ()
+    heads: tuple[Heads, ...] = ()
 
     def permute(
         self, tensors: Mapping[str, Tensor], orders: Sequence[Tensor | None], skip: int = -1
@@ -110,7 +115,10 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     moving, scales = labels.classes()
     free, signed = labels.limits(scales)
     axes = sorted(labels.axes, key=lambda axis: axis.step)
-    return TiedChannels(tuple(axes), _groups(axes, moving), scales, free, signed, _aliases(model))
+    groups = _groups(axes, moving)
+    spaces = find_spaces(labels, axes, [group.places for group in groups], moving, scales)
+    heads = tuple(labels.heads)
+    return TiedChannels(tuple(axes), groups, scales, free, signed, _aliases(model), spaces, heads)
 
 
 def _settle_loose(labels: ChannelLabels, loose: Mapping[str, tuple[Tensor, int]]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passportize.alignment.channels import BLANK, FIXED, ChannelLabels
+from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, Diagonal, thin
 from passportize.alignment.walk_arithmetic import (
     PAIRING_STEPS,
     REDUCING_STEPS,
@@ -23,6 +23,7 @@ from passportize.alignment.walk_arithmetic import (
     label_reduction,
     label_unary,
 )
+from passportize.alignment.walk_attention import ATTENTION_STEPS, AttentionLabels
 from passportize.alignment.walk_layers import label_norm, label_weight, uniform_along
 from passportize.tracing.graph import argument, shape_of, step_name
 from passportize.tracing.operations import RESHAPE_STEPS, Kind, steps
@@ -33,6 +34,7 @@ _LAYOUT = steps(
     *(Kind.PERMUTE, Kind.RESHAPE, Kind.BROADCAST, Kind.MOVE, Kind.SPLIT, Kind.SLICE, Kind.INDEX),
     *(Kind.CAT, Kind.STACK, Kind.SHUFFLE),
 )
+_FACTORS = steps(Kind.FACTOR)
 _MOST_ATOMS = 1 << 20
 
 
@@ -52,6 +54,7 @@ class LabelWalk:
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.labels = ChannelLabels()
         self.loose: dict[str, tuple[Tensor, int]] = {}
+        self._attention = AttentionLabels(self.labels)
         self._modules = dict(model.named_modules())
         self._tensors: Mapping[str, Tensor] = {
             **dict(model.named_buffers()),
@@ -74,6 +77,8 @@ class LabelWalk:
         shape = shape_of(node)
         if name in _LAYOUT:
             value = self._moved(node, name)
+        elif name in ATTENTION_STEPS:
+            value = self._attention.label(node, name, [self._of(a) for a in _nodes(node.args)])
         elif shape is not None and name in UNARY_STEPS | REDUCING_STEPS | PAIRING_STEPS:
             value = self._computed(node, name, shape)
         else:
@@ -190,6 +195,10 @@ class LabelWalk:
             found = [self._of(item) for item in operands]
             if not found or not all(isinstance(value, Tensor) for value in found):
                 return None
+            if name in _FACTORS and len(found) == 2:
+                scaled = self._scaled(found, shape)
+                if scaled is not None:
+                    return scaled
             return label_pair(self.labels, name, found, shape)
         values = self._source(node)
         if values is None:
@@ -197,6 +206,44 @@ class LabelWalk:
         if name in REDUCING_STEPS:
             return label_reduction(self.labels, node, values)
         return label_unary(self.labels, name, values, shape)
+
+    def _scaled(self, found: list[Tensor], shape: tuple[int, ...]) -> Tensor | None:
+        """Channels times a parameter of one number each (LayerScale); None for anything else."""
+        for values, factors in (found, found[::-1]):
+            flat = thin(factors).reshape(-1)
+            name = next(
+                (
+                    name
+                    for name, (atoms, _) in self.loose.items()
+                    if flat.numel() == atoms.numel() > 1 and torch.equal(flat, atoms.reshape(-1))
+                ),
+                None,
+            )
+            dims = [d for d in range(len(shape)) if d >= len(shape) - factors.dim()]
+            dims = [d for d in dims if factors.shape[d - len(shape)] == flat.numel()]
+            whole = thin(torch.broadcast_to(values, shape))
+            varied = [d for d in range(len(shape)) if whole.shape[d] > 1]
+            varied = [d for d in varied if bool((whole != whole.narrow(d, 0, 1)).any())]
+            if name is None or not dims or varied != dims[-1:]:
+                continue
+            inputs = whole.movedim(dims[-1], -1).reshape(-1, flat.numel())[0]
+            if bool((inputs <= FIXED).any()):
+                continue
+            outputs = self.labels.fresh(flat.numel())
+            for atoms in (inputs, flat):
+                self.labels.accompany(atoms, outputs)
+                self.labels.unscale(atoms)
+            self.labels.unscale(outputs)
+            step = len(self._values)
+            diagonal = Diagonal("factor", inputs, outputs, {"weight": name}, 0, 0.0, step)
+            self.labels.diagonals.append(diagonal)
+            size = [-1 if d == dims[-1] else 1 for d in range(len(shape))]
+            return outputs.view(size).expand(shape)
+        return None
+
+
+def _nodes(arguments: Any) -> list[fx.Node]:
+    return [item for item in _flat(list(arguments)) if isinstance(item, fx.Node)]
 
 
 def _flat(value: Any) -> list[Any]:

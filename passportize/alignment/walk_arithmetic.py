@@ -23,6 +23,7 @@ __all__ = [
 UNARY_STEPS = steps(Kind.COPY, Kind.POINTWISE, Kind.ALONG, Kind.POOL)
 _POSITIVE = UNARY_STEPS & steps(having=Trait.HOMOGENEOUS, lacking=Trait.LINEAR)
 _UNSCALED = UNARY_STEPS - steps(having=Trait.HOMOGENEOUS)
+_RIGID = UNARY_STEPS - steps(having=Trait.LINEAR)
 _POOLS = steps(Kind.POOL)
 REDUCING_STEPS = steps(Kind.REDUCE, lacking=Trait.SEVERAL)
 _MEANS = steps(Kind.REDUCE, having=Trait.LINEAR)
@@ -49,6 +50,8 @@ def label_unary(
         labels.positive(values)
     elif name in _UNSCALED:
         labels.unscale(values)
+    if name in _RIGID:
+        labels.stiffen(values)
     narrow = thin(values)
     pooled = name in _POOLS
     for dim, size in enumerate(shape):
@@ -72,6 +75,7 @@ def label_reduction(labels: ChannelLabels, node: fx.Node, values: Tensor) -> Ten
     low, high = narrow.amin(dims, keepdim=True), narrow.amax(dims, keepdim=True)
     if name not in _MEANS or bool((low != high).any()):
         labels.unscale(narrow)
+        labels.stiffen(narrow)
     result = torch.where(low == high, low, BLANK)
     result = result.expand([1 if d in dims else size for d, size in enumerate(values.shape)])
     for dim in sorted(dims, reverse=True):
@@ -93,6 +97,7 @@ def label_pair(
     if len(found) == 1:
         if name not in _PRODUCTS:
             labels.unscale(found[0])
+            labels.stiffen(found[0])
         return torch.broadcast_to(found[0], shape)
     whole = [torch.broadcast_to(value, shape) for value in found]
     main = max(range(len(found)), key=lambda at: (found[at].numel(), _spread(found[at])))
@@ -102,6 +107,9 @@ def label_pair(
             continue
         neutral = _even_where_varied(found[at], thin(result))
         blank = neutral or bool((thin(value) == BLANK).any())
+        if not (not blank and name in _SUMS) and not (neutral and name in _PRODUCTS):
+            labels.stiffen(result)
+            labels.stiffen(value)
         if not blank and name in _SUMS:
             labels.tie(result, value)
         elif not neutral:

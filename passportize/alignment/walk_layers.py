@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
-from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, thin
+from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, Diagonal, thin
 from passportize.tracing.weight_layers import expert_shape_of, standardises_weight
 
 __all__ = ["channels_along", "label_norm", "label_weight", "uniform_along"]
@@ -84,12 +86,19 @@ def label_weight(
                 Axis(name, 1, "columns", columns, step, rows=(first, first + len(rows)))
             )
             labels.axes.append(Axis(name, 0, "rows", rows, step, first=first))
+    if groups > 1:
+        labels.stiffen(inputs)
+        labels.stiffen(outputs)
     if standardises_weight(module):
-        labels.unscale(inputs)
-        labels.unscale(outputs)
+        for atoms in (inputs, outputs):
+            labels.unscale(atoms)
+            labels.stiffen(atoms)
     for key, parameter in module.named_parameters(recurse=False):
         if key == "weight":
             continue
+        if key != "bias":
+            labels.stiffen(inputs)
+            labels.stiffen(outputs)
         if parameter.dim() == 0 or parameter.shape[0] != width:
             labels.unscale(inputs)
             labels.pin(outputs)
@@ -149,4 +158,38 @@ def label_norm(
             labels.positive(outputs)
         elif not isinstance(child, _LINEAR):
             labels.unscale(outputs)
+        if not isinstance(child, _LINEAR):
+            labels.stiffen(outputs)
+    _note_factors(
+        labels, norm, {key: names[id(tensors[key])] for key in tensors}, inputs, outputs, step
+    )
     return outputs, dim
+
+
+def _note_factors(
+    labels: ChannelLabels,
+    norm: nn.Module,
+    names: dict[str, str],
+    inputs: Tensor,
+    outputs: Tensor,
+    step: int,
+) -> None:
+    """What a norm does to channels that are mixed."""
+    name = type(norm).__name__.lower()
+    single = isinstance(norm, nn.GroupNorm) and norm.num_groups == 1
+    kind: Literal["norm", "statistics"]
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm) and "running_var" in names:
+        kind = "statistics"
+    elif isinstance(norm, nn.LayerNorm) or single:
+        kind = "norm"
+        labels.centred.append(inputs)
+    elif isinstance(norm, nn.RMSNorm) or name.startswith("rmsnorm"):
+        kind = "norm"
+        labels.spherical.append(inputs)
+    else:
+        labels.stiffen(inputs)
+        labels.stiffen(outputs)
+        return
+    kept = {key: names[key] for key in names if key != "num_batches_tracked"}
+    eps = getattr(norm, "eps", 0.0) or 0.0
+    labels.diagonals.append(Diagonal(kind, inputs, outputs, kept, 0, float(eps), step))

@@ -1,6 +1,7 @@
 """Attacks on passports, for honest tests of the scheme: one file each."""
 
 from passportize.attacks.closed_form import forge_private_branch
+from passportize.attacks.disguise import mix_channels
 from passportize.attacks.kernel_shift import shift_standardised_kernels
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
@@ -12,6 +13,7 @@ from passportize.attacks.stream_shift import shift_streams
 __all__ = [
     "flip_channel_signs",
     "forge_private_branch",
+    "mix_channels",
     "permute_channels",
     "project_weights",
     "scale_neurons",

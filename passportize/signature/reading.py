@@ -10,7 +10,7 @@ from torch import Tensor
 
 from passportize.signature.layout import Layout, anchor_of
 from passportize.signature.model_key import ModelKey
-from passportize.signature.rows import anchor_rows
+from passportize.signature.rows import anchor_rows, row_positions
 from passportize.signature.site import AnchorPart, Site
 from passportize.utils.precision import at_least_float32
 
@@ -89,7 +89,10 @@ class Reading:
 
 
 def prepare_sites(
-    layout: Layout, tensors: Mapping[str, Tensor], found: Mapping[str, str]
+    layout: Layout,
+    tensors: Mapping[str, Tensor],
+    found: Mapping[str, str],
+    unread: Mapping[str, Tensor] | None = None,
 ) -> list[PreparedSite]:
     """Take from a suspect what the sites of a layout are read from.
 
@@ -97,9 +100,11 @@ def prepare_sites(
         layout: The sites.
         tensors: The suspect's tensors by name.
         found: The suspect's name for the weights of the layout; without those that it lacks.
+        unread: Entries of the suspect's tensors that are not read, bool in their shapes: they
+            count as zeros.
     """
     return [
-        _prepare(site, shapes, tensors, found)
+        _prepare(site, shapes, tensors, found, unread or {})
         for site, shapes in zip(layout.sites, layout.shapes, strict=True)
     ]
 
@@ -109,6 +114,7 @@ def _prepare(
     shapes: tuple[tuple[int, ...], ...],
     tensors: Mapping[str, Tensor],
     found: Mapping[str, str],
+    unread: Mapping[str, Tensor],
 ) -> PreparedSite:
     rows, used = [], []
     found_as = ""
@@ -116,7 +122,11 @@ def _prepare(
         name = found.get(part.weight)
         if name is None:
             return PreparedSite(site, "", None, _missing(part.weight, shape, tensors), ())
-        rows.append(rows_of(tensors[name], part))
+        values = rows_of(tensors[name], part)
+        if name in unread:
+            positions = row_positions(unread[name], part)
+            values = values.masked_fill(unread[name].reshape(-1)[positions], 0.0)
+        rows.append(values)
         found_as = found_as or name
         used.append(part.weight)
     return PreparedSite(site, found_as, tuple(rows), "", tuple(used))

@@ -129,7 +129,7 @@ class Site:
     Attributes:
         name: Dotted name of the module, the first in registration order.
         aliases: Further names under which the same module object is registered.
-        norm_type: Qualified class name, for example ``"torch.nn.BatchNorm2d"``.
+        layer_type: Qualified class name, for example ``"torch.nn.BatchNorm2d"``.
         role: What surgery does with it.
         channels: Number of channels, 0 where unknown.
         channel_axis: Axis of the affine shape that counts channels (0, or another one for a
@@ -140,7 +140,7 @@ class Site:
     """
 
     name: str
-    norm_type: str
+    layer_type: str
     role: Role
     channels: int = 0
     channel_axis: int = 0

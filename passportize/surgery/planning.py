@@ -172,7 +172,7 @@ def _site(
     site = Site(
         name=norm.name,
         aliases=norm.aliases,
-        norm_type=describe_type(type(norm.module)),
+        layer_type=describe_type(type(norm.module)),
         role=Role.SKIPPED,
         reason=norm.reason,
     )

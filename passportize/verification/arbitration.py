@@ -1,9 +1,10 @@
 """Two parties claim one model: whose mark is in whose weights, and who published first.
 
 A signature says that a key and weights belong together, not since when. Of two parties who each
-show one, the other's model decides: a copy carries the mark of what it was copied from, and the
-original does not carry the copy's. Where both weights carry both marks, or channels were permuted
-so that none reads in the other's, only the dates on which the claims were published are left.
+show one, the other's model decides: a copy carries the mark of what it was copied from, disguised
+or not, and the original does not carry the copy's. Where both weights carry both marks, only the
+dates on which the claims were published are left. Weights that are alike without either mark in the
+other's are kin: two fine-tunings of one public model are, and no date makes one of them a copy.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Arbitration:
         reason: The decision in words.
         names: Of the parties, from their passports.
         own: Verdict on each party's mark in their own weights.
-        other: Verdict on each party's mark in the weights of the other. Where it rests on
-            ``links``, the two weights are kin, which says nothing about the direction.
+        other: Verdict on each party's mark in the weights of the other, as they stand or, in its
+            ``links``, aligned.
         dated: The day that counts for each party; None where nothing valid was published. Whose
             word it is stands in the notes.
         notes: What else the reader should know.
@@ -104,24 +105,31 @@ class Arbitration:
         return "\n".join([*lines, f"decision: {whose}: {self.reason}"])
 
 
-def arbitrate(first: Party, second: Party) -> Arbitration:
+def arbitrate(first: Party, second: Party, *, base: Weights | None = None) -> Arbitration:
     """Judge between two parties who both say that a model is theirs.
 
     1. A party whose mark is not in their own weights, or whose weights are not those that their
        claim was made for, has no claim.
     2. If one party's mark is in the weights of both and the other's only in their own, the first
-       is the origin: a copy keeps the mark of what it was made from.
+       is the origin: a copy keeps the mark of what it was made from. Where the weights of the
+       claimant can be aligned with those of the other (channels permuted, rescaled or mirrored),
+       the mark counts as found if it is there after that.
     3. If both marks are in both weights, the claim that was published earlier decides, provided
        that it is the very claim that is shown here.
-    4. If each mark is only in its own weights, but one aligns with the other (channels permuted,
-       rescaled or mirrored), they are kin and the dates decide likewise. If not, nothing shows that
-       the two models are related.
+    4. If each mark is only in its own weights, but the weights are alike, they are kin, and that
+       decides nothing: both may come from one ancestor, which neither has to have made. With
+       ``base`` the ancestor is taken out of both; if they are alike beyond it, and both claims
+       were published, the earlier one decides.
+    5. If they are not alike, nothing shows that the two models are related.
 
     The thresholds are those of :func:`passportize.verify`.
 
     Args:
         first: One party.
         second: The other.
+        base: The last public model that both may come from; for models that were trained from
+            nothing their common initial weights. It is for the judge to say which one that is: an
+            older one that a party names proves nothing.
 
     Raises:
         InvalidArgument: Both bring the same passport, or one a commitment and another date.
@@ -152,6 +160,7 @@ def arbitrate(first: Party, second: Party) -> Arbitration:
             claims[index],
             model=parties[1 - index].model,
             released=parties[index].weights if _can_align(parties, own, index) else None,
+            base=base if _can_align(parties, own, index) else None,
         )
         for index in (0, 1)
     )
@@ -162,9 +171,9 @@ def arbitrate(first: Party, second: Party) -> Arbitration:
     dated = tuple(found.day if found is not None else None for found in dates)
     notes = tuple(f"{name}: {word}" for name, word in zip(names, words, strict=True) if word)
     valid = [bool(verdict.accepted and verdict.same_weights) for verdict in own]
-    found = [bool(verdict.accepted) and verdict.links is None for verdict in other]
-    kin = any(verdict.accepted for verdict in other)
-    owner, reason = _decide(names, valid, found, kin, dates)
+    found = [bool(verdict.accepted) for verdict in other]
+    kin = any(verdict.links is not None and verdict.links.kin for verdict in other)
+    owner, reason = _decide(names, valid, found, kin, base is not None, dates)
     return Arbitration(
         owner,
         reason,
@@ -204,25 +213,50 @@ def _decide(
     valid: list[bool],
     found: list[bool],
     kin: bool,
+    beyond: bool,
     dated: tuple[PriorityDate | None, ...],
 ) -> tuple[int | None, str]:
+    """Whose the origin is, and why; the table of it is in docs/threat_model.md."""
     if not any(valid):
         return None, "neither shows weights of their own that carry their mark"
     for index in (0, 1):
         if not valid[1 - index]:
             shown = f"{names[1 - index]} shows no weights that their claim was made for"
-            if found[index] or kin:
+            if found[index]:
                 return index, f"{shown}, and what they show comes from these weights"
+            if kin:
+                return None, f"{shown}; {_KIN}"
             return None, f"{shown}, and what they show has nothing to do with these weights"
-    if not (any(found) or kin):
-        return None, "each mark is in its own weights alone: nothing shows that they are related"
     for index in (0, 1):
         if found[index] and not found[1 - index]:
             return index, (
                 f"their mark is in the weights of both, and that of {names[1 - index]} only in "
                 "their own"
             )
-    marks = "both marks are in both weights" if all(found) else "the weights are kin"
+    if all(found):
+        return _earlier(names, "both marks are in both weights", dated)
+    alone = "each mark is in its own weights alone"
+    if not kin:
+        related = "related beyond the base" if beyond else "related"
+        return None, f"{alone}: nothing shows that they are {related}"
+    if not beyond:
+        return None, f"{alone}; {_KIN}"
+    alike = f"{alone}, and the weights are alike beyond the base"
+    if any(date is None for date in dated):
+        return None, f"{alike}; which was first only two published claims could say"
+    return _earlier(names, alike, dated)
+
+
+_KIN = (
+    "the weights are kin, direction unknown: both may come from one ancestor. If a public one is "
+    "known, give it as base="
+)
+
+
+def _earlier(
+    names: tuple[str, str], marks: str, dated: tuple[PriorityDate | None, ...]
+) -> tuple[int | None, str]:
+    """The party whose claim was published first."""
     if dated[0] is None and dated[1] is None:
         return None, f"{marks}, and neither claim was published"
     for index in (0, 1):
@@ -236,8 +270,16 @@ def _decide(
 
 
 def _line(verdict: Verdict) -> str:
-    similarity = verdict.links.similarity if verdict.links is not None else None
-    if similarity is not None and verdict.accepted:
-        return f"not read plainly; the weights are kin (likeness {similarity.likeness:.3f})"
+    links = verdict.links
     word = {True: "found", False: "not found", None: "could not be judged"}[verdict.accepted]
-    return f"{word}, {verdict.matched} of {verdict.total} bits, p = {verdict.p_value}"
+    line = f"{word}, {verdict.matched} of {verdict.total} bits, p = {verdict.p_value}"
+    if links is None or links.similarity is None:
+        return line
+    if links.accepted:
+        return (
+            f"found once a disguise was undone, {links.aligned_matched} of "
+            f"{links.aligned_total} bits (likeness {links.similarity.likeness:.3f})"
+        )
+    if links.kin:
+        return f"{line}; the weights are kin (likeness {links.similarity.likeness:.3f})"
+    return line

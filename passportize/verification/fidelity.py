@@ -34,12 +34,14 @@ class Fidelity:
         passed: Whether the private branch is no more than the threshold below; None if that could
             not be judged.
         reason: Why it could not, or what the numbers are.
+        samples: How many samples were counted.
     """
 
     public: float | None
     private: float | None
     passed: bool | None
     reason: str
+    samples: int = 0
 
 
 def measure_fidelity(
@@ -178,15 +180,14 @@ def _judge(counts: _Counts, reason: str) -> Fidelity:
         return Fidelity(None, None, None, "the loader is empty")
     public = 100.0 * counts.hits["public"] / counts.samples
     if "private" not in counts.hits:
-        return Fidelity(public, None, None, reason)
+        return Fidelity(public, None, None, reason, counts.samples)
     private = 100.0 * counts.hits["private"] / counts.samples
     if public < 200.0 / counts.classes:
-        return Fidelity(
-            public, private, None, "the suspect itself is near chance on these data, as it stands"
-        )
+        reason = "the suspect itself is near chance on these data, as it stands"
+        return Fidelity(public, private, None, reason, counts.samples)
     gap = public - private
     side = f"{abs(gap):.1f} points {'below' if gap > 0 else 'above'}"
     if abs(gap) < 0.05:
         side = "level with"
     reason = f"the private branch is {side} the public one; {FIDELITY_GAP:g} below are allowed"
-    return Fidelity(public, private, gap <= FIDELITY_GAP, reason)
+    return Fidelity(public, private, gap <= FIDELITY_GAP, reason, counts.samples)

@@ -4,12 +4,20 @@ Two links, each with its own null hypothesis, never one number that mixes them:
 
 1. key -> released weights: the signature test as always, exact. The claim names the digest of these
    weights, so they are as old as the claim's published digest.
-2. released weights -> suspect: the suspect is aligned with them, and what the alignment did not
-   look at is tested (:mod:`passportize.alignment.similarity`).
+2. released weights -> suspect: the suspect is aligned with them, and the entries that the alignment
+   did not look at are tested: whether they are alike (:mod:`passportize.alignment.similarity`), and
+   whether they carry the signature.
 
-The bits of the aligned suspect are a necessary condition: without them the two are kin, and nothing
-says which was first or that either is a copy. They have no exact p-value, since the alignment was
-made by looking at weights that know the key, and prefers the channels that resemble them.
+Likeness without the bits makes two models kin: nothing says which was first, or that either is a
+copy, for both may come from one ancestor. A public ancestor can be given; it is taken out of both
+before they are compared.
+
+Why the bits of other entries: the alignment prefers channels that resemble the released ones, and
+these know the key, so entries that it has looked at match more often than by chance in any model.
+The vectors of other entries are independent signs, and a suspect that owes nothing to the released
+weights answers to them by chance, however its channels were placed. This is exact only as far as
+the released entries that were looked at say nothing of the vectors of the others. They were trained
+together, so it is argued and measured (docs/method.md), and link 1 and likeness are asked as well.
 """
 
 from __future__ import annotations
@@ -22,20 +30,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.alignment.alignment import align
+from passportize.alignment.held_out import HeldOut
 from passportize.alignment.similarity import Similarity, measure_similarity
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.errors import InvalidArgument, TracingError
-from passportize.release.checkpoint import host_state_dict, load_weights
+from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
-from passportize.signature.evidence import Evidence, judge_evidence, read_evidence
+from passportize.signature.evidence import Evidence, judge_evidence, read_by_name, read_evidence
+from passportize.signature.matching import match_names
 from passportize.signature.model_key import ModelKey
+from passportize.suspects.reading import read_suspect
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
 from passportize.verification.counterparts import find_counterparts, structure_of
 from passportize.verification.expectation import Expectation
-from passportize.verification.suspect import Suspect, Weights
+from passportize.verification.suspect import NO_MODULE, Suspect, Weights
 
-__all__ = ["Links", "judge_links", "open_released"]
+__all__ = ["Links", "judge_links", "open_released", "open_weights"]
 
 
 @dataclass(frozen=True)
@@ -48,12 +59,16 @@ class Links:
         released_matched: Signature bits of the released weights that match.
         released_total: Signature bits that were read from them.
         released_strength: Bits of evidence for the first link, exact.
-        similarity: The second link; None if it could not be measured.
+        similarity: Likeness, the first half of the second link; None if it could not be measured.
         moved: Channels of the suspect that had another place.
         channels: Channels that could have had one.
-        aligned_matched: Bits of the aligned suspect that match: a copy must have them, too, but
-            they have no exact p-value.
+        aligned_matched: Bits of the aligned suspect that match, read from entries that the
+            alignment did not look at.
         aligned_total: Bits that were read from it.
+        aligned_strength: Bits of evidence for the second half of the second link.
+        entries_matched: Bits of the released weights that match, read from the same entries: what
+            a perfect copy would show.
+        base: Whether a public ancestor was taken out before likeness was measured.
     """
 
     accepted: bool | None
@@ -66,6 +81,14 @@ class Links:
     channels: int = 0
     aligned_matched: int = 0
     aligned_total: int = 0
+    aligned_strength: float = 0.0
+    entries_matched: int = 0
+    base: bool = False
+
+    @property
+    def kin(self) -> bool:
+        """Whether the weights are alike, though nothing says which of them was first."""
+        return self.similarity is not None and bool(self.similarity.accepted)
 
     def lines(self) -> list[str]:
         """The links as lines of a verdict."""
@@ -76,15 +99,44 @@ class Links:
         ]
         found = self.similarity
         if found is not None:
+            beyond = " beyond the base" if self.base else ""
             lines += [
-                f"link 2:    released weights -> suspect: likeness {found.likeness:.3f} over "
-                f"{found.rows} rows, {LINK_LIKENESS:g} needed; p = {found.p_value:.2g} against "
-                f"{found.matchings} random matchings, {LINK_P_VALUE:g} needed",
-                f"aligned:   {self.moved} of {self.channels} channels had another place; "
-                f"{self.aligned_matched} of {self.aligned_total} bits match then "
-                "(a copy must have them; no exact p-value)",
+                f"link 2:    released weights -> suspect: likeness{beyond} {found.likeness:.3f} "
+                f"over {found.rows} rows, {LINK_LIKENESS:g} needed; p = {found.p_value:.2g} "
+                f"against {found.matchings} random matchings, {LINK_P_VALUE:g} needed",
+                f"aligned:   {self.moved} of {self.channels} channels had another place; on other "
+                f"entries {self.aligned_matched} of {self.aligned_total} bits match (released "
+                f"weights there: {self.entries_matched}), strength {self.aligned_strength:.1f}, "
+                f"{ACCEPT_STRENGTH:g} needed",
             ]
         return lines
+
+
+def open_weights(weights: Weights, what: str) -> dict[str, Tensor]:
+    """The tensors of weights by name.
+
+    Args:
+        weights: A plain model, a state dict or a file.
+        what: What they are, for errors.
+
+    Raises:
+        InvalidArgument: They are something else.
+        CheckpointError: The file cannot be read.
+    """
+    if isinstance(weights, (str, os.PathLike)):
+        state: Any = read_suspect(weights).kept
+    elif isinstance(weights, (nn.Module, Mapping)):
+        state = weights
+    else:
+        raise InvalidArgument(
+            f"{what} must be a plain model, a state dict or the path of a file of weights, not "
+            f"{type(weights).__name__}"
+        )
+    return {
+        name: value.detach()
+        for name, value in host_state_dict(state).items()
+        if isinstance(value, Tensor)
+    }
 
 
 def open_released(released: Weights, claim: Claim | None) -> dict[str, Tensor]:
@@ -99,20 +151,7 @@ def open_released(released: Weights, claim: Claim | None) -> dict[str, Tensor]:
             "verify: released= needs the claim, whose digest says which weights were released; "
             "weights that nothing binds to a date prove nothing"
         )
-    if isinstance(released, (str, os.PathLike)):
-        state: Any = load_weights(released)
-    elif isinstance(released, (nn.Module, Mapping)):
-        state = released
-    else:
-        raise InvalidArgument(
-            "verify: released= must be a plain model, a state dict or the path of a file of "
-            f"weights, not {type(released).__name__}"
-        )
-    tensors = {
-        name: value.detach()
-        for name, value in host_state_dict(state).items()
-        if isinstance(value, Tensor)
-    }
+    tensors = open_weights(released, "verify: released=")
     if weights_digest(tensors) != claim.weights:
         raise InvalidArgument(
             "verify: released= is not what the claim was made for, its digest differs; give the "
@@ -127,6 +166,7 @@ def judge_links(
     key: ModelKey,
     claimed: Expectation,
     example_inputs: Any = None,
+    base: Mapping[str, Tensor] | None = None,
 ) -> Links:
     """Both links from a key to a suspect.
 
@@ -136,11 +176,12 @@ def judge_links(
         key: The claimant's key for the layout.
         claimed: What the claim expects.
         example_inputs: As in :func:`passportize.plan`.
+        base: Tensors of a public ancestor, named and ordered as the released ones.
 
     Raises:
-        InvalidArgument: There is no model to follow channels in.
+        InvalidArgument: There is no model to follow channels in, or ``base`` is another model.
     """
-    if opened.module is None:
+    if opened.module is None and opened.no_module == NO_MODULE:
         raise InvalidArgument(
             "verify: released= needs model=, a plain model of the suspect's architecture, to "
             "follow its channels"
@@ -149,6 +190,8 @@ def judge_links(
     first, reason = judge_evidence(evidence, claimed.layout)
     if first is not True:
         return _links(first, f"link 1: in the released weights, {reason}", evidence)
+    if opened.module is None:
+        return _links(None, f"link 2: {opened.no_module}", evidence)
     if not opened.whole:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
     suspect = {name: value.detach().cpu() for name, value in opened.module.state_dict().items()}
@@ -157,15 +200,25 @@ def judge_links(
         return _links(
             None, "link 2: the suspect is no model of the released architecture", evidence
         )
-    own = {name: released[partner].cpu() for name, partner in found.items() if partner}
+    names = {name: partner for name, partner in found.items() if partner}
+    own = {name: released[partner].cpu() for name, partner in names.items()}
     try:
         tied = find_tied_channels(opened.module, example_inputs)
     except TracingError as error:
         return _links(None, f"link 2: {error}", evidence)
-    alignment = align(own, suspect, tied)
-    similarity = measure_similarity(own, alignment.tensors, tied)
-    aligned = read_evidence(alignment.tensors, key, claimed.layout)
-    second, reason = _second_link(similarity, aligned)
+    ancestor = _ancestor(base, names, own) if base is not None else None
+    carrying = match_names(claimed.layout, released).values()
+    bound = {name for name, partner in names.items() if partner in carrying}
+    held_out = HeldOut(tied, {name: tensor.shape for name, tensor in own.items()}, bound)
+    alignment = align(own, suspect, tied, held_out)
+    similarity = measure_similarity(own, alignment.tensors, tied, base=ancestor, held_out=held_out)
+    read = {name: partner for name, partner in names.items() if held_out.readable(name)}
+    unread = {read[name]: held_out.fitted(name) for name in bound if name in read}
+    there = {partner: alignment.tensors[name] for name, partner in read.items()}
+    same = {partner: released[partner] for partner in read.values()}
+    aligned = read_by_name(there, key, claimed.layout, unread)
+    undisguised = read_by_name(same, key, claimed.layout, unread)
+    second, reason = _second_link(similarity, aligned, ancestor is not None)
     return replace(
         _links(second, reason, evidence),
         similarity=similarity,
@@ -173,21 +226,52 @@ def judge_links(
         channels=alignment.channels,
         aligned_matched=aligned.reading.matched,
         aligned_total=aligned.reading.total,
+        aligned_strength=aligned.strength,
+        entries_matched=undisguised.reading.matched,
+        base=ancestor is not None,
     )
 
 
-def _second_link(similarity: Similarity, aligned: Evidence) -> tuple[bool | None, str]:
+def _ancestor(
+    base: Mapping[str, Tensor], names: Mapping[str, str], released: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of the ancestor, by the suspect's names; those of another shape left out."""
+    shapes = {names[name]: tuple(tensor.shape) for name, tensor in released.items()}
+    wanted = tuple(shapes.items())
+    found = find_counterparts(wanted, structure_of(base))
+    ancestor = {
+        name: base[partner].detach().cpu().float()
+        for name, kept in names.items()
+        if (partner := found[kept]) and tuple(base[partner].shape) == shapes[kept]
+    }
+    if len(ancestor) < len(names) / 2:
+        raise InvalidArgument(
+            f"verify: base= has only {len(ancestor)} of the {len(names)} tensors of the released "
+            "weights; give the public model that both may come from, in its own layout"
+        )
+    return ancestor
+
+
+def _second_link(
+    similarity: Similarity, aligned: Evidence, beyond: bool
+) -> tuple[bool | None, str]:
     """Whether the suspect is a copy, and why.
 
     Likeness alone does not say so: two honest fine-tunings of one public base are alike as well,
     and only a copy has the owner's bits.
     """
+    reading = aligned.reading
     if similarity.accepted is None:
         return None, "link 2: no rows of this model are long enough to be compared"
     if not similarity.accepted:
-        return False, "link 2: the suspect's weights are not those that were released"
+        where = "beyond the base, " if beyond else ""
+        return False, f"link 2: {where}the suspect's weights are not those that were released"
+    if reading.total - aligned.log2_alternatives < ACCEPT_STRENGTH:
+        return None, (
+            f"link 2: only {reading.total} bits are there to be read, too few to tell a copy from "
+            "kin"
+        )
     if aligned.strength < ACCEPT_STRENGTH:
-        reading = aligned.reading
         return False, (
             "link 2: kin, direction unknown: the weights are alike, but the suspect, aligned, does "
             f"not carry the signature ({reading.matched} of {reading.total} bits); both may come "

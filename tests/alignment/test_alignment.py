@@ -12,7 +12,7 @@ from torch import nn
 
 import passportize as pp
 from passportize.alignment.alignment import align
-from passportize.alignment.held_out import correlations, fitting_half
+from passportize.alignment.held_out import correlations, fitting_entries
 from passportize.alignment.similarity import measure_similarity
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.attacks.neuron_scale import scale_neurons
@@ -90,7 +90,8 @@ def test_a_disguised_copy_is_accepted_through_two_links(preset):
     assert (verdict.matched, verdict.total) == (plain.matched, plain.total)
     links = verdict.links
     assert links.released_matched == links.released_total
-    assert links.aligned_matched == links.aligned_total == links.released_total
+    assert links.aligned_matched == links.entries_matched >= 0.95 * links.aligned_total
+    assert links.aligned_total == links.released_total
     assert links.similarity.likeness > 0.95
     assert links.similarity.p_value == 1 / (links.similarity.matchings + 1)
     assert links.moved > 0.9 * links.channels
@@ -129,7 +130,8 @@ def test_groups_of_a_group_norm_stay_in_place():
     released = protected("keyed", group_norm)
     verdict = linked(disguised(released.plain), norm=group_norm)
     assert verdict.accepted is True
-    assert verdict.links.aligned_matched == verdict.links.aligned_total
+    links = verdict.links
+    assert links.aligned_matched == links.entries_matched >= 0.95 * links.aligned_total
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "convnext_atto"])
@@ -216,19 +218,18 @@ def test_links_are_not_looked_for_where_the_signature_reads():
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def test_the_fit_looks_at_one_half_only():
-    """Whatever stands in the other half, the alignment is the same."""
+def test_the_fit_looks_at_a_quarter_only():
+    """Whatever stands in the other entries, the alignment is the same."""
     released = protected("keyed").plain
     thief = disguised(released, 7)
     tied = find_tied_channels(released, example())
     own, other = released.state_dict(), thief.state_dict()
-    half = fitting_half("conv3.weight", own["conv3.weight"].shape)
-    assert 0.4 < half.double().mean() < 0.6
-    assert fitting_half("conv1.weight", own["conv1.weight"].shape) is None
+    fitted = fitting_entries(own["conv3.weight"].shape)
+    assert 0.2 < fitted.double().mean() < 0.3
     first = align(own, other, tied)
     changed = dict(own)
-    noise = torch.randn(half.shape, generator=seeded())
-    changed["conv3.weight"] = torch.where(half, own["conv3.weight"], noise)
+    noise = torch.randn(fitted.shape, generator=seeded())
+    changed["conv3.weight"] = torch.where(fitted, own["conv3.weight"], noise)
     second = align(changed, other, tied)
     rows = [
         nn.functional.normalize(found.tensors["conv3.weight"].flatten(1))

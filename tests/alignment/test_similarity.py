@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from passportize.alignment.channels import Axis
-from passportize.alignment.held_out import fitting_half
+from passportize.alignment.held_out import fitting_entries
 from passportize.alignment.similarity import MATCHINGS, Similarity, measure_similarity
 from passportize.alignment.tied_channels import TiedChannels, TiedGroup
 from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
@@ -31,13 +31,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def table(name: str, own: Tensor, other: Tensor) -> np.ndarray:
-    """Correlation over the half that was kept out, with the sign of the other half."""
-    half = fitting_half(name, own.shape).flatten(1).numpy()
+def table(own: Tensor, other: Tensor) -> np.ndarray:
+    """Correlation over what was kept out, with the sign of the fitted part."""
+    part = fitting_entries(own.shape).flatten(1).numpy()
     a, b = own.flatten(1).double().numpy(), other.flatten(1).double().numpy()
     found = np.zeros((len(a), len(b)))
     for i, j in itertools.product(range(len(a)), range(len(b))):
-        fitted, held = half[i], ~half[i]
+        fitted, held = part[i], ~part[i]
         sign = -1.0 if a[i, fitted] @ b[j, fitted] < 0 else 1.0
         norm = np.linalg.norm(a[i, held]) * np.linalg.norm(b[j, held])
         found[i, j] = sign * (a[i, held] @ b[j, held]) / norm
@@ -58,8 +58,8 @@ def test_every_number_against_loops() -> None:
     groups += (TiedGroup(5, ((3, single),)),)
     found = measure_similarity(weights, aligned, tied(axes + columns, *groups), matchings=4000)
 
-    first = table("a", weights["a"], aligned["a"])
-    whole = table("b", weights["b"], aligned["b"])
+    first = table(weights["a"], aligned["a"])
+    whole = table(weights["b"], aligned["b"])
     second = sum(whole[part][:, part] for part in (slice(0, 4), slice(4, 8)))
     rows = 5 + 2 * 4
     assert (found.rows, found.matchings) == (rows, 4000)
@@ -102,11 +102,11 @@ def test_channels_along_another_dimension() -> None:
     channels = tied((rows_of("a", 24, 1, dim=1),), TiedGroup(24, ((0, torch.arange(24)[:, None]),)))
     aligned = 0.6 * own + 0.8 * noise
     found = measure_similarity({"a": own}, {"a": aligned}, channels, matchings=19)
-    half = fitting_half("a", own.shape).movedim(1, 0).flatten(1)
+    part = fitting_entries(own.shape).movedim(1, 0).flatten(1)
     rows = [
         torch.cosine_similarity(a[~chosen], b[~chosen], 0)
         for a, b, chosen in zip(
-            own.movedim(1, 0).flatten(1), aligned.movedim(1, 0).flatten(1), half, strict=True
+            own.movedim(1, 0).flatten(1), aligned.movedim(1, 0).flatten(1), part, strict=True
         )
     ]
     mean = float(torch.stack(rows).mean())

@@ -31,11 +31,11 @@ def tensors() -> dict[str, Tensor]:
     return marked(KEY, LAYOUT)
 
 
-def test_a_marked_model_is_read_by_name_for_one_bit(tensors) -> None:
+def test_a_marked_model_is_read_by_name_for_two_bits(tensors) -> None:
     found = read_evidence(tensors, KEY, LAYOUT)
-    assert LOOKS_PRICE == 1.0
-    assert (found.matched_by, found.log2_alternatives) == (BY_NAME, 1.0)
-    assert (found.log2_p, found.strength) == (-180.0, 179.0)
+    assert LOOKS_PRICE == 2.0
+    assert (found.matched_by, found.log2_alternatives) == (BY_NAME, 2.0)
+    assert (found.log2_p, found.strength) == (-180.0, 178.0)
     assert found.found == {name: name for name in SHAPES}
     assert judge_evidence(found, LAYOUT) == (
         True,
@@ -45,7 +45,7 @@ def test_a_marked_model_is_read_by_name_for_one_bit(tensors) -> None:
 
 def test_a_prefix_costs_nothing_more(tensors) -> None:
     found = read_evidence({"module." + name: t for name, t in tensors.items()}, KEY, LAYOUT)
-    assert (found.matched_by, found.strength) == (BY_NAME, 179.0)
+    assert (found.matched_by, found.strength) == (BY_NAME, 178.0)
     assert found.found["head.weight"] == "module.head.weight"
 
 
@@ -53,8 +53,8 @@ def test_renamed_tensors_are_found_by_assignment_at_its_price(tensors) -> None:
     renamed = {f"t{index}": t for index, t in enumerate(reversed(tensors.values()))}
     found = read_evidence(renamed, KEY, LAYOUT)
     assert found.matched_by == BY_ASSIGNMENT
-    assert found.log2_alternatives == pytest.approx(1 + math.log2(24))
-    assert found.strength == pytest.approx(180 - 1 - math.log2(24))
+    assert found.log2_alternatives == pytest.approx(2 + math.log2(24))
+    assert found.strength == pytest.approx(180 - 2 - math.log2(24))
     assert judge_evidence(found, LAYOUT)[0] is True
 
 
@@ -73,7 +73,7 @@ def test_the_stronger_look_counts() -> None:
     key = ModelKey(PASSPORT, layout)
     found = read_evidence(marked(key, layout), key, layout)
     # 50 bits never reach the threshold, so both looks are taken.
-    assert (found.matched_by, found.strength) == (BY_NAME, 49.0)
+    assert (found.matched_by, found.strength) == (BY_NAME, 48.0)
     assigned = assign_tensors(key, layout, marked(key, layout))
     assert assigned.log2_alternatives == pytest.approx(math.log2(120))
     accepted, reason = judge_evidence(found, layout)
@@ -110,12 +110,12 @@ def test_what_cannot_be_judged_says_why(tensors) -> None:
 
 
 def test_the_threshold_is_that_of_acceptance() -> None:
-    """65 bits of which all match are the fewest that are accepted by name."""
-    for bits, expected in ((64, None), (65, True)):
+    """66 bits of which all match are the fewest that are accepted by name."""
+    for bits, expected in ((65, None), (66, True)):
         layout = plain_layout({"w": (bits, 60)})
         key = ModelKey(PASSPORT, layout)
         found = read_evidence(marked(key, layout), key, layout)
-        assert found.strength == bits - 1
+        assert found.strength == bits - 2
         assert judge_evidence(found, layout)[0] is expected
     assert ACCEPT_STRENGTH == 64.0
 

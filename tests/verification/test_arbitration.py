@@ -17,7 +17,12 @@ from passportize.attacks.permutation import permute_channels
 from passportize.errors import InvalidArgument, WrongPassport
 from passportize.layers.model import switch_of
 from passportize.release.claim import claim_of
+from passportize.signature.layout import anchor_of
+from passportize.signature.model_key import ModelKey
+from passportize.signature.reading import rows_of
+from passportize.signature.rows import added_to_rows
 from passportize.verification.arbitration import Arbitration, Party, arbitrate
+from tests.support.kin import fine_tuned, public_base
 from tests.support.small_protected import PASSPORT, protected
 from tests.support.time_stamping_authority import NOON, Authority
 
@@ -25,9 +30,12 @@ THIEF = pp.Passport.generate("Mallory", date="2026-02-01", secret=bytes(range(1,
 EARLY, LATE = date(2026, 1, 31), date(2026, 6, 1)
 
 
-def marked_copy(model: nn.Module, passport: pp.Passport) -> tuple[nn.Module, pp.Claim]:
+def marked_copy(
+    model: nn.Module, passport: pp.Passport, margin: float = 2.0
+) -> tuple[nn.Module, pp.Claim]:
     """A copy into which somebody has put a mark of their own."""
-    copied = pp.passportize(copy.deepcopy(model), passport)
+    config = pp.PassportConfig.keyed(margin=margin)
+    copied = pp.passportize(copy.deepcopy(model), passport, config=config)
     pp.embed_signature(copied)
     claim = claim_of(copied)
     switch_of(copied).saved = True
@@ -58,8 +66,10 @@ def test_a_copy_carries_the_mark_of_its_origin() -> None:
     assert result.owner == 0
     assert all(v.accepted and v.same_weights for v in result.own)
     assert result.other[0].accepted and result.other[0].links is None
-    # The thief's mark does not read in the original; that the two are kin, both could show.
-    assert result.other[1].strength < 10 and result.other[1].links is not None
+    # The thief's mark does not read in the original, aligned or not; that they are kin, it shows.
+    links = result.other[1].links
+    assert result.other[1].strength < 10 and links is not None and links.kin
+    assert links.accepted is False and links.aligned_strength < 10
     text = str(result)
     assert "decision: the origin is Acme's" in text and "Mallory: no published claim" in text
     assert json.loads(json.dumps(result.to_dict()))["owner"] == 0
@@ -86,19 +96,18 @@ def disguise(model: nn.Module) -> None:
     assert not pp.verify(model, PASSPORT, protected("keyed").claim).accepted
 
 
-@pytest.mark.parametrize(
-    ("days", "expected"), [((EARLY, LATE), 0), ((None, None), None), ((None, LATE), 1)]
-)
-def test_a_disguised_copy_with_a_claim_leaves_the_dates(
-    days: tuple[date | None, date | None], expected: int | None
+@pytest.mark.parametrize("days", [(EARLY, LATE), (None, None), (None, LATE), (LATE, EARLY)])
+def test_a_disguised_and_marked_copy_carries_the_mark_of_its_origin(
+    days: tuple[date | None, date | None],
 ) -> None:
+    """Nobody published, or the thief alone: the marks have a direction, whatever the dates say."""
     plain = protected("keyed").copy()
     disguise(plain)
     stolen, claim = marked_copy(plain, THIEF)
     digest = claim.digest() if days[1] else ""
     result = both_ways(owner(days[0]), Party(THIEF, claim, stolen, digest, days[1]))
-    assert result.owner == expected
-    assert "the weights are kin" in result.reason and "likeness" in str(result)
+    assert result.owner == 0
+    assert "found once a disguise was undone" in str(result) and "likeness" in str(result)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +141,88 @@ def test_another_claim_than_the_published_one_has_no_date() -> None:
     result = arbitrate(party, thief())
     assert result.dated == (None, None)
     assert "not the digest of the claim" in result.notes[0] and result.notes[0] in str(result)
+
+
+# --- kin: alike, and neither has the other's mark ------------------------------------------------
+
+
+def kin(base: nn.Module, passport: pp.Passport, seed: int, day: date | None = None) -> Party:
+    """Somebody's honest fine-tuning of a public model, with a mark of their own."""
+    marked, claim = marked_copy(fine_tuned(base, seed), passport)
+    return Party(passport, claim, marked, claim.digest() if day else "", day)
+
+
+DAYS = [(EARLY, LATE), (LATE, EARLY), (EARLY, None), (None, EARLY), (None, None)]
+
+
+@pytest.mark.parametrize("days", DAYS)
+def test_two_fine_tunings_of_one_base_decide_nothing(
+    days: tuple[date | None, date | None],
+) -> None:
+    """Common ancestor: both innocent, whoever published."""
+    base = public_base()
+    first, second = kin(base, PASSPORT, 1, days[0]), kin(base, THIEF, 2, days[1])
+    result = both_ways(first, second)
+    assert result.owner is None and "kin, direction unknown" in result.reason
+    assert "base=" in result.reason and "the weights are kin" in str(result)
+    assert arbitrate(first, second, base=base.state_dict()).owner is None
+    cleared = arbitrate(first, second, base=base.state_dict())
+    assert "nothing shows that they are related beyond the base" in cleared.reason
+
+
+def test_squatting_on_a_public_base_gives_nobody_elses_work() -> None:
+    """Somebody marks the public model itself and publishes before all others."""
+    base = public_base()
+    squatted, claim = marked_copy(base, THIEF)
+    squatter = Party(THIEF, claim, squatted, claim.digest(), EARLY)
+    honest = kin(base, PASSPORT, 1, LATE)
+    assert both_ways(honest, squatter).owner is None
+    assert arbitrate(honest, squatter, base=base).owner is None
+    # A base that is too old takes nothing out, and is for the judge to refuse.
+    torch.manual_seed(1)
+    older = arbitrate(honest, squatter, base=type(base)())
+    assert older.owner == 1 and "alike beyond the base" in older.reason
+    # Who builds on the marked model carries that mark, and it comes from there.
+    on_it = kin(squatted, PASSPORT, 1)
+    assert arbitrate(on_it, squatter, base=base).owner == 1
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"), list(zip(DAYS, (0, 1, None, None, None), strict=True))
+)
+def test_erased_and_marked_again_leaves_two_published_dates(
+    days: tuple[date | None, date | None], expected: int | None
+) -> None:
+    """A thief who knew the owner's key: neither mark is in the other's weights."""
+    base = public_base()
+    first = kin(base, PASSPORT, 1, days[0])
+    assert isinstance(first.weights, nn.Module) and isinstance(first.claim, pp.Claim)
+    erased = copy.deepcopy(first.weights)
+    erase(erased, first.claim)
+    stolen, claim = marked_copy(erased, THIEF, 0.5)
+    second = Party(THIEF, claim, stolen, claim.digest() if days[1] else "", days[1])
+    assert both_ways(first, second).owner is None
+    result = arbitrate(first, second, base=base)
+    assert result.owner == expected and "alike beyond the base" in result.reason
+
+
+def erase(model: nn.Module, claim: pp.Claim) -> None:
+    """Turn over what a coin says of all bits, as only the owner's key allows."""
+    key = ModelKey(PASSPORT, claim.layout)
+    flipped = torch.rand(claim.layout.bits, generator=torch.Generator().manual_seed(3)) < 0.5
+    start = 0
+    weights = dict(model.named_parameters())
+    for index, site in enumerate(claim.layout.sites):
+        for part, vectors in zip(anchor_of(site).parts, key.sides(index), strict=True):
+            weight = weights[part.weight]
+            rows = rows_of(weight, part).double()
+            window = vectors.window or slice(None)
+            _, t, _ = vectors.signs(torch.float64)
+            turn = t * (rows[:, window] * t).sum(1, keepdim=True) * -1.1 / t.shape[1]
+            turn[~flipped[start : start + part.channels]] = 0
+            with torch.no_grad():
+                weight.copy_(added_to_rows(weight, part, turn, window))
+            start += part.channels
 
 
 def test_models_that_have_nothing_in_common() -> None:

@@ -87,9 +87,9 @@ def test_the_owner_is_recognised(preset):
     assert verdict.accepted is True
     assert (verdict.matched, verdict.total) == (192, 192)
     assert verdict.log2_p == -192.0
-    assert verdict.log2_alternatives == LOOKS_PRICE == 1.0
-    assert verdict.strength == 191.0
-    assert verdict.p_value == "2^-191"
+    assert verdict.log2_alternatives == LOOKS_PRICE == 2.0
+    assert verdict.strength == 190.0
+    assert verdict.p_value == "2^-190"
     assert verdict.matched_by == "name"
     assert verdict.same_weights is True
     assert verdict.claim == released.claim.digest()
@@ -587,13 +587,13 @@ def test_verdict_as_json_and_text():
     released = protected("keyed")
     verdict = pp.verify(released.copy(), PASSPORT, released.claim, loader())
     record = json.loads(json.dumps(verdict.to_dict()))
-    assert record["accepted"] is True and record["p_value"] == "2^-191"
+    assert record["accepted"] is True and record["p_value"] == "2^-190"
     assert record["message"] == {"owner": "Acme", "contact": "", "date": "2026-01-31"}
     assert record["accept_strength"] == ACCEPT_STRENGTH == 64.0
     assert record["fidelity_gap"] == FIDELITY_GAP == 5.0
     assert [site["bits"] for site in record["sites"]] == [32, 32, 128]
     text = str(verdict)
-    for part in ("conv3.weight", "128/128", "2^-191", "Acme, 2026-01-31", "ACCEPTED", "passed"):
+    for part in ("conv3.weight", "128/128", "2^-190", "Acme, 2026-01-31", "ACCEPTED", "passed"):
         assert part in text
 
 

@@ -1,0 +1,252 @@
+"""Channels that a whole matrix may act on without changing what a network computes.
+
+Where a tensor is only added to, averaged over positions, normalised over its channels and
+multiplied with weights, its channels have no meaning of their own: ``M`` may act on what writes
+them and the inverse of ``M`` on what reads them. A norm in between takes over no factor, so its
+factors are folded into the readers first, those of LayerScale and of a norm with running statistics
+into the writers. Which matrices may act:
+
+- any orthogonal one before an RMSNorm;
+- one that keeps the vector of ones as well before a LayerNorm or a GroupNorm of one group;
+- any invertible one where there is no norm over channels (linear bottlenecks, and the values,
+  queries and keys of every head of attention).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from passportize.alignment.channels import Axis, ChannelLabels, Diagonal, Heads
+
+__all__ = ["MatrixKind", "MatrixSpace", "Side", "find_spaces", "fold_factors"]
+
+
+class MatrixKind(Enum):
+    """Which matrices may act."""
+
+    LINEAR = "any invertible matrix"
+    ORTHOGONAL = "rotations"
+    CENTRED = "rotations that keep the vector of ones"
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Channels of a space along one axis of a tensor.
+
+    Attributes:
+        axis: Number of the axis.
+        places: Its entries, int64 ``[blocks, size, copies]``: the same matrix acts on every copy.
+        writes: Whether ``M`` acts on it; else the transposed inverse of ``M`` does.
+    """
+
+    axis: int
+    places: Tensor
+    writes: bool
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixSpace:
+    """Channels on which a matrix may act.
+
+    Attributes:
+        kind: Which matrices may.
+        size: Number of channels.
+        blocks: How many matrices act beside each other: one for each head.
+        sides: Where the channels lie, in the order of the forward pass.
+        diagonals: Factors that have to be folded first.
+        group: Number of the group of permutations that this replaces; None if there is none.
+    """
+
+    kind: MatrixKind
+    size: int
+    blocks: int
+    sides: tuple[Side, ...]
+    diagonals: tuple[Diagonal, ...]
+    group: int | None
+
+
+def find_spaces(
+    labels: ChannelLabels,
+    axes: Sequence[Axis],
+    groups: Sequence[Sequence[tuple[int, Tensor]]],
+    moving: Tensor,
+    scales: Tensor,
+) -> tuple[MatrixSpace, ...]:
+    """The spaces of a model, in the order of the forward pass.
+
+    Args:
+        labels: What a walk over the model has found.
+        axes: Its axes, in the order of the forward pass.
+        groups: The places of every group of permutations, as in
+            :class:`~passportize.alignment.tied_channels.TiedGroup`.
+        moving: Class of atoms that move together.
+        scales: Class of atoms of one scale, which are one and the same channel.
+    """
+    search = _Search(labels, axes, moving, scales)
+    spaces = [search.stream(number, places) for number, places in enumerate(groups)]
+    for heads in labels.heads:
+        spaces.append(search.heads([(heads.queries, True), (heads.keys, False)], heads))
+        spaces.append(search.heads([(heads.values, True)], heads))
+    found = [space for space in spaces if space is not None]
+    return tuple(sorted(found, key=lambda space: space.sides[0].axis))
+
+
+def fold_factors(
+    spaces: Sequence[MatrixSpace],
+    axes: Sequence[Axis],
+    scales: Tensor,
+    tensors: Mapping[str, Tensor],
+) -> dict[int, Tensor]:
+    """What each axis is multiplied with when factors are folded, float64, by number of the axis.
+
+    Args:
+        spaces: From :func:`find_spaces`.
+        axes: The axes.
+        scales: Class of one scale of every atom.
+        tensors: Tensors of one model by first name.
+    """
+    written = torch.ones(int(scales.max()) + 1, dtype=torch.float64)
+    read = written.clone()
+    result = {}
+    for space in spaces:
+        for diagonal in reversed(space.diagonals):
+            if diagonal.kind != "norm":
+                after = written[scales[diagonal.after]]
+                written[scales[diagonal.before]] = after * diagonal.factors(tensors)
+        for diagonal in space.diagonals:
+            if diagonal.kind == "norm":
+                before = read[scales[diagonal.before]]
+                read[scales[diagonal.after]] = before * diagonal.factors(tensors)
+    for space in spaces:
+        for side in space.sides:
+            classes = scales[axes[side.axis].atoms]
+            factors = written[classes] if side.writes else read[classes]
+            if bool((factors != 1).any()):
+                result[side.axis] = factors
+    return result
+
+
+class _Search:
+    """Finds spaces among groups and heads."""
+
+    def __init__(
+        self, labels: ChannelLabels, axes: Sequence[Axis], moving: Tensor, scales: Tensor
+    ) -> None:
+        self._axes, self._moving, self._scales = axes, moving, scales
+        count = int(scales.max()) + 1
+        self._rigid_moving = torch.zeros(int(moving.max()) + 1, dtype=torch.bool)
+        self._rigid_moving[moving[labels.rigid]] = True
+        self._rigid = torch.zeros(count, dtype=torch.bool)
+        self._rigid[scales[labels.rigid]] = True
+        self._diagonals = labels.diagonals
+        identity = torch.arange(count)
+        self._written, self._read = identity.clone(), identity.clone()
+        for diagonal in self._diagonals:
+            before, after = scales[diagonal.before], scales[diagonal.after]
+            forth = self._written if diagonal.kind != "norm" else self._read
+            one, other = (before, after) if diagonal.kind != "norm" else (after, before)
+            # A channel that two steps take over would need two factors.
+            twice = (forth[one] != one) & (forth[one] != other)
+            self._rigid_moving[moving[diagonal.before[twice]]] = True
+            forth[one] = other
+        self._written, self._read = _followed(self._written), _followed(self._read)
+        self._normed = {
+            MatrixKind.CENTRED: _marked(labels.centred, scales, count),
+            MatrixKind.ORTHOGONAL: _marked(labels.spherical, scales, count),
+        }
+        self._of_norms = {
+            name for diagonal in self._diagonals for name in diagonal.tensors.values()
+        }
+        self._on: dict[int, set[int]] = {}
+        for number, axis in enumerate(axes):
+            for kind in torch.unique(scales[axis.atoms]).tolist():
+                self._on.setdefault(kind, set()).add(number)
+
+    def stream(self, number: int, places: Sequence[tuple[int, Tensor]]) -> MatrixSpace | None:
+        """The space of a group whose bundles are single channels of one tensor."""
+        first = self._axes[places[0][0]].atoms[places[0][1]]
+        if bool(self._rigid_moving[self._moving[first]].any()):
+            return None
+        sides, bases = [], []
+        for at, where in places:
+            axis = self._axes[at]
+            if axis.tensor in self._of_norms:
+                continue
+            writes = axis.role != "columns"
+            if not axis.moves or axis.role not in ("rows", "vector", "columns"):
+                return None
+            classes = self._scales[axis.atoms[where]]
+            base = (self._written if writes else self._read)[classes]
+            bases.append(base)
+            sides.append(Side(at, where[None], writes))
+        if not any(side.writes for side in sides) or all(side.writes for side in sides):
+            return None
+        base = bases[0][:, :1]
+        if any(bool((other != base).any()) for other in bases):
+            return None
+        base = base[:, 0]
+        if len(torch.unique(base)) < len(base):
+            return None
+        own = set(torch.unique(self._moving[first]).tolist())
+        diagonals = [
+            diagonal for diagonal in self._diagonals if int(self._moving[diagonal.before[0]]) in own
+        ]
+        for diagonal in diagonals:
+            side = diagonal.after if diagonal.kind != "norm" else diagonal.before
+            through = self._written if diagonal.kind != "norm" else self._read
+            if not bool(torch.isin(through[self._scales[side]], base).all()):
+                return None
+        kind = MatrixKind.LINEAR
+        for which in (MatrixKind.ORTHOGONAL, MatrixKind.CENTRED):
+            marked = self._normed[which]
+            levels = torch.unique(self._scales[torch.isin(self._moving, self._moving[first])])
+            if bool(marked[levels].any()):
+                if not bool(marked[base].all()) or bool(marked[levels].sum() > len(base)):
+                    return None
+                kind = which
+        return MatrixSpace(kind, len(base), 1, tuple(sides), tuple(diagonals), number)
+
+    def heads(self, parts: Sequence[tuple[Tensor, bool]], heads: Heads) -> MatrixSpace | None:
+        """The space of values, or of queries and keys, of attention."""
+        sides = []
+        for atoms, covariant in parts:
+            classes = self._scales[atoms]
+            if bool(self._rigid[classes].any()):
+                return None
+            numbers = set.union(*(self._on.get(kind, set()) for kind in classes.flatten().tolist()))
+            for number in sorted(numbers):
+                axis = self._axes[number]
+                if axis.role not in ("rows", "vector", "columns") or not axis.moves:
+                    return None
+                position = torch.full((len(self._rigid),), -1)
+                position[self._scales[axis.atoms]] = torch.arange(len(axis.atoms))
+                places = position[classes]
+                if bool((places < 0).any()):
+                    return None
+                writes = covariant if axis.role != "columns" else not covariant
+                sides.append(Side(number, places[:, :, None], writes))
+        roles = {(self._axes[side.axis].role, side.writes) for side in sides}
+        if not roles or (len(parts) == 1 and ("columns", False) not in roles):
+            return None
+        blocks, size = parts[0][0].shape
+        sides.sort(key=lambda side: side.axis)
+        return MatrixSpace(MatrixKind.LINEAR, size, blocks, tuple(sides), (), None)
+
+
+def _followed(step: Tensor) -> Tensor:
+    """Where a chain of steps ends."""
+    while not torch.equal(further := step[step], step):
+        step = further
+    return step
+
+
+def _marked(atoms: Sequence[Tensor], scales: Tensor, count: int) -> Tensor:
+    marked = torch.zeros(count, dtype=torch.bool)
+    for part in atoms:
+        marked[scales[part]] = True
+    return marked

@@ -1,0 +1,266 @@
+"""The strongest disguise: a random element of every symmetry of a model, and its outputs stay.
+
+Whatever :func:`passportize.alignment.tied_channels.find_tied_channels` knows to be possible is done
+at once: a random matrix on every space of channels that have no meaning of their own (residual
+streams, linear bottlenecks, values, queries and keys of every head), heads and all other channels
+permuted, rescaled and mirrored. It takes no data, no training and a few seconds. Rotations of
+residual streams are in SliceGPT (ICLR 2024), those inside heads in AWM (ICLR 2026), permutations,
+scales and signs in "Cracking White-box DNN Watermarks via Invariant Neuron Transforms" (KDD 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.alignment.channels import Axis, Diagonal
+from passportize.alignment.spaces import MatrixKind, MatrixSpace, fold_factors
+from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
+from passportize.attacks.neuron_scale import scale_neurons
+from passportize.attacks.permutation import permute_channels
+from passportize.attacks.unchanged import FunctionCheck
+from passportize.errors import InvalidArgument
+
+__all__ = ["Disguise", "disguise", "mix_channels"]
+
+
+@dataclass(frozen=True)
+class Disguise:
+    """What :func:`disguise` has done.
+
+    Attributes:
+        mixed: Channels that a random matrix was put on, heads counted one by one.
+        permuted: Groups of channels or heads that were permuted.
+        scaled: Channels that were rescaled or mirrored.
+    """
+
+    mixed: int
+    permuted: int
+    scaled: int
+
+
+def disguise(
+    model: nn.Module,
+    generator: torch.Generator | None = None,
+    *,
+    condition: float = 10.0,
+    decades: float = 1.0,
+    flip: float = 0.5,
+    example_inputs: Any = None,
+) -> Disguise:
+    """Put a random element of every symmetry on a model, in place.
+
+    Args:
+        model: A plain model, in evaluation mode.
+        generator: Source of the random choices.
+        condition: Of the invertible matrices, where more than rotations may act.
+        decades: As in :func:`~passportize.attacks.neuron_scale.scale_neurons`.
+        flip: Likewise.
+        example_inputs: What to call the model with, as in :func:`passportize.plan`; timm models
+            need none.
+
+    Raises:
+        InvalidArgument: An argument is out of range.
+        TracingError: The model cannot be read.
+    """
+    mixed = mix_channels(model, generator, condition=condition, example_inputs=example_inputs)
+    permuted = permute_channels(model, generator, example_inputs=example_inputs)
+    scaled = scale_neurons(
+        model, generator, decades=decades, flip=flip, example_inputs=example_inputs
+    )
+    return Disguise(mixed, len(permuted), scaled)
+
+
+@torch.no_grad()
+def mix_channels(
+    model: nn.Module,
+    generator: torch.Generator | None = None,
+    *,
+    condition: float = 10.0,
+    example_inputs: Any = None,
+) -> int:
+    """Put a random matrix on every space of a model, in place.
+
+    Args:
+        model: A plain model, in evaluation mode.
+        generator: Source of the matrices.
+        condition: Largest over smallest singular value of those that need be no rotations.
+        example_inputs: As in :func:`passportize.plan`.
+
+    Returns:
+        The number of channels that were mixed; a space whose matrix changes an output on the
+        example inputs is put back.
+
+    Raises:
+        InvalidArgument: ``condition`` is below 1.
+        TracingError: The model cannot be read.
+    """
+    if not condition >= 1.0:
+        raise InvalidArgument(f"mix_channels: condition={condition!r} must be at least 1")
+    check = FunctionCheck(model, example_inputs)
+    tied = find_tied_channels(model, example_inputs)
+    tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    mixed = 0
+    for space in tied.spaces:
+        names = {tied.axes[side.axis].tensor for side in space.sides}
+        names |= {name for diagonal in space.diagonals for name in diagonal.tensors.values()}
+        before = {name: tensors[name].clone() for name in names}
+        _mix(space, tied, tensors, generator, condition)
+        if check.changed(model):
+            for name, tensor in before.items():
+                tensors[name].copy_(tensor)
+        else:
+            mixed += space.size * space.blocks
+    return mixed
+
+
+def _mix(
+    space: MatrixSpace,
+    tied: TiedChannels,
+    tensors: Mapping[str, Tensor],
+    generator: torch.Generator | None,
+    condition: float,
+) -> None:
+    matrices = torch.stack(
+        [_drawn(space.kind, space.size, generator, condition) for _ in range(space.blocks)]
+    )
+    inverses = torch.linalg.inv(matrices).transpose(1, 2)
+    factors = fold_factors([space], tied.axes, tied.scales, tensors)
+    shifts = [_shift(diagonal, tensors) for diagonal in space.diagonals]
+    for side in space.sides:
+        axis = tied.axes[side.axis]
+        part = axis.of(tensors[axis.tensor])
+        values = part.double().cpu()
+        if side.axis in factors:
+            values = values * axis.spread(factors[side.axis], values)
+        acting = matrices if side.writes else inverses
+        part.copy_(_acted(acting, side.places, axis, values))
+    for diagonal, shift in zip(space.diagonals, shifts, strict=True):
+        _reset(diagonal, shift, space, tied, tensors, matrices)
+
+
+def _acted(matrices: Tensor, places: Tensor, axis: Axis, values: Tensor) -> Tensor:
+    """Matrices on entries along one axis of a tensor."""
+    turned = values.movedim(axis.dim, 0)
+    blocks, size, copies = places.shape
+    chosen = turned[places.reshape(-1)].reshape(blocks, size, -1)
+    mixed = torch.bmm(matrices.to(chosen), chosen)
+    result = turned.clone()
+    result[places.reshape(-1)] = mixed.reshape(blocks * size * copies, *turned.shape[1:])
+    return result.movedim(0, axis.dim)
+
+
+def _shift(diagonal: Diagonal, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """What a norm adds to the channels that it has multiplied, float64 ``[channels]``."""
+    count = len(diagonal.before)
+
+    def read(key: str) -> Tensor:
+        tensor = tensors[diagonal.tensors[key]].detach().double().cpu()
+        return tensor.narrow(0, diagonal.first, count)
+
+    if diagonal.kind == "factor":
+        return None
+    shift = read("bias") if "bias" in diagonal.tensors else torch.zeros(count).double()
+    if "running_mean" in diagonal.tensors:
+        shift = shift - diagonal.factors(tensors) * read("running_mean")
+    if diagonal.kind == "norm":
+        # The factors are folded away, in what they are multiplied with and in what is added.
+        shift = shift / diagonal.factors(tensors)
+    return shift
+
+
+def _reset(
+    diagonal: Diagonal,
+    shift: Tensor | None,
+    space: MatrixSpace,
+    tied: TiedChannels,
+    tensors: Mapping[str, Tensor],
+    matrices: Tensor,
+) -> None:
+    """Factors of one, and the shift in the new coordinates."""
+    count = len(diagonal.before)
+
+    def write(key: str, values: Tensor) -> None:
+        part = tensors[diagonal.tensors[key]]
+        if diagonal.kind == "factor":
+            part.copy_(values.reshape(part.shape))
+        else:
+            part.narrow(0, diagonal.first, count).copy_(values)
+
+    ones = torch.ones(count, dtype=torch.float64)
+    if "running_var" in diagonal.tensors:
+        write("running_var", ones)
+        write("running_mean", torch.zeros_like(ones))
+    if "weight" in diagonal.tensors:
+        spread = math.sqrt(1.0 + diagonal.eps) if "running_var" in diagonal.tensors else 1.0
+        write("weight", ones * spread)
+    if "bias" in diagonal.tensors and shift is not None:
+        write("bias", _moved_shift(diagonal, shift, space, tied, matrices))
+
+
+def _moved_shift(
+    diagonal: Diagonal,
+    shift: Tensor,
+    space: MatrixSpace,
+    tied: TiedChannels,
+    matrices: Tensor,
+) -> Tensor:
+    """A shift of a norm's channels, seen from the other coordinates of the space."""
+    channel = _channels(space, tied)
+    order = channel[diagonal.after if diagonal.kind != "norm" else diagonal.before]
+    result = torch.empty_like(shift)
+    count = space.size
+    # A norm over several copies of the channels (patch merging) has a shift for each.
+    seen = torch.zeros(count, dtype=torch.int64)
+    copies = torch.empty_like(order)
+    for at, number in enumerate(order.tolist()):
+        copies[at] = seen[number]
+        seen[number] += 1
+    for copy in range(int(copies.max()) + 1):
+        chosen = (copies == copy).nonzero().squeeze(1)
+        own = torch.zeros(count, dtype=torch.float64)
+        own[order[chosen]] = shift[chosen]
+        result[chosen] = (matrices[0] @ own)[order[chosen]]
+    return result
+
+
+def _channels(space: MatrixSpace, tied: TiedChannels) -> Tensor:
+    """Number of the channel of every atom of a space."""
+    group = tied.groups[space.group] if space.group is not None else None
+    assert group is not None
+    result = torch.full((len(tied.scales),), -1)
+    for number, places in group.places:
+        atoms = tied.axes[number].atoms[places]
+        result[atoms] = torch.arange(group.size)[:, None].expand(atoms.shape)
+    return result
+
+
+def _drawn(
+    kind: MatrixKind, size: int, generator: torch.Generator | None, condition: float
+) -> Tensor:
+    """A random matrix that may act, float64 ``[size, size]``."""
+    if kind is MatrixKind.CENTRED and size > 1:
+        start = torch.eye(size, dtype=torch.float64)
+        start[:, 0] = 1.0
+        basis: Tensor = torch.linalg.qr(start)[0]
+        inner = torch.eye(size, dtype=torch.float64)
+        inner[1:, 1:] = _rotation(size - 1, generator)
+        return basis @ inner @ basis.t()
+    if kind is MatrixKind.LINEAR:
+        exponents = torch.rand(size, generator=generator, dtype=torch.float64) - 0.5
+        spread = torch.pow(torch.tensor(condition, dtype=torch.float64), exponents)
+        return _rotation(size, generator) * spread @ _rotation(size, generator)
+    return _rotation(size, generator)
+
+
+def _rotation(size: int, generator: torch.Generator | None) -> Tensor:
+    """A uniformly drawn orthogonal matrix."""
+    drawn = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(drawn)
+    rotation: Tensor = q * r.diagonal().sign()
+    return rotation
