@@ -131,7 +131,7 @@ def _folder(package: str) -> Path:
 def outputs(model: nn.Module, images: Tensor) -> Tensor:
     """Log-probabilities, ``[N, 1000]``."""
     # A layout in which depthwise convolutions take half of the time.
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts = [part.contiguous(memory_format=torch.channels_last) for part in images.split(25)]
     return torch.cat([model(part) for part in parts]).double().log_softmax(1)
 
