@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from passportize.layers.layer import PassportLayer
 from passportize.layers.private_branch import has_statistics
 from passportize.signature.formulations import NORMALISED
-from passportize.signature.rows import anchor_fan_in
+from passportize.signature.rows import added_to_rows, anchor_fan_in, anchor_rows
 from passportize.signature.site import Anchor, AnchorPart
+from passportize.signature.turning import turned_rows
 from passportize.signature.vectors import SignVectors
 
-__all__ = ["MarkedRows", "MarkedWeight", "companions", "rows_of_layers"]
+__all__ = ["MarkedRows", "MarkedWeight", "companions", "rows_of_layers", "turn_by_weights"]
 
 _WIDEST = 4096
 """Entries of a row that a change may touch; of longer rows a run that has the window in it."""
@@ -163,3 +164,20 @@ def companions(weights: Mapping[str, MarkedWeight]) -> list[Tensor]:
                 if isinstance(value, Tensor):
                     found[id(value)] = value
     return list(found.values())
+
+
+def turn_by_weights(weights: Mapping[str, MarkedWeight]) -> bool:
+    """Turn all rows that lack their bits at the least change of the rows; whether any did."""
+    moved = False
+    for weight in weights.values():
+        for each in weight.rows:
+            values = weight.values.cpu()
+            vectors = each.vectors
+            read = vectors.picked(anchor_rows(values, each.part, vectors.window)).double()
+            turned = turned_rows(read, vectors, each.bits, each.margin)
+            if turned is not None:
+                moved = True
+                added = turned - read
+                changed = added_to_rows(values, each.part, added, vectors.window, vectors.rows)
+                weight.values.copy_(changed)
+    return moved
