@@ -92,7 +92,12 @@ class Branch(nn.Module):
         self.parts: list[tuple[int, int]] = []
         for name in STATISTICS:
             value = getattr(host, name, None)
-            self.register_buffer(name, value.detach().clone() if value is not None else None)
+            self.register_buffer(
+                name,
+                value.detach().clone() if value is not None else None,
+                # In a state dict beside the host's own or not at all, see `private_keys`.
+                persistent=name not in host._non_persistent_buffers_set,
+            )
         if self.bound and weights is not None:
             rows = weights.rows()
             like = rows[0]

@@ -19,6 +19,7 @@ from passportize.errors import (
     WrongPassport,
 )
 from passportize.layers.model import is_passportized, passport_layers, switch_of
+from passportize.layers.private_keys import check_own_keys
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.passport.passport import Passport
 from passportize.signature.model_key import ModelKey
@@ -89,6 +90,7 @@ def passportize(
             f"{type(model).__name__} already carries private branches (first: "
             f"{next(iter(passport_layers(model)))}); call unpassportize(model) first"
         )
+    check_own_keys(model)
     config = config or PassportConfig.keyed()
     with stand_ins(model, {norm.name for norm in find_norms(model)}, example_inputs):
         planned = plan(

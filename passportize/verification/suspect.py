@@ -27,6 +27,8 @@ class Suspect:
 
     Attributes:
         tensors: Its weights by name.
+        carriers: Where bits are looked for: all tensors, also what looks like those of a private
+            branch, or a thief would hide weights by calling them so.
         module: A live model with these weights: the suspect itself or a copy of ``model``; None
             where there is none.
         named: The module's name for each tensor of the file; empty where they are the same.
@@ -39,6 +41,10 @@ class Suspect:
     named: dict[str, str] = field(default_factory=dict)
     whole: bool = True
     notes: list[str] = field(default_factory=list)
+    carriers: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.carriers = self.carriers or self.tensors
 
 
 def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
@@ -71,11 +77,12 @@ def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
             "verify: the suspect must be a torch.nn.Module, a state dict or the path of a file of "
             f"weights, not {type(suspect).__name__}"
         )
-    tensors = _tensors(host_state_dict(state))
-    if not tensors:
+    everything = _tensors(state)
+    if not everything:
         raise InvalidArgument(f"verify: {place} holds no tensors by name")
-    opened = Suspect(tensors, None)
-    if len(tensors) < sum(isinstance(value, Tensor) for value in state.values()):
+    tensors = host_state_dict(everything)
+    opened = Suspect(tensors, None, carriers=everything)
+    if len(tensors) < len(everything):
         opened.notes.append(f"{place} has private branches too; only the plain part was looked at")
     if model is not None:
         if not isinstance(model, nn.Module):

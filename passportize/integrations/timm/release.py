@@ -11,9 +11,9 @@ from torch import nn
 from passportize.config import PassportConfig
 from passportize.errors import CheckpointError, WrongPassport
 from passportize.integrations.timm.checkpoint import TASK_KEY, BranchRecord, join_state
+from passportize.layers.private_keys import private_keys
 from passportize.passport.passport import Passport
 from passportize.release.checkpoint import (
-    is_private_key,
     load_weights,
     model_of_checkpoint,
     read_checkpoint,
@@ -82,7 +82,7 @@ def restore_checkpoint(
     weights: Mapping[str, Any] = load_weights(checkpoint, averaged_key(checkpoint) if ema else None)
     state = content.get("task_state_ema" if ema else "task_state")
     branch = state.get(TASK_KEY) if isinstance(state, Mapping) else None
-    if branch is None and not any(is_private_key(name) for name in weights):
+    if branch is None and not private_keys(weights):
         raise CheckpointError(f"{checkpoint}: it holds no private branch; it was made without one")
     model = model if model is not None else model_of_checkpoint(checkpoint)
     if branch is not None:
