@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from passportize.config import PassportConfig
+from passportize.layers.computed import effective_weight
+from passportize.layers.own_methods import OwnMethods
 from passportize.layers.switch import Switch
 from passportize.signature.formulations import Formulation, formulation_of
 from passportize.signature.response import Responses
@@ -32,7 +34,7 @@ def has_statistics(norm: nn.Module) -> bool:
 class AnchorWeights:
     """Live access to the weights that a site is bound to.
 
-    Holds the modules that own them, not the tensors, so that it follows parametrizations,
+    Holds the modules that own them, not the tensors, so that it follows parametrizations, pruning,
     sharding and deep copies; a plain object, so that the modules are not registered twice.
     """
 
@@ -42,13 +44,14 @@ class AnchorWeights:
     def rows(self) -> list[Tensor]:
         """Rows of each part, ``[channels_i, fan_in_i]``."""
         return [
-            anchor_rows(getattr(module, attribute), part) for module, attribute, part in self.owners
+            anchor_rows(effective_weight(module, attribute), part)
+            for module, attribute, part in self.owners
         ]
 
     def windows(self, sides: Sequence[Vectors]) -> list[Tensor]:
         """The entries of each part's rows that answer to vectors, ``[channels_i, entries_i]``."""
         return [
-            anchor_rows(getattr(module, attribute), part, side.window)
+            anchor_rows(effective_weight(module, attribute), part, side.window)
             for (module, attribute, part), side in zip(self.owners, sides, strict=True)
         ]
 
@@ -90,6 +93,7 @@ class Branch(nn.Module):
         self.secret = secret or SecretVectors()
         self.bottleneck: nn.Sequential | None = None
         self.parts: list[tuple[int, int]] = []
+        self.own_methods = OwnMethods(host)
         for name in STATISTICS:
             value = getattr(host, name, None)
             self.register_buffer(

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from passportize.layers.derived import make_class
+from passportize.layers.derived import class_before, make_class
 from passportize.layers.functional_norm import (
     FUNCTIONS,
     Exposed,
@@ -77,8 +77,7 @@ def take_out_stand_ins(model: nn.Module) -> None:
             for name, child in list(module._modules.items()):
                 if isinstance(child, FunctionalNorm):
                     del module._modules[name]
-            host_class = type(module).host_class
-            module.__class__ = host_class  # type: ignore[assignment]
+            module.__class__ = class_before(type(module))  # type: ignore[assignment]
 
 
 def _calls_functional_norms(kind: type[nn.Module]) -> bool:

@@ -18,6 +18,7 @@ from passportize.errors import (
     NotPassportized,
     WrongPassport,
 )
+from passportize.layers.joint_forward import RootHooks
 from passportize.layers.model import is_passportized, passport_layers, switch_of
 from passportize.layers.private_keys import check_own_keys
 from passportize.layers.wrappers import refuse_wrapped
@@ -156,7 +157,8 @@ def unlock(model: Model, passport: Passport) -> Model:
     """Give a passportized model that was loaded from a file its secret back, in place.
 
     ``torch.save`` of a live model never holds the secret, so its private branches come back
-    locked: they run in public only.
+    locked: they run in public only. Copies and files of a ``torch.fx.GraphModule`` have lost the
+    hooks on the root as well; they are put back here, on ``model``.
 
     Raises:
         NotPassportized: The model carries no private branch.
@@ -175,6 +177,9 @@ def unlock(model: Model, passport: Passport) -> Model:
         weights = layer.passport.weights
         assert weights is not None
         layer.passport.secret = secret.to(weights.rows()[0].device)
+    if not RootHooks.are_in(model):
+        refuse_wrapped(model)
+        RootHooks(switch).put_in(model)
     return model
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import EmbeddingFailed, InvalidArgument
+from passportize.layers.computed import effective_weight, set_effective_weight, sources_of
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
 from passportize.signature.rows import added_to_rows, anchor_rows
@@ -87,27 +88,40 @@ def embed_signature(model: nn.Module, margin: float | None = None) -> Embedding:
     if margin is not None and not (0 < margin < math.inf):
         raise InvalidArgument(f"embed_signature: margin={margin!r} must be a number above 0")
     branches = [layer.passport for layer in passport_layers(model).values() if layer.passport.bound]
-    weights: dict[str, Tensor] = {
-        part.weight: getattr(owner, attribute)
+    owners: dict[str, tuple[nn.Module, str]] = {
+        part.weight: (owner, attribute)
         for branch in branches
         if branch.weights is not None
         for owner, attribute, part in branch.weights.owners
     }
-    for name, weight in weights.items():
-        _check(name, weight)
+    # What a weight is computed from, if it is, and itself if not.
+    sources = {id(source): source for place in owners.values() for source in sources_of(*place)}
+    for name, place in owners.items():
+        for source in sources_of(*place):
+            _check(name, source)
     before = sum(branch.matched() for branch in branches)
-    kept = {name: weight.clone() for name, weight in weights.items()}
+    lengths = {name: effective_weight(*place).clone() for name, place in owners.items()}
+    kept = [(source, source.clone()) for source in sources.values()]
     try:
         for _ in range(_ROUNDS):
             moved = [_embed(branch, margin) for branch in branches]
             if not any(moved):
                 break
-        added = [_square_lengths(weight, kept[name]) for name, weight in weights.items()]
+        added = [
+            _square_lengths(effective_weight(*place), lengths[name])
+            for name, place in owners.items()
+        ]
         after = sum(branch.matched() for branch in branches)
+        return _report(branches, before, after, added)
     except BaseException:
-        for name, weight in weights.items():
-            weight.copy_(kept[name])
+        for source, values in kept:
+            source.copy_(values)
         raise
+
+
+def _report(
+    branches: list[Branch], before: int, after: int, added: list[tuple[float, float]]
+) -> Embedding:
     ratios = [math.sqrt(change / length) for change, length in added if length > 0]
     length = sum(length for _, length in added)
     change = math.sqrt(sum(change for change, _ in added) / length) if length > 0 else 0.0
@@ -125,16 +139,31 @@ def _embed(branch: Branch, margin: float | None) -> bool:
         branch.weights.owners, branch.secret.sides, strict=True
     ):
         # On the CPU, where float64 exists and every machine computes the same.
-        weight: Tensor = getattr(owner, attribute)
-        values = weight.cpu()
+        values = effective_weight(owner, attribute).cpu()
         rows = anchor_rows(values, part, side.window).double()
         bits = branch.secret.bits[start : start + part.channels].cpu().double()
         start += part.channels
         wanted = branch.formulation.turned(rows, side.to(rows.device), bits, reach)
         if wanted is not None:
             moved = True
-            weight.copy_(added_to_rows(values, part, wanted - rows, side.window))
+            _set(
+                owner,
+                attribute,
+                part.weight,
+                added_to_rows(values, part, wanted - rows, side.window),
+            )
     return moved
+
+
+def _set(owner: nn.Module, attribute: str, name: str, value: Tensor) -> None:
+    device = next(iter(sources_of(owner, attribute))).device
+    try:
+        set_effective_weight(owner, attribute, value.to(device))
+    except ValueError as error:
+        raise EmbeddingFailed(
+            f"{name} is computed, and {error}; train with the sign loss instead, or take the "
+            "parametrization off first"
+        ) from None
 
 
 def _square_lengths(now: Tensor, before: Tensor) -> tuple[float, float]:
