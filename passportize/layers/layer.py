@@ -113,7 +113,8 @@ class PassportLayer(nn.Module):
                 if value is not buffer:
                     # The forward has set it anew instead of writing into it.
                     buffer.copy_(value)
-        if not (torch.compiler.is_compiling() or view.has_read(self.scale_name)):
+        ignored = scale is not None and not view.has_read(self.scale_name)
+        if ignored and not torch.compiler.is_compiling():
             self._check_unread(x)
         return out
 
