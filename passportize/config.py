@@ -12,6 +12,12 @@ __all__ = ["FORMULATIONS", "PassportConfig"]
 
 FORMULATIONS = ("keyed", "paper", "signature")
 PASSES = ("doubled", "separate")
+SHORTEST_ROW = 64
+MINIMUM_FAN_IN = 8
+"""A row with fewer entries has too little freedom: one bit would bend the weight visibly."""
+
+_ADDED_LATER = ("bits", "shortest_row")
+"""Settings that stand in the JSON form only where they are not at their default."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,11 @@ class PassportConfig:
         bottleneck: The learnable map of ``"paper"`` narrows the channels by this factor.
         passes: ``"doubled"``: one forward pass over the batch with its private part appended.
             ``"separate"``: two passes, for inputs that cannot be appended (graphs, say).
+        bits: How many rows of the whole model carry a bit, picked by the key; None for all that
+            can (``"signature"`` only). A model with fewer rows carries what it can, and its plan
+            says so.
+        shortest_row: Where rows are picked, those with fewer entries are left out: they have too
+            few directions to hide a bit in.
     """
 
     formulation: str
@@ -57,6 +68,8 @@ class PassportConfig:
     shift_scale: float = 0.25
     bottleneck: int = 4
     passes: str = "doubled"
+    bits: int | None = None
+    shortest_row: int = SHORTEST_ROW
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, by name."""
@@ -88,6 +101,23 @@ class PassportConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidArgument(f"{name}={value!r} must be a whole number, 1 or more")
+        self._check_density()
+
+    def _check_density(self) -> None:
+        for name, least in (("bits", 1), ("shortest_row", MINIMUM_FAN_IN)):
+            value = getattr(self, name)
+            if name == "bits" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InvalidArgument(f"{name}={value!r} must be a whole number, {least} or more")
+        if self.formulation == "signature":
+            return
+        if self.bits is not None or self.shortest_row != SHORTEST_ROW:
+            raise InvalidArgument(
+                f"bits= and shortest_row= pick the rows that carry bits; with {self.formulation!r} "
+                "every channel needs its row for the private branch. Use "
+                "PassportConfig.signature(bits=...)"
+            )
 
     @classmethod
     def keyed(cls, **changes: Any) -> PassportConfig:
@@ -126,6 +156,15 @@ class PassportConfig:
         return _preset(preset, changes)
 
     @classmethod
+    def trained(cls, **changes: Any) -> PassportConfig:
+        """Bits only, for a model that is trained already and is not trained on.
+
+        1,024 rows, picked by the key, at a margin of 0.5: see :func:`passportize.embed_signature`
+        with ``calibration=``. What other numbers cost is in ``docs/marking.md``.
+        """
+        return cls.signature(**{"margin": 0.5, "bits": 1024, **changes})
+
+    @classmethod
     def preset(cls, name: str, **changes: Any) -> PassportConfig:
         """A preset by its name, which is that of its formulation.
 
@@ -152,8 +191,17 @@ class PassportConfig:
         return self.formulation != "signature"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-compatible form; :meth:`from_dict` is the inverse."""
-        return asdict(self)
+        """JSON-compatible form; :meth:`from_dict` is the inverse.
+
+        What later versions added stands in it only where it is set, so that claims made before keep
+        their digests.
+        """
+        default = {field.name: field.default for field in fields(self)}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in _ADDED_LATER or value != default[name]
+        }
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> PassportConfig:

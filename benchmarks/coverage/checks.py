@@ -116,7 +116,7 @@ def _plan(row: Row, model: nn.Module, inputs: Tensor | None) -> None:
         planned = pp.plan(model, config=pp.PassportConfig.signature(), example_inputs=inputs)
     row.plan_s = time.process_time() - started
     row.norms = len(planned.sites)
-    kinds = Counter(site.norm_type for site in planned.sites)
+    kinds = Counter(site.layer_type for site in planned.sites)
     row.kinds = "; ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
     row.bound = len(planned.role(Role.BOUND))
     row.statistics = len(planned.role(Role.STATISTICS))

@@ -169,7 +169,7 @@ def measure(name: str, arguments: dict[str, Any]) -> Row:
     kind = kind_of(model)
     row = Row(name, kind, ", ".join(f"{key}={value}" for key, value in arguments.items()))
     row.parameters = sum(tensor.numel() for tensor in model.parameters())
-    kinds = Counter(site.norm_type.rpartition(".")[2] for site in pp.plan(twin).sites)
+    kinds = Counter(site.layer_type.rpartition(".")[2] for site in pp.plan(twin).sites)
     row.norms = "; ".join(f"{norm} {count}" for norm, count in sorted(kinds.items()))
     pp.passportize(twin, PASSPORT)
     row.bits_before = signature_accuracy(twin)

@@ -1,34 +1,118 @@
 """Which entries of a weight an alignment may look at, and which are kept for what is read after it.
 
 An alignment prefers whatever resembles the released weights, and these know the key. So what it
-has looked at proves nothing any more: likeness and bits of an aligned suspect come from the other
-entries. Which these are is decided by the shape of a weight alone, so that neither party has a say.
+has looked at of a weight that carries bits proves nothing any more: likeness and bits of an aligned
+suspect come from the other entries. Which these are is decided by shapes alone, so that neither
+party has a say.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
-__all__ = ["compared", "correlations", "fitting_entries", "some_columns"]
+from passportize.alignment.tied_channels import TiedChannels
+
+__all__ = ["HeldOut", "correlations", "fitting_entries", "some_columns"]
 
 FITTED = 0.25
 """Share of the entries that an alignment looks at.
 
 What is left of a long row has .99 of its strength, of a kernel of nine entries about half."""
 
+MOST_FITTED = 0.75
+"""The same of the first layer that writes a space, where a quarter would leave its matrix open."""
+
+EQUATIONS = 1.5
+"""Entries of each row that are wanted for every unknown of a row of a matrix."""
+
 _LONG_ROW = 64
 _MANY_KERNELS = 16
 _CARRIES_NOTHING = 8
-_MOST_ENTRIES = 4096
+_MOST_ENTRIES = 512
 
 
-def compared(shape: torch.Size) -> bool:
-    """Whether likeness is measured on a weight: its rows are long, and of many kernels each."""
+class HeldOut:
+    """What of each tensor of a model an alignment looks at.
+
+    Args:
+        tied: The channels of the model.
+        shapes: Shape of every tensor by first name.
+        bound: Names of those that carry bits, of which something is held out; by default all.
+    """
+
+    def __init__(
+        self,
+        tied: TiedChannels,
+        shapes: Mapping[str, torch.Size],
+        bound: Collection[str] | None = None,
+    ) -> None:
+        self._shapes = shapes
+        self._bound = frozenset(shapes if bound is None else bound)
+        self._columns: dict[str, tuple[int, float]] = {}
+        self._open: set[str] = set()
+        for space in tied.spaces:
+            writers: list[str] = []
+            equations = 0.0
+            for side in space.sides:
+                axis = tied.axes[side.axis]
+                shape = shapes[axis.tensor]
+                if side.writes and axis.role == "rows" and len(shape) > 1:
+                    length = shape.numel() // shape[axis.dim]
+                    share = min(MOST_FITTED, max(FITTED, EQUATIONS * space.size / length))
+                    share = FITTED if writers else share
+                    self._columns.setdefault(axis.tensor, (axis.dim, share))
+                    writers.append(axis.tensor)
+                    equations += share * length
+            if equations < space.size:
+                # A matrix that fits the released rows then exists for any model, and what reads
+                # the space can be anything.
+                self._open.update(
+                    name
+                    for side in space.sides
+                    if len(shapes[name := tied.axes[side.axis].tensor]) > 1
+                )
+
+    def readable(self, name: str) -> bool:
+        """Whether what an alignment leaves of a tensor can tell a copy from a stranger."""
+        return name not in self._open
+
+    def holds(self, name: str) -> bool:
+        """Whether something of a tensor is held out."""
+        return name in self._bound
+
+    def compared(self, name: str) -> bool:
+        """Whether likeness is measured on it: its rows are long, and of many kernels each."""
+        readable = name in self._bound and self.readable(name)
+        return readable and _long_rows(self._shapes[name])
+
+    def fitted(self, name: str) -> Tensor:
+        """The entries from which an alignment is fitted, bool in the tensor's shape.
+
+        Where a matrix acts on rows, it is the same entries of every row.
+        """
+        shape = self._shapes[name]
+        if name not in self._bound:
+            return torch.ones((), dtype=torch.bool).expand(shape)
+        if name in self._columns:
+            return _fitting_columns(shape, *self._columns[name])
+        return fitting_entries(shape)
+
+
+def _long_rows(shape: torch.Size) -> bool:
     return len(shape) > 1 and shape[1:].numel() >= _LONG_ROW and shape[1] >= _MANY_KERNELS
+
+
+def _fitting_columns(shape: torch.Size, dim: int, share: float) -> Tensor:
+    rest = [size for d, size in enumerate(shape) if d != dim]
+    numbers = torch.rand(math.prod(rest), generator=torch.Generator().manual_seed(0))
+    chosen = torch.zeros(len(numbers), dtype=torch.bool)
+    chosen[numbers.argsort()[: math.ceil(share * len(numbers))]] = True
+    return chosen.view(rest).unsqueeze(dim).expand(shape)
 
 
 @functools.lru_cache(maxsize=64)
@@ -41,7 +125,7 @@ def fitting_entries(shape: torch.Size) -> Tensor:
     """
     if len(shape) < 2 or shape[1:].numel() < _CARRIES_NOTHING:
         return torch.ones(shape, dtype=torch.bool)
-    drawn = shape[:2] if compared(shape) else shape
+    drawn = shape[:2] if _long_rows(shape) else shape
     generator = torch.Generator().manual_seed(0)
     numbers = torch.rand(math.prod(drawn), generator=generator).view(drawn)
     # At least one of each row, to tell its sign from.
@@ -61,6 +145,13 @@ def correlations(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Te
     Returns:
         ``[n, m]`` between -1 and 1, and the number of entries, ``[n, 1]``.
     """
+    if bool((chosen == chosen[:1]).all()):
+        # The same entries of every row, as in most cases: the lengths need no product.
+        own, other = own[:, chosen[0]], other[:, chosen[0]]
+        lengths = [torch.linalg.vector_norm(rows, dim=1).clamp_min(1e-15) for rows in (own, other)]
+        result = own @ other.t() / lengths[0][:, None] / lengths[1][None, :]
+        entries = torch.full((len(own), 1), float(own.shape[1]), dtype=own.dtype)
+        return result.clamp(-1, 1), entries
     mask = chosen.to(own.dtype)
     masked = own * mask
     sizes = masked.square().sum(1, keepdim=True) * (mask @ other.square().t())
@@ -69,9 +160,13 @@ def correlations(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Te
 
 
 def some_columns(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same columns of two matrices and a mask, fewer where there are very many."""
+    """The same columns of two matrices and a mask, fewer where there are very many.
+
+    Columns of which nothing is looked at are the first to go.
+    """
     if own.shape[1] > _MOST_ENTRIES:
         generator = torch.Generator().manual_seed(0)
-        picked = torch.randperm(own.shape[1], generator=generator)[:_MOST_ENTRIES]
+        order = torch.rand(own.shape[1], generator=generator)
+        picked = (order - chosen.any(0).to(order)).argsort()[:_MOST_ENTRIES]
         own, other, chosen = own[:, picked], other[:, picked], chosen[:, picked]
     return own, other, chosen

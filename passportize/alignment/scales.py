@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from passportize.alignment.channels import Axis
-from passportize.alignment.held_out import fitting_entries
+from passportize.alignment.held_out import HeldOut
 from passportize.alignment.tied_channels import TiedChannels, TiedGroup
 
 __all__ = ["ChannelScales"]
@@ -28,20 +28,41 @@ class ChannelScales:
         tied: The channels.
         released: The owner's tensors by first name.
         suspect: The suspect's.
+        held_out: What signs are not taken from.
     """
 
     def __init__(
-        self, tied: TiedChannels, released: Mapping[str, Tensor], suspect: Mapping[str, Tensor]
+        self,
+        tied: TiedChannels,
+        released: Mapping[str, Tensor],
+        suspect: Mapping[str, Tensor],
+        held_out: HeldOut,
     ) -> None:
-        self._tied, self._released = tied, released
+        self._tied, self._held_out = tied, held_out
+        mixed = torch.zeros_like(tied.free)
+        for space in tied.spaces:
+            for side in space.sides:
+                mixed[tied.scales[tied.axes[side.axis].atoms[side.places.reshape(-1)]]] = True
+            for diagonal in space.diagonals:
+                mixed[tied.scales[torch.cat([diagonal.before, diagonal.after])]] = True
+        # Where a matrix acts, it says how large a channel is.
+        self._free, self._signed = tied.free & ~mixed, tied.signed & ~mixed
         self._first = torch.full((len(tied.free),), len(tied.axes) + 1_000_000)
         for axis in tied.axes:
             if axis.role in _MAKING:
                 steps = torch.full_like(axis.atoms, axis.step)
                 self._first.scatter_reduce_(0, tied.scales[axis.atoms], steps, "amin")
-        self._sizes = self._measure(released), self._measure(suspect)
+        self._sizes = [self._measure(released.__getitem__), self._measure(suspect.__getitem__)]
         self._signs = torch.ones(len(tied.free), dtype=torch.float64)
         self._source = torch.arange(len(tied.scales))
+
+    def measure_again(self, suspect: Callable[[str], Tensor]) -> None:
+        """Sizes of the suspect's channels, once a matrix on others is known.
+
+        Args:
+            suspect: Its tensors by name, without the matrices.
+        """
+        self._sizes[1] = self._measure(suspect)
 
     def place(self, group: TiedGroup, order: Tensor) -> None:
         """Take note of the places that the channels of a group have in the suspect."""
@@ -55,7 +76,7 @@ class ChannelScales:
         own = self._sizes[0][classes]
         other = self._sizes[1][self._tied.scales[self._source[atoms]]]
         ratio = torch.where((own > 0) & (other > 0), other / own.clamp_min(1e-300), 1.0)
-        return torch.where(self._tied.free[classes], ratio * self._signs[classes], 1.0)
+        return torch.where(self._free[classes], ratio * self._signs[classes], 1.0)
 
     def undo(self, axis: Axis, tensor: Tensor) -> None:
         """Take the factors of an axis out of a weight, in place."""
@@ -77,53 +98,64 @@ class ChannelScales:
         values = axis.of(tensor).detach().double().cpu().abs()
         classes = self._tied.scales[axis.atoms]
         sizes = self._sizes[int(suspect)][classes]
-        sizes = torch.where(self._tied.free[classes] & (sizes > 0), sizes, 1.0)
+        sizes = torch.where(self._free[classes] & (sizes > 0), sizes, 1.0)
         return values / (sizes.square() if axis.role == "variance" else sizes)
 
-    def set_signs(self, step: int, aligned: Callable[[str], Tensor], late: bool = False) -> None:
+    def set_signs(
+        self, step: int, matched: Callable[[str], tuple[Tensor, Tensor]], late: bool = False
+    ) -> bool:
         """Signs of the channels that are first made at a step.
 
         Args:
             step: Place in the forward pass.
-            aligned: The suspect's tensors, as far as they are known.
+            matched: The released and the suspect's tensor of a name, as far as it is known.
             late: Whether the layers that read the channels are known, too.
+
+        Returns:
+            Whether a sign is another than before.
         """
-        made = self._first == step
-        if not bool((made & self._tied.signed).any()):
-            return
-        self._signs[made] = 1.0
+        made = (self._first == step) & self._signed
+        if not bool(made.any()):
+            return False
         products = torch.zeros_like(self._signs)
         for axis in self._tied.axes:
             makes = axis.step == step and axis.role in _MAKING
             reads = late and axis.role == "columns"
-            if not (makes or reads) or not bool(made[self._tied.scales[axis.atoms]].any()):
+            classes = self._tied.scales[axis.atoms]
+            if not (makes or reads) or not bool(made[classes].any()):
                 continue
-            own = self._released[axis.tensor]
-            both = own.double() * aligned(axis.tensor).double() * fitting_entries(own.shape)
+            own, other = matched(axis.tensor)
+            both = own.double() * other.double() * self._held_out.fitted(axis.tensor)
             dots = axis.of(both).movedim(axis.dim, 0).reshape(len(axis.atoms), -1).sum(1)
+            if axis.role in ("rows", "columns"):
+                # The sign that it has now was taken out of the aligned tensor.
+                dots = dots * self._signs[classes]
             if axis.inputs is not None:
                 dots = dots * self._signs[self._tied.scales[axis.inputs]]
-            products.index_add_(0, self._tied.scales[axis.atoms], dots)
-        self._signs = torch.where(made & self._tied.signed & (products < 0), -1.0, self._signs)
+            products.index_add_(0, classes, dots)
+        signs = torch.where(made & (products < 0), -1.0, torch.where(made, 1.0, self._signs))
+        changed = not torch.equal(signs, self._signs)
+        self._signs = signs
+        return changed
 
-    def _measure(self, tensors: Mapping[str, Tensor]) -> Tensor:
+    def _measure(self, tensors: Callable[[str], Tensor]) -> Tensor:
         """Size of every class of one scale in one model, float64."""
-        squares = torch.zeros(len(self._tied.free), dtype=torch.float64)
+        squares = torch.zeros(len(self._free), dtype=torch.float64)
         for axis in self._tied.axes:
             if axis.role not in _MAKING:
                 continue
             classes = self._tied.scales[axis.atoms]
-            mine = (self._first[classes] == axis.step) & self._tied.free[classes]
+            mine = (self._first[classes] == axis.step) & self._free[classes]
             if not bool(mine.any()):
                 continue
-            tensor = tensors[axis.tensor].detach().double().cpu()
+            tensor = tensors(axis.tensor).detach().double().cpu()
             if axis.role == "rows":
                 tensor = tensor.clone()
                 for other in self._tied.axes:
                     if other.tensor == axis.tensor and other.role == "columns":
                         known = self._tied.scales[other.atoms]
                         sizes = squares[known].sqrt()
-                        sizes = torch.where(self._tied.free[known] & (sizes > 0), sizes, 1.0)
+                        sizes = torch.where(self._free[known] & (sizes > 0), sizes, 1.0)
                         other.of(tensor).mul_(other.spread(sizes, tensor))
             rows = axis.of(tensor).movedim(axis.dim, 0).reshape(len(axis.atoms), -1)
             squares.index_add_(0, classes[mine], rows.square().sum(1)[mine])

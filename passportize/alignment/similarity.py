@@ -16,18 +16,13 @@ changed by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from passportize.alignment.held_out import (
-    compared,
-    correlations,
-    fitting_entries,
-    some_columns,
-)
+from passportize.alignment.held_out import HeldOut, correlations, some_columns
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
 
@@ -73,6 +68,7 @@ def measure_similarity(
     tied: TiedChannels,
     matchings: int = MATCHINGS,
     base: Mapping[str, Tensor] | None = None,
+    held_out: HeldOut | None = None,
 ) -> Similarity:
     """Test aligned weights against the released ones.
 
@@ -84,28 +80,32 @@ def measure_similarity(
         base: Tensors of a common ancestor, by first name, to be taken out of both: every row less
             the best multiple of the ancestor's, since sizes are known no better than to a few
             percent. Those that it lacks are compared as they are.
+        held_out: What the alignment did not look at, as it was told.
     """
     base = base or {}
+    if held_out is None:
+        held_out = HeldOut(tied, {name: tensor.shape for name, tensor in released.items()})
     tables = []
     rows = 0
-    for group in tied.groups:
-        table = torch.zeros(group.size, group.size)
+    for size, places_on in _matched_rows(tied, released):
+        table = torch.zeros(size, size)
         tested = 0
-        for number, places in group.places:
+        for number, places in places_on:
             axis = tied.axes[number]
+            if axis.role != "rows" or not held_out.compared(axis.tensor):
+                continue
             own = released[axis.tensor]
-            if axis.role == "rows" and compared(own.shape):
-                ancestor = base.get(axis.tensor, torch.zeros(()).expand(own.shape))
-                whole = own, aligned[axis.tensor], ancestor, fitting_entries(own.shape)
-                parts = [
-                    axis.of(tensor).movedim(axis.dim, 0)[places.reshape(-1)].flatten(1)
-                    for tensor in whole
-                ]
-                for entry in range(places.shape[1]):
-                    mine, other, past, chosen = (part[entry :: places.shape[1]] for part in parts)
-                    mine, other = (_beyond(rows.float(), past.float()) for rows in (mine, other))
-                    table += _held_out(mine, other, chosen)
-                    tested += group.size
+            ancestor = base.get(axis.tensor, torch.zeros(()).expand(own.shape))
+            whole = own, aligned[axis.tensor], ancestor, held_out.fitted(axis.tensor)
+            parts = [
+                axis.of(tensor).movedim(axis.dim, 0)[places.reshape(-1)].flatten(1)
+                for tensor in whole
+            ]
+            for entry in range(places.shape[1]):
+                mine, other, past, chosen = (part[entry :: places.shape[1]] for part in parts)
+                mine, other = (_beyond(rows.float(), past.float()) for rows in (mine, other))
+                table += _held_out(mine, other, chosen)
+                tested += size
         if tested:
             tables.append(table)
             rows += tested
@@ -118,6 +118,32 @@ def measure_similarity(
     higher = int((others >= found - 1e-6).sum())
     likeness = (found - chance) / max(1.0 - chance, 1e-9)
     return Similarity(likeness, chance, (1 + higher) / (matchings + 1), matchings, rows)
+
+
+def _matched_rows(
+    tied: TiedChannels, released: Mapping[str, Tensor]
+) -> Iterator[tuple[int, Sequence[tuple[int, Tensor]]]]:
+    """Rows that an alignment has laid on each other: how many, and on which axes they lie.
+
+    Rows that nothing can have moved are compared as they lie, too.
+    """
+    replaced = {space.group for space in tied.spaces}
+    movable = {
+        *(axis for group in tied.groups for axis, _ in group.places),
+        *(side.axis for space in tied.spaces for side in space.sides),
+    }
+    for number, group in enumerate(tied.groups):
+        if number not in replaced:
+            yield group.size, group.places
+    for space in tied.spaces:
+        if space.blocks == 1:
+            yield space.size, [(side.axis, side.places[0]) for side in space.sides if side.writes]
+    for number, axis in enumerate(tied.axes):
+        count = len(axis.atoms)
+        if number in movable or axis.role != "rows" or not axis.moves or axis.first:
+            continue
+        if count > 1 and count == released[axis.tensor].shape[axis.dim]:
+            yield count, [(number, torch.arange(count)[:, None])]
 
 
 def _beyond(rows: Tensor, past: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Channels that a whole matrix may act on without changing what a network computes.
 
-Where a tensor is only added to, averaged over positions, normalised over its channels and multiplied
-with weights, its channels have no meaning of their own: ``M`` may act on what writes them and the
-inverse of ``M`` on what reads them. A norm in between takes over no factor, so its factors are
-folded into the readers first, those of LayerScale and of a norm with running statistics into the
-writers. Which matrices may act:
+Where a tensor is only added to, averaged over positions, normalised over its channels and
+multiplied with weights, its channels have no meaning of their own: ``M`` may act on what writes
+them and the inverse of ``M`` on what reads them. A norm in between takes over no factor, so its
+factors are folded into the readers first, those of LayerScale and of a norm with running statistics
+into the writers. Which matrices may act:
 
 - any orthogonal one before an RMSNorm;
 - one that keeps the vector of ones as well before a LayerNorm or a GroupNorm of one group;

@@ -10,7 +10,7 @@ from torch import fx, nn
 from passportize.anchors.step_back import step_back
 from passportize.anchors.track import Track
 from passportize.anchors.weight_parts import MERGED, UNKNOWN, Refusal, part_for, part_of
-from passportize.layers.computed import can_compute, rows_are_multiples
+from passportize.layers.computed import can_compute
 from passportize.signature.rows import anchor_width
 from passportize.signature.site import AnchorPart
 from passportize.tracing.graph import argument, shape_of, step_name
@@ -168,28 +168,13 @@ class WeightTable:
         return part_for(track, part_of(module, name, axis))
 
     def _weight_name(self, name: str, module: nn.Module) -> str | None:
-        """The weight of a module: a parameter, the one that it is computed from, or computed.
-
-        Rows that are multiples of those of a parameter (weight norm, spectral norm) answer as they
-        do, so the parameter is bound. Other computed weights are bound as the layer uses them.
-        """
+        """The weight of a module, a parameter or computed of some; None if nobody can say."""
         own = module._parameters.get("weight")
         if own is not None:
             found = self._names.get(id(own))
             return found if found in self._shapes else None
         # The weight itself is not asked for: computing it may change buffers (spectral norm).
         shape = weight_shape(module)
-        candidates = [
-            parameter
-            for key, parameter in module.named_parameters()
-            if not nn.parameter.is_lazy(parameter)
-            and key.startswith(("weight_", "parametrizations.weight."))
-            and tuple(parameter.shape) == shape
-        ]
-        if len(candidates) == 1 and rows_are_multiples(module, "weight"):
-            found = self._names[id(candidates[0])]
-            self._note(f"{name}.weight is computed from {found}, which is bound in its place")
-            return found
         if shape is None or not can_compute(module, "weight"):
             self._note(f"{name}.weight is computed from other parameters, so it binds no norm")
             return None

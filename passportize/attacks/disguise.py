@@ -245,9 +245,9 @@ def _drawn(
 ) -> Tensor:
     """A random matrix that may act, float64 ``[size, size]``."""
     if kind is MatrixKind.CENTRED and size > 1:
-        basis = torch.eye(size, dtype=torch.float64)
-        basis[:, 0] = 1.0
-        basis = torch.linalg.qr(basis)[0]
+        start = torch.eye(size, dtype=torch.float64)
+        start[:, 0] = 1.0
+        basis: Tensor = torch.linalg.qr(start)[0]
         inner = torch.eye(size, dtype=torch.float64)
         inner[1:, 1:] = _rotation(size - 1, generator)
         return basis @ inner @ basis.t()
@@ -262,4 +262,5 @@ def _rotation(size: int, generator: torch.Generator | None) -> Tensor:
     """A uniformly drawn orthogonal matrix."""
     drawn = torch.randn(size, size, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(drawn)
-    return q * r.diagonal().sign()
+    rotation: Tensor = q * r.diagonal().sign()
+    return rotation

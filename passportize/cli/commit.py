@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from passportize.cli.inputs import PassphraseFile, open_passport
+from passportize.cli.inputs import PassphraseFile, TimestampRoots, open_passport
 from passportize.cli.terminal import REFUSED, AsJson, command, emit, leave, working
 from passportize.errors import CommitmentFileError, CommitmentRefused, InvalidArgument
 from passportize.release.opening import OpenedCommitment, commit_release, open_commitment
@@ -18,15 +18,6 @@ from passportize.release.timestamp import LARGEST_RESPONSE
 from passportize.utils.files import read_limited, write_atomically
 
 __all__ = ["commit", "open_release"]
-
-Roots = Annotated[
-    Path | None,
-    typer.Option(
-        "--tsa-roots",
-        help="PEM file of the root certificates that you trust to give the time.",
-        show_default=False,
-    ),
-]
 
 
 @command
@@ -59,7 +50,7 @@ def commit(
         Path | None,
         typer.Option(help="The authority's response, to put into it.", show_default=False),
     ] = None,
-    tsa_roots: Roots = None,
+    tsa_roots: TimestampRoots = None,
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -120,7 +111,7 @@ def open_release(
     weights: Annotated[
         Path | None, typer.Option(help="The released file.", show_default=False)
     ] = None,
-    tsa_roots: Roots = None,
+    tsa_roots: TimestampRoots = None,
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:

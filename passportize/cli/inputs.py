@@ -1,32 +1,19 @@
-"""What commands are given: passports, models by name, data."""
+"""Passports that commands are given, and their passphrases."""
 
 from __future__ import annotations
 
-import ast
-import importlib
 import os
-import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from torch import nn
 
 from passportize.cli.terminal import is_interactive
-from passportize.errors import DatasetError, InvalidArgument, MissingExtra, WrongPassphrase
+from passportize.errors import InvalidArgument, WrongPassphrase
 from passportize.passport.file import PASSPHRASE
 from passportize.passport.passport import Passport
 
-__all__ = [
-    "Arguments",
-    "PassphraseFile",
-    "example_of",
-    "load_data",
-    "load_model",
-    "new_passphrase",
-    "open_passport",
-]
+__all__ = ["PassphraseFile", "TimestampRoots", "new_passphrase", "open_passport"]
 
 PassphraseFile = Annotated[
     Path | None,
@@ -36,12 +23,12 @@ PassphraseFile = Annotated[
         show_default=False,
     ),
 ]
-Arguments = Annotated[
-    list[str] | None,
+
+TimestampRoots = Annotated[
+    Path | None,
     typer.Option(
-        "--arg",
-        metavar="NAME=VALUE",
-        help="Argument for making the model, num_classes=10 say; repeatable.",
+        "--tsa-roots",
+        help="PEM file of the root certificates that you trust to give the time.",
         show_default=False,
     ),
 ]
@@ -85,147 +72,6 @@ def new_passphrase(passphrase_file: Path | None, without: bool) -> str | None:
         "Passphrase for the new passport", hide_input=True, confirmation_prompt=True, err=True
     )
     return asked
-
-
-def load_model(name: str, arguments: Sequence[str] | None = None) -> nn.Module:
-    """A model by its timm name, or from a function of the user's, ``module:function``.
-
-    Raises:
-        InvalidArgument: There is no such model, or making it failed.
-        MissingExtra: timm is needed and not installed.
-    """
-    options = _options(arguments or ())
-    if ":" in name:
-        made = _call(name, "--model", **options)
-        if not isinstance(made, nn.Module):
-            raise InvalidArgument(f"{name} gives a {type(made).__name__}, not a torch.nn.Module")
-        return made
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingExtra(
-            f"{name!r} is taken for a timm name, and timm is not installed: pip install "
-            "'passportize[timm]'; a function of yours is given as module:function"
-        ) from error
-    try:
-        model: nn.Module = timm.create_model(name, **options)
-    except Exception as error:
-        raise InvalidArgument(
-            f"timm.create_model({name!r}) failed: {type(error).__name__}: {error}; check the name "
-            "and every --arg, or give module:function"
-        ) from error
-    return model
-
-
-def example_of(size: str | None) -> Any:
-    """An input of zeros, two samples of a size such as ``3,224,224``; None without a size."""
-    if size is None:
-        return None
-    import torch
-
-    try:
-        numbers = [int(part) for part in size.split(",")]
-        if min(numbers) < 1:
-            raise ValueError
-    except ValueError:
-        raise InvalidArgument(
-            f"--input-size {size}: give whole numbers with commas, 3,224,224 say"
-        ) from None
-    return torch.zeros(2, *numbers)
-
-
-def load_data(name: str, model: nn.Module | None, batch: int) -> Iterable[Any]:
-    """Pairs of inputs and class indices.
-
-    Args:
-        name: ``digits`` (the demo's test images), ``fashion-mnist`` or ``fashion-mnist:FOLDER``, a
-            safetensors file with ``images`` and ``labels``, a folder of pictures with one folder
-            per class (prepared as timm prepares them for the model), or ``module:function``.
-        model: What the data are for.
-        batch: Samples per batch.
-    """
-    if batch < 1:
-        raise InvalidArgument(f"--batch-size {batch}: give 1 or more")
-    if name == "digits" or name.partition(":")[0] == "fashion-mnist":
-        return _demo_data(name, batch)
-    path = Path(name)
-    if path.is_dir():
-        return _picture_folder(path, model, batch)
-    if path.is_file():
-        return _tensor_file(path, batch)
-    if ":" in name:
-        pairs: Iterable[Any] = _call(name, "--data")
-        return pairs
-    raise DatasetError(
-        f"--data {name}: there is no such file or folder; give digits, fashion-mnist[:FOLDER], a "
-        "folder of pictures, a safetensors file with images and labels, or module:function"
-    )
-
-
-def _demo_data(name: str, batch: int) -> list[Any]:
-    from passportize.data.fashion_mnist import DEBIAN_FASHION_MNIST
-    from passportize.data.images import batches, digits_data, fashion_data
-
-    folder = name.partition(":")[2] or DEBIAN_FASHION_MNIST
-    data = digits_data() if name == "digits" else fashion_data(folder)
-    return list(batches(data.test_images, data.test_labels, batch))
-
-
-def _tensor_file(path: Path, batch: int) -> list[Any]:
-    from passportize.data.images import batches
-    from passportize.release.checkpoint import load_weights
-
-    tensors = load_weights(path)
-    if not {"images", "labels"} <= set(tensors):
-        raise DatasetError(f"{path} must hold the tensors 'images' and 'labels'")
-    return list(batches(tensors["images"], tensors["labels"], batch))
-
-
-def _picture_folder(path: Path, model: nn.Module | None, batch: int) -> Iterable[Any]:
-    if model is None:
-        raise InvalidArgument("--data with a folder of pictures needs --model to prepare them for")
-    try:
-        import timm.data
-        import torch.utils.data
-    except ImportError as error:
-        raise MissingExtra(
-            "pictures are prepared by timm, which is not installed: pip install 'passportize[timm]'"
-        ) from error
-    settings = timm.data.resolve_data_config({}, model=model)
-    pictures = timm.data.create_dataset("", root=str(path), split="validation")
-    pictures.transform = timm.data.create_transform(**settings, is_training=False)
-    return torch.utils.data.DataLoader(pictures, batch_size=batch)
-
-
-def _call(name: str, option: str, **options: Any) -> Any:
-    """What a function of the user's returns, found from the current folder too."""
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        function: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            function = getattr(function, part)
-        return function(**options)
-    except Exception as error:
-        raise InvalidArgument(
-            f"{option} {name}: {type(error).__name__}: {error}; it must name a function that can "
-            "be imported from here, as module:function"
-        ) from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
-
-
-def _options(arguments: Sequence[str]) -> dict[str, Any]:
-    options = {}
-    for argument in arguments:
-        name, equals, text = argument.partition("=")
-        if not equals or not name.isidentifier():
-            raise InvalidArgument(f"--arg {argument}: give NAME=VALUE, num_classes=10 say")
-        try:
-            options[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            options[name] = text
-    return options
 
 
 def _first_line(path: Path) -> str:

@@ -8,8 +8,16 @@ from typing import Annotated, Any
 import typer
 from torch import nn
 
-from passportize.cli.inputs import Arguments, example_of, load_model
+from passportize.cli.model_input import (
+    MODEL_HELP,
+    Arguments,
+    InputSize,
+    NumClasses,
+    example_of,
+    load_model,
+)
 from passportize.cli.terminal import REFUSED, AsJson, command, emit, leave, working
+from passportize.cli.weights_input import Averaged, wants_averaged
 from passportize.config import PassportConfig
 from passportize.errors import CheckpointError
 from passportize.release.checkpoint import host_state_dict, load_weights
@@ -19,7 +27,8 @@ __all__ = ["export", "plan", "strip"]
 
 @command
 def plan(
-    model: Annotated[str, typer.Argument(help="A timm name, or module:function.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    num_classes: NumClasses = None,
     arg: Arguments = None,
     formulation: Annotated[
         str, typer.Option("--preset", help="keyed, paper or signature.")
@@ -28,12 +37,7 @@ def plan(
         list[str] | None,
         typer.Option(help="Names of the norms to bind, 'layer4*' say; repeatable."),
     ] = None,
-    input_size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="C,H,W", help="Size of one input, for models that timm does not know."
-        ),
-    ] = None,
+    input_size: InputSize = None,
     include_frozen: Annotated[
         bool, typer.Option("--include-frozen", help="Bind norms that do not train, too.")
     ] = False,
@@ -52,7 +56,7 @@ def plan(
 
     with working(f"reading {model}", as_json):
         planned = make_plan(
-            load_model(model, arg),
+            load_model(model, arg, num_classes),
             config=PassportConfig.preset(formulation),
             where=where or None,
             example_inputs=example_of(input_size),
@@ -72,15 +76,15 @@ def strip(
     out: Annotated[
         Path, typer.Argument(help="New file; safetensors if the name ends so, else torch's format.")
     ],
-    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights.")] = False,
+    ema: Averaged = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Check that this model loads the result strictly: a timm name, or "
-            "module:function.",
+            help=f"Check that this model loads the result strictly: {MODEL_HELP}",
             show_default=False,
         ),
     ] = None,
+    num_classes: NumClasses = None,
     arg: Arguments = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
@@ -89,15 +93,23 @@ def strip(
     from passportize.release.strip import averaged_key, strip_checkpoint
 
     _refuse_existing(out, force)
+    averaged = wants_averaged(checkpoint, ema)
     with working(f"reading {checkpoint}", as_json):
         if model is not None:
-            weights = load_weights(checkpoint, averaged_key(checkpoint) if ema else None)
-            _check_strictly(load_model(model, arg), host_state_dict(weights), model)
-        left_out = strip_checkpoint(checkpoint, out, ema=ema, overwrite=force)
-    record = {"file": str(out), "left_out": left_out, "checked_with": model}
+            weights = load_weights(checkpoint, averaged_key(checkpoint) if averaged else None)
+            _check_strictly(load_model(model, arg, num_classes), host_state_dict(weights), model)
+        left_out = strip_checkpoint(checkpoint, out, ema=averaged, overwrite=force)
+    record = {
+        "file": str(out),
+        "left_out": left_out,
+        "averaged": averaged,
+        "checked_with": model,
+    }
     text = f"{out}: {left_out} tensors of private branches left out"
     if not left_out:
         text = f"{out}: there was no private branch to leave out"
+    if averaged:
+        text += "; these are the averaged weights"
     if model is not None:
         text += f"; {model} loads it strictly"
     emit(record, text, as_json)
@@ -108,20 +120,17 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, with private branches or not.")],
     out: Annotated[Path, typer.Argument(help="New file; the folder for hf.")],
     to: Annotated[str, typer.Option(help="safetensors, onnx, torch-export or hf.")] = "safetensors",
-    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights.")] = False,
+    ema: Averaged = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="The plain model, a timm name or module:function, if the checkpoint does not "
-            "name it.",
+            help=f"The plain model, where the checkpoint does not name it: {MODEL_HELP}",
             show_default=False,
         ),
     ] = None,
+    num_classes: NumClasses = None,
     arg: Arguments = None,
-    input_size: Annotated[
-        str | None,
-        typer.Option(metavar="C,H,W", help="Size of one input, for models timm does not know."),
-    ] = None,
+    input_size: InputSize = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -130,16 +139,19 @@ def export(
 
     _refuse_existing(out, force)
     with working(f"exporting {checkpoint}", as_json):
-        made = load_model(model, arg) if model is not None else None
+        averaged = wants_averaged(checkpoint, ema)
+        made = load_model(model, arg, num_classes) if model is not None else None
         write(
             checkpoint,
             out,
             to=to,
             model=made,
             example_inputs=example_of(input_size),
-            ema=ema,
+            ema=averaged,
         )
-    emit({"file": str(out), "format": to}, f"{out}: plain model as {to}", as_json)
+    record = {"file": str(out), "format": to, "averaged": averaged}
+    text = f"{out}: plain model as {to}" + ("; the averaged weights" if averaged else "")
+    emit(record, text, as_json)
 
 
 def _refuse_existing(out: Path, force: bool) -> None:

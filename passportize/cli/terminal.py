@@ -1,19 +1,21 @@
 """What commands print, and how they end.
 
 Results go to standard output, everything else to standard error; with ``--json`` standard output
-holds one JSON document and nothing else. Exit codes: 0 accepted or done, 1 refused, 2 could not
-judge or could not do it.
+holds one JSON document and nothing else. Exit codes: 0 accepted or done, 1 refused, 2 everything
+else, whatever is raised.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -28,9 +30,10 @@ __all__ = [
     "AsJson",
     "command",
     "emit",
-    "errors_shown",
     "leave",
+    "output_lost",
     "progress",
+    "show_failure",
     "results",
     "working",
 ]
@@ -56,31 +59,79 @@ def emit(record: dict[str, Any], text: str, as_json: bool) -> None:
     """Print a result, as a JSON document or as text."""
     if as_json:
         # No NaN: it is not JSON.
-        typer.echo(json.dumps(_finite(record), indent=2, allow_nan=False))
-    else:
+        text = json.dumps(_finite(record), indent=2, allow_nan=False)
+    try:
         typer.echo(text)
+        sys.stdout.flush()
+    except OSError as error:
+        output_lost(error)
+        leave(UNDECIDED)
 
 
-def leave(code: int) -> None:
+def output_lost(error: OSError) -> None:
+    """Say that the result did not reach whom it was for: a full disk, a reader that is gone."""
+    # Standard error may be gone as well; the exit code is still right.
+    with suppress(OSError):
+        sys.stderr.write(f"error: standard output: {error.strerror or error}\n")
+        sys.stderr.flush()
+    # Python flushes once more at the end, which must have nothing to complain about.
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Leave(Exception):
+    """Ends a command; nobody else's exception does, a model's code that calls sys.exit(0) say."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+def leave(code: int) -> NoReturn:
     """End the command with this exit code."""
-    if code:
-        raise typer.Exit(code)
+    raise _Leave(code)
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose errors are one clear message and exit code 2, without a traceback."""
+def command(function: Callable[..., None]) -> Callable[..., int]:
+    """A command that gives its exit code, whatever is raised in it.
+
+    Errors of passportize are one clear message without a traceback; anything else is a mistake of
+    ours, or of code that the user brought, and is shown with where it happened.
+    """
 
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
-        with errors_shown(bool(kwargs.get("as_json"))):
-            function(*args, **kwargs)
+    def run(*args: Any, **kwargs: Any) -> int:
+        with _warnings_shown():
+            try:
+                function(*args, **kwargs)
+                return ACCEPTED
+            except _Leave as end:
+                return end.code
+            except BaseException as error:
+                show_failure(error, bool(kwargs.get("as_json")))
+                return UNDECIDED
 
+    # typer must not take the exit code for something to print.
+    run.__annotations__ = {**function.__annotations__, "return": None}
     return run
 
 
+def show_failure(error: BaseException, as_json: bool) -> None:
+    """Show an exception as what it means for the user: text on standard error, or JSON."""
+    foreign = not isinstance(error, PassportizeError)
+    message = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    if foreign and not isinstance(error, KeyboardInterrupt):
+        traceback.print_exception(error, file=sys.stderr)
+        message = f"unexpected {type(error).__name__}" + (f": {message}" if message else "")
+    if as_json:
+        emit({"error": type(error).__name__, "message": message}, "", as_json)
+    else:
+        errors().print("[bold red]error:[/] ", end="")
+        errors().print(message, markup=False)
+
+
 @contextmanager
-def errors_shown(as_json: bool = False) -> Iterator[None]:
-    """Show errors of passportize as one message, and warnings as one line each."""
+def _warnings_shown() -> Iterator[None]:
+    """Show warnings as one line each."""
     shown: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -92,16 +143,7 @@ def errors_shown(as_json: bool = False) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = show
-        try:
-            yield
-        except PassportizeError as error:
-            if as_json:
-                record = {"error": type(error).__name__, "message": str(error)}
-                typer.echo(json.dumps(record, indent=2))
-            else:
-                errors().print("[bold red]error:[/] ", end="")
-                errors().print(str(error), markup=False)
-            raise typer.Exit(UNDECIDED) from None
+        yield
 
 
 @contextmanager

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from passportize.cli.inputs import (
-    Arguments,
-    PassphraseFile,
-    example_of,
+from passportize.cli.data_input import (
+    BatchSize,
+    Data,
+    ImgSize,
+    Mean,
+    Std,
+    given_preprocessing,
     load_data,
+    preparation,
+)
+from passportize.cli.group import command_line
+from passportize.cli.inputs import PassphraseFile, TimestampRoots, open_passport
+from passportize.cli.model_input import (
+    MODEL_HELP,
+    Arguments,
+    InputSize,
+    NumClasses,
+    example_of,
     load_model,
-    open_passport,
+)
+from passportize.cli.reporting import (
+    check_report,
+    compared_files,
+    prepared_note,
+    published_words,
+    write_verdict,
 )
 from passportize.cli.terminal import (
     ACCEPTED,
@@ -28,16 +50,15 @@ from passportize.cli.terminal import (
 )
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument
-from passportize.passport.passport import Passport
-from passportize.release.claim import Claim
 from passportize.release.claim_file import load_claim
-from passportize.verification.verdict import Verdict
+from passportize.report.examination import Examination, ExaminedFile
 
 __all__ = ["verify"]
 
 
 @command
 def verify(
+    context: typer.Context,
     suspect: Annotated[Path, typer.Argument(help="Weights of the suspect.")],
     passport: Annotated[Path, typer.Option(help="The owner's passport.")],
     claim: Annotated[
@@ -46,21 +67,18 @@ def verify(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Architecture of the suspect, a timm name or module:function; needed for --data, "
-            "and without a claim.",
+            help=f"Architecture of the suspect, for --data, for --released and without a claim: "
+            f"{MODEL_HELP}",
             show_default=False,
         ),
     ] = None,
+    num_classes: NumClasses = None,
     arg: Arguments = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Labelled data for the test of accuracy: digits, fashion-mnist[:FOLDER], a folder "
-            "of pictures, a safetensors file with images and labels, or module:function.",
-            show_default=False,
-        ),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 128,
+    data: Data = None,
+    batch_size: BatchSize = 128,
+    img_size: ImgSize = None,
+    mean: Mean = None,
+    std: Std = None,
     key: Annotated[
         str | None,
         typer.Option(help="Where in a training checkpoint the weights are.", show_default=False),
@@ -81,14 +99,19 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    commitment: Annotated[
+        Path | None,
+        typer.Option(
+            help="The release commitment, for the report; it must be to this passport and claim.",
+            show_default=False,
+        ),
+    ] = None,
+    tsa_roots: TimestampRoots = None,
     formulation: Annotated[
         str | None,
         typer.Option("--preset", help="Formulation, without a claim.", show_default=False),
     ] = None,
-    input_size: Annotated[
-        str | None,
-        typer.Option(metavar="C,H,W", help="Size of one input, without a claim."),
-    ] = None,
+    input_size: InputSize = None,
     device: Annotated[
         str | None, typer.Option(help="Where to run the test of accuracy.", show_default=False)
     ] = None,
@@ -98,8 +121,12 @@ def verify(
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test whose signature a model carries: 0 accepted, 1 refused, 2 could not judge."""
-    from passportize.release.checkpoint import load_weights
+    """Test whose signature a model carries: 0 accepted, 1 refused, 2 could not judge.
+
+    The signature is read from the weights alone. With --data the private branch is put back and
+    compared too, on pictures prepared as the claim records it.
+    """
+    from passportize.suspects.reading import read_suspect
     from passportize.verification.verification import verify as judge
 
     if data is not None and model is None:
@@ -108,16 +135,41 @@ def verify(
         raise InvalidArgument(
             "without --claim the places of the bits are found in the model: give --model"
         )
-    opened = open_passport(passport, passphrase_file)
-    given = load_claim(claim) if claim is not None else None
     if released is not None and (claim is None or model is None):
         raise InvalidArgument("--released needs --claim, which names it, and --model")
     if base is not None and released is None:
         raise InvalidArgument("--base goes with --released")
+    if tsa_roots is not None and commitment is None:
+        raise InvalidArgument("--tsa-roots goes with --commitment")
+    pictures = given_preprocessing(img_size, mean, std)
+    if pictures and data is None:
+        raise InvalidArgument(
+            "--img-size, --mean and --std say how to prepare pictures: give --data"
+        )
+    if report is not None:
+        check_report(report)
+    opened = open_passport(passport, passphrase_file)
+    given = load_claim(claim) if claim is not None else None
+    published = ""
+    if commitment is not None:
+        published = published_words(commitment, opened, given, tsa_roots)
     with working("reading the suspect", as_json):
-        weights = load_weights(suspect, key)
-        shell = load_model(model, arg) if model is not None else None
-        batches = load_data(data, shell, batch_size) if data is not None else None
+        weights = read_suspect(suspect, key)
+        shell = load_model(model, arg, num_classes) if model is not None else None
+        batches: Iterable[Any] | None = None
+        prepared = ""
+        if data is not None:
+            recorded = given.preprocessing if given is not None else None
+            how = None
+            if Path(data).is_dir():
+                how, source = preparation(shell, recorded, pictures)
+                prepared = f"{how}; {source}"
+            elif pictures:
+                raise InvalidArgument(
+                    "--img-size, --mean and --std are for a folder of pictures; these --data come "
+                    "prepared"
+                )
+            batches = load_data(data, shell, batch_size, how)
     if batches is not None:
         batches = progress(batches, "both branches", as_json)
     verdict = judge(
@@ -132,29 +184,28 @@ def verify(
         example_inputs=example_of(input_size),
         device=device,
     )
+    if prepared:
+        verdict = replace(verdict, notes=(*verdict.notes, prepared_note(prepared, given)))
     if report is not None:
-        _report(report, verdict, weights, opened, given, suspect)
-    record = {**verdict.to_dict(), "suspect": str(suspect), "report": report and str(report)}
+        with working("writing the report", as_json):
+            examination = Examination(
+                files=ExaminedFile.all_of(suspect),
+                command=shlex.join(["passportize", *command_line(context)]),
+                owner=opened.owner,
+                commitment=opened.commitment(),
+                published=published,
+                data=data or "",
+                preprocessing=prepared,
+                compared=compared_files(("released weights", released), ("public base", base)),
+            )
+            write_verdict(report, verdict, weights.tensors, opened, given, examination)
+    record = {
+        **verdict.to_dict(),
+        "suspect": str(suspect),
+        "data": data,
+        "preprocessing": prepared or None,
+        "report": report and str(report),
+    }
     text = str(verdict) + (f"\nreport:    {report}" if report is not None else "")
     emit(record, text, as_json)
     leave({True: ACCEPTED, False: REFUSED, None: UNDECIDED}[verdict.accepted])
-
-
-def _report(
-    path: Path,
-    verdict: Verdict,
-    weights: dict[str, Any],
-    passport: Passport,
-    claim: Claim | None,
-    suspect: Path,
-) -> None:
-    from passportize.report.page import write_report
-    from passportize.signature.evidence import read_evidence
-    from passportize.signature.model_key import ModelKey
-
-    reading = None
-    if claim is not None:
-        key = ModelKey(passport, claim.layout)
-        reading = read_evidence(weights, key, claim.layout).reading
-    title = f"Whose signature is in {suspect.name}?"
-    write_report(path, verdict, title=title, reading=reading)

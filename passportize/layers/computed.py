@@ -6,22 +6,23 @@ without what comes with it: no power iteration of a spectral norm, no attribute 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
+from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 __all__ = [
     "can_compute",
+    "computed_from",
     "computed_tensors",
     "effective_weight",
     "is_computed",
-    "rows_are_multiples",
     "set_effective_weight",
     "sources_of",
 ]
@@ -41,22 +42,6 @@ def can_compute(module: nn.Module, name: str) -> bool:
     return all(
         isinstance(step, _SpectralNorm) or next(step.buffers(), None) is None
         for step in _steps(module, name)
-    )
-
-
-def rows_are_multiples(module: nn.Module, name: str) -> bool:
-    """Whether every row along the first dimension is a multiple of that of one parameter.
-
-    So it is with a weight norm over the rows or over all of the weight, and with a spectral norm.
-    """
-    hook = _hook(module, name)
-    steps = [hook] if hook is not None else []
-    if parametrize.is_parametrized(module, name):
-        steps = _steps(module, name)
-    return all(
-        isinstance(step, (_SpectralNorm, SpectralNorm))
-        or (isinstance(step, (_WeightNorm, WeightNorm)) and step.dim in (0, -1))
-        for step in steps
     )
 
 
@@ -146,6 +131,22 @@ def sources_of(module: nn.Module, name: str) -> list[Tensor]:
 def computed_tensors(module: nn.Module) -> dict[str, Tensor]:
     """All tensors that a module computes so, by name, as it uses them."""
     return {name: effective_weight(module, name) for name in _computed_names(module)}
+
+
+def computed_from(modules: Mapping[str, nn.Module], parameter: str) -> str:
+    """The weight that is computed from a parameter, by their dotted names; empty if there is none.
+
+    Args:
+        modules: The modules of a model by name.
+        parameter: ``"fc.weight_orig"`` or ``"fc.parametrizations.weight.original1"`` say.
+    """
+    path, _, key = parameter.rpartition(".")
+    chain = re.fullmatch(r"(?:(.*)\.)?parametrizations\.([^.]+)", path)
+    place, name = (chain[1] or "", chain[2]) if chain else (path, key.rpartition("_")[0])
+    owner = modules.get(place)
+    if owner is None or not name or not is_computed(owner, name):
+        return ""
+    return f"{place}.{name}" if place else name
 
 
 def _computed_names(module: nn.Module) -> Iterator[str]:

@@ -49,9 +49,9 @@ class AnchorWeights:
         ]
 
     def windows(self, sides: Sequence[Vectors]) -> list[Tensor]:
-        """The entries of each part's rows that answer to vectors, ``[channels_i, entries_i]``."""
+        """The entries of each part's rows that answer to vectors, ``[rows_i, entries_i]``."""
         return [
-            anchor_rows(effective_weight(module, attribute), part, side.window)
+            side.picked(anchor_rows(effective_weight(module, attribute), part, side.window))
             for (module, attribute, part), side in zip(self.owners, sides, strict=True)
         ]
 
@@ -108,7 +108,7 @@ class Branch(nn.Module):
             if config.has_bottleneck:
                 self.bottleneck = _bottleneck(site.channels, config.bottleneck, like, generator)
             self.parts = [
-                (part.shape[0], side.entries)
+                (len(side.picked(part)), side.entries)
                 for part, side in zip(rows, self.secret.sides, strict=True)
             ]
             self.secret = self.secret.to(like.device)

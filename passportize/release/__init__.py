@@ -6,12 +6,14 @@ from passportize.release.claim import Claim
 from passportize.release.claim_file import load_claim, save_claim
 from passportize.release.exporting import export
 from passportize.release.opening import OpenedCommitment, commit_release, open_commitment
+from passportize.release.preprocessing import Preprocessing
 from passportize.release.release_commitment import ReleaseCommitment
 from passportize.release.strip import strip_checkpoint
 
 __all__ = [
     "Claim",
     "OpenedCommitment",
+    "Preprocessing",
     "ReleaseCommitment",
     "commit_release",
     "export",

@@ -19,10 +19,12 @@ __all__ = [
     "AVERAGED_KEYS",
     "WEIGHT_KEYS",
     "host_state_dict",
+    "in_natural_order",
     "load_weights",
     "model_of_checkpoint",
     "read_checkpoint",
     "save_weights",
+    "without_prefixes",
 ]
 
 # Where training scripts put the weights, the likeliest first.
@@ -86,7 +88,7 @@ def load_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[s
         place = f"under {key!r}" if key else "where training scripts put it"
         raise CheckpointError(f"{file}: no state dict {place}{there}; give its key, or export one")
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return _without_prefixes(tensors, file)
+    return without_prefixes(tensors, file)
 
 
 def save_weights(
@@ -140,9 +142,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         if head[8:9] == b"{":
             from safetensors.torch import load_file
 
-            # The file is sorted by letters; with numbers in order it is nearly as registered.
-            tensors = load_file(file)
-            return {name: tensors[name] for name in sorted(tensors, key=_natural)}
+            return in_natural_order(load_file(file))
         # Training scripts keep their command line beside the weights; it is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -153,6 +153,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
             f"never loaded ({type(error).__name__}: {detail}); get a complete copy, or export the "
             "state dict with passportize.host_state_dict and safetensors"
         ) from None
+
+
+def in_natural_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a file that is sorted by letters; with numbers in order, nearly as registered."""
+    return {name: tensors[name] for name in sorted(tensors, key=_natural)}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -179,7 +184,16 @@ def _state_dict(content: Any, key: str | None, depth: int = 3) -> Mapping[str, A
     return None
 
 
-def _without_prefixes(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+def without_prefixes(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Tensors by the names that they have without DistributedDataParallel and torch.compile.
+
+    Args:
+        tensors: Tensors by name.
+        file: Where they come from, for the error.
+
+    Raises:
+        CheckpointError: Two of them then have the same name.
+    """
     plain = {name.replace(_COMPILED, ""): value for name, value in tensors.items()}
     # torch's AveragedModel counts in a tensor beside the wrapped model.
     wrapped = [name for name in plain if name != "n_averaged"]

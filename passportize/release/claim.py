@@ -18,6 +18,7 @@ from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.passport.derivation import encode_label
 from passportize.release.checkpoint import host_state_dict
+from passportize.release.preprocessing import Preprocessing
 from passportize.release.weights_digest import feed_tensor, weights_digest
 from passportize.signature.layout import Layout
 from passportize.signature.marking import Marking
@@ -44,6 +45,7 @@ class Claim:
         commitment: Commitment of the passport, see :meth:`passportize.Passport.commitment`.
         weights: SHA-256 of the released weights.
         tensors: Bottlenecks of ``paper``: ``"<index of the site>.<what>"``; else empty.
+        preprocessing: How the owner prepared pictures, in their word; None where nothing was said.
     """
 
     model: str
@@ -52,6 +54,7 @@ class Claim:
     commitment: str
     weights: str
     tensors: Mapping[str, Tensor]
+    preprocessing: Preprocessing | None = None
 
     @property
     def config(self) -> PassportConfig:
@@ -82,6 +85,8 @@ class Claim:
             "commitment": self.commitment,
             "weights": self.weights,
         }
+        if self.preprocessing is not None:
+            record["preprocessing"] = self.preprocessing.to_dict()
         return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def digest(self) -> str:
@@ -108,8 +113,12 @@ class Claim:
         return f"<{self}>"
 
 
-def claim_of(model: nn.Module) -> Claim:
+def claim_of(model: nn.Module, preprocessing: Preprocessing | None = None) -> Claim:
     """The claim on a passportized model as it is now; nothing is written.
+
+    Args:
+        model: A passportized model, trained.
+        preprocessing: How pictures are prepared for it, to be recorded.
 
     Raises:
         NotPassportized: The model carries no private branch.
@@ -148,6 +157,7 @@ def claim_of(model: nn.Module) -> Claim:
             for index, branch in enumerate(branches)
             for name, tensor in branch.named_parameters()
         },
+        preprocessing=preprocessing,
     )
 
 

@@ -16,6 +16,7 @@ from passportize.errors import ClaimFileError, PassportizeError
 from passportize.layers.model import switch_of
 from passportize.release.claim import VERSION, Claim, claim_of
 from passportize.release.claim_format import check_claim, claim_from
+from passportize.release.preprocessing import Preprocessing
 from passportize.utils.files import write_atomically
 
 __all__ = ["FORMAT", "load_claim", "read_claim", "save_claim", "write_claim"]
@@ -106,7 +107,13 @@ def _metadata(data: bytes, file: Path) -> dict[str, str]:
     return dict(metadata)
 
 
-def save_claim(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = False) -> Claim:
+def save_claim(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    preprocessing: Preprocessing | None = None,
+    overwrite: bool = False,
+) -> Claim:
     """Write the claim on a passportized model, before its private branch is taken out.
 
     The file is safetensors with a JSON header; it holds no secret. It appears complete or not at
@@ -115,6 +122,8 @@ def save_claim(model: nn.Module, path: str | os.PathLike[str], *, overwrite: boo
     Args:
         model: A passportized model, trained.
         path: Where to, ``"acme.claim.safetensors"`` say.
+        preprocessing: How pictures are prepared for the model. It is recorded, so that accuracies
+            are measured later on pictures that were prepared the same way.
         overwrite: Replace an existing file.
 
     Raises:
@@ -122,7 +131,7 @@ def save_claim(model: nn.Module, path: str | os.PathLike[str], *, overwrite: boo
         WrappedModel: It is inside DDP, torch.compile or the like; give the plain model.
         ClaimError: There is nothing sound to save, or the file cannot be written.
     """
-    claim = claim_of(model)
+    claim = claim_of(model, preprocessing)
     write_claim(claim, path, overwrite=overwrite)
     switch_of(model).saved = True
     return claim

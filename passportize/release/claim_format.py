@@ -11,12 +11,16 @@ from torch import Tensor
 from passportize.config import PassportConfig
 from passportize.release import strict_json as strict
 from passportize.release.claim import Claim
+from passportize.release.preprocessing import Preprocessing
 from passportize.release.strict_json import require
 from passportize.signature.marking import Marking
 from passportize.signature.rows import anchor_fan_in, anchor_width
 from passportize.signature.site import ADDED_LATER, Anchor, AnchorPart, Role, Site
 
 __all__ = ["check_claim", "claim_from"]
+
+_REQUIRED = {"model", "architecture", "config", "sites", "anchors", "commitment", "weights"}
+_OPTIONAL = {"preprocessing"}
 
 
 def claim_from(header: str, tensors: dict[str, Tensor]) -> Claim:
@@ -30,18 +34,8 @@ def claim_from(header: str, tensors: dict[str, Tensor]) -> Claim:
         ValueError: An entry is missing, unknown, or not of its type or range.
         PassportizeError: A config or a site makes no sense.
     """
-    record = strict.record(
-        strict.parse(header),
-        {
-            "model",
-            "architecture",
-            "config",
-            "sites",
-            "anchors",
-            "commitment",
-            "weights",
-        },
-    )
+    entries = strict.typed(strict.parse(header), dict)
+    record = strict.record(entries, _REQUIRED | (_OPTIONAL & set(entries)))
     config = PassportConfig.from_dict(strict.typed(record["config"], dict))
     sites, configs = [], []
     for item in strict.typed(record["sites"], list):
@@ -65,6 +59,9 @@ def claim_from(header: str, tensors: dict[str, Tensor]) -> Claim:
         commitment=strict.digest(record["commitment"]),
         weights=strict.digest(record["weights"]),
         tensors=tensors,
+        preprocessing=(
+            Preprocessing.from_dict(record["preprocessing"]) if "preprocessing" in record else None
+        ),
     )
 
 
@@ -82,7 +79,7 @@ def _site(entry: dict[str, Any]) -> Site:
     strict.require(role in (Role.BOUND, Role.STATISTICS), f"a site is {role.value}")
     return Site(
         name=strict.text(entry["name"]),
-        norm_type=strict.text(entry["norm_type"]),
+        layer_type=strict.text(entry["layer_type"]),
         role=role,
         channels=strict.count(entry["channels"], 1),
         channel_axis=strict.count(entry["channel_axis"]),
@@ -108,6 +105,7 @@ def _part(entry: Any) -> AnchorPart:
         expert_shape=strict.shape(record.get("expert_shape", [])),
         centred=strict.typed(record.get("centred", False), bool),
         less_mean_row=strict.typed(record.get("less_mean_row", False), bool),
+        picked=strict.count(record["picked"]) if "picked" in record else None,
     )
 
 
@@ -134,8 +132,12 @@ def check_claim(claim: Claim) -> None:
         require(site.anchor is not None and bool(site.anchor.parts), "a bound site has no anchor")
         assert site.anchor is not None
         require(site.anchor.channels == site.channels, f"{site.name}: its anchor does not fit")
+        require(site.bits > 0, f"{site.name}: a bound site carries no bit")
         for part in site.anchor.parts:
             used.add(part.weight)
+            require(part.bits <= part.channels, f"{site.name}: more rows picked than there are")
+            may_pick = part.picked is None or config.formulation == "signature"
+            require(may_pick, f"{site.name}: rows are picked, which is for 'signature' alone")
             shape = shapes[part.weight]
             last = part.start + part.channels * part.repeats
             require(last <= anchor_width(shape, part), f"{site.name}: rows that no weight has")

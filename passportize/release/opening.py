@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from passportize.errors import (
@@ -22,6 +20,7 @@ from passportize.release.claim_file import load_claim
 from passportize.release.release_commitment import ReleaseCommitment, read_commitment
 from passportize.release.timestamp import Timestamp, check_timestamp, load_roots
 from passportize.release.weights_digest import weights_digest
+from passportize.utils.files import sha256_of_file
 
 __all__ = ["OpenedCommitment", "commit_release", "open_commitment"]
 
@@ -195,12 +194,5 @@ def _mismatches(
 
 def _digests(path: str | os.PathLike[str]) -> tuple[str, str]:
     """Digest of the released tensors in a file, and SHA-256 of the file."""
-    digest = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "the path is not valid"
-        raise CheckpointError(f"{path}: {reason}; check the path") from None
-    return weights_digest(host_state_dict(load_weights(path))), digest.hexdigest()
+    file = sha256_of_file(path, error=CheckpointError)
+    return weights_digest(host_state_dict(load_weights(path))), file

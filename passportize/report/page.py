@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from passportize.errors import InvalidArgument, MissingExtra, PassportizeError
+from passportize.report.examination import Examination
+from passportize.report.findings import findings_of, limits_of, odds_in_words, sentence_of
 from passportize.report.sections import Section, Strangers, sections_of
 from passportize.signature.reading import Reading
 from passportize.utils.files import write_atomically
@@ -26,6 +28,7 @@ def render_report(
     reading: Reading | None = None,
     strangers: Strangers | None = None,
     before: Sequence[Section] = (),
+    examination: Examination | None = None,
 ) -> str:
     """HTML of a verdict; the file needs nothing else, neither network nor scripts.
 
@@ -35,6 +38,7 @@ def render_report(
         reading: Responses of the channels, for a histogram.
         strangers: Other keys on the same model, for comparison.
         before: Parts to show between the verdict and its details.
+        examination: What was examined, with what and when.
 
     Raises:
         InvalidArgument: ``verdict`` is none.
@@ -48,6 +52,8 @@ def render_report(
         raise MissingExtra(
             "reports need jinja2, which is not installed: pip install 'passportize[plots]'"
         ) from error
+    from passportize import __version__
+
     source = resources.files("passportize.report").joinpath("report.html").read_text("utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         source
@@ -57,8 +63,13 @@ def render_report(
         word=WORDS[verdict.accepted],
         outcome={True: "accepted", False: "refused", None: "open"}[verdict.accepted],
         verdict=verdict,
-        cards=_cards(verdict),
-        facts=_facts(verdict),
+        examination=examination,
+        sentence=sentence_of(verdict, examination.owner if examination else ""),
+        limits=limits_of(verdict),
+        findings=findings_of(verdict),
+        asked=odds_in_words(verdict.accept_strength),
+        facts=_facts(verdict, examination),
+        version=__version__,
         sections=[*before, *sections_of(verdict, reading, strangers)],
     )
 
@@ -79,35 +90,28 @@ def write_report(path: str | os.PathLike[str], verdict: Verdict, **content: Any)
     return Path(path)
 
 
-def _cards(verdict: Verdict) -> list[tuple[str, str, str]]:
-    """Number, what it is, a remark."""
-    cards = [
-        (f"{verdict.matched} / {verdict.total}", "signature bits match", "read from the weights"),
-        (
-            f"{verdict.strength:.0f} bits",
-            "strength",
-            f"p = {verdict.p_value}; {verdict.accept_strength:g} bits are needed",
-        ),
-    ]
-    if verdict.public_accuracy is not None:
-        cards.append((f"{verdict.public_accuracy:.1f} %", "public accuracy", "the model as it is"))
-    if verdict.private_accuracy is not None:
-        remark = "with the owner's key put back"
-        cards.append((f"{verdict.private_accuracy:.1f} %", "private accuracy", remark))
-    return cards
-
-
-def _facts(verdict: Verdict) -> list[tuple[str, str]]:
+def _facts(verdict: Verdict, examination: Examination | None) -> list[tuple[str, str]]:
     message = "not readable" if verdict.message is None else verdict.message.text
-    fidelity = {True: "passed", False: "failed", None: "not judged"}[verdict.fidelity]
-    facts = [
-        ("Owner message, as read from the weights", message),
-        ("Fidelity", f"{fidelity}: {verdict.fidelity_reason}"),
-        ("Layers matched by", verdict.matched_by),
-    ]
+    facts = [("Owner message, as read from the weights", message)]
+    if verdict.total:
+        facts += [
+            ("Bits that match", f"{verdict.matched:,} / {verdict.total:,}"),
+            ("p-value", f"{verdict.p_value}, {odds_in_words(verdict.strength)}"),
+            ("Layers found by", verdict.matched_by),
+        ]
     if verdict.same_weights is not None:
         same = "the released weights, bit for bit" if verdict.same_weights else "changed"
-        facts.append(("Weights", same))
+        facts.append(("Compared with the release", same))
+    if examination is not None and examination.commitment:
+        facts.append(("Commitment of the passport", examination.commitment))
     if verdict.claim:
         facts.append(("Digest of the claim (SHA-256)", verdict.claim))
+    if examination is not None:
+        published = examination.published or ("none was shown, so nothing here says who was first")
+        facts.append(("Date of publication", published))
+        if examination.data:
+            samples = f", {verdict.samples:,} samples" if verdict.samples else ""
+            facts.append(("Data for the private branch", examination.data + samples))
+        if examination.preprocessing:
+            facts.append(("Pictures were prepared", examination.preprocessing))
     return [*facts, *(("Note", note) for note in verdict.notes)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from passportize.report import plots
+from passportize.report.bars import Bar, bars_of
 from passportize.signature.reading import Reading
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
 from passportize.verification.links import Links
@@ -38,7 +39,8 @@ class Section:
         title: Heading.
         text: A paragraph, plain text.
         header, rows: A table, both empty for none.
-        picture: SVG text, empty for none.
+        picture: Drawn for two widths; None for none.
+        bars: Bits of layers, empty for none.
         caption: What the picture shows; it is also read out in its place.
     """
 
@@ -46,13 +48,15 @@ class Section:
     text: str = ""
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    picture: str = ""
+    picture: plots.Picture | None = None
     caption: str = ""
+    bars: Sequence[Bar] = ()
 
     @property
-    def source(self) -> str:
-        """The picture as a data URI."""
-        return plots.data_uri(self.picture)
+    def sources(self) -> tuple[str, str]:
+        """The picture as data URIs, wide and narrow."""
+        assert self.picture is not None
+        return plots.data_uri(self.picture.wide), plots.data_uri(self.picture.narrow)
 
 
 def sections_of(
@@ -71,9 +75,9 @@ def sections_of(
             Section(
                 "Bits per layer",
                 "Every channel of a protected layer carries one bit. A key that knows nothing of "
-                "the weights would match about half of them.",
-                picture=plots.bits_picture(verdict),
-                caption=f"{verdict.matched} of {verdict.total} bits match, layer by layer",
+                "the weights would match about half of them, where the line is.",
+                bars=bars_of(verdict.sites),
+                caption=f"{verdict.matched:,} of {verdict.total:,} bits match, layer by layer",
             )
         )
     if reading is not None and bool((reading.confidence > 0).any()):
@@ -100,8 +104,8 @@ def sections_of(
             )
             for site in verdict.sites
         ]
-        header = ("Site", "Found as", "Bits", "Note")
-        sections.append(Section("Every site", header=header, rows=rows))
+        header = ("Layer", "Found as", "Bits", "Note")
+        sections.append(Section("Every layer", header=header, rows=rows))
     return sections
 
 

@@ -83,10 +83,10 @@ def _readers(
     start = 0
     for index, site in enumerate(layout.sites):
         if there.isdisjoint(layout.shapes[index]):
-            start += site.channels
+            start += site.bits
             continue
         for part, vectors in zip(anchor_of(site).parts, key.sides(index), strict=True):
-            stop = start + part.channels
+            stop = start + part.bits
             reader = (layout.formulation(index), part, vectors, expected[start:stop] > 0)
             readers.setdefault(part.weight, []).append(reader)
             start = stop

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from passportize.signature.assignment import assign_tensors
+from passportize.signature.kernel_layouts import in_other_layouts
 from passportize.signature.layout import Layout
-from passportize.signature.matching import BY_ASSIGNMENT, BY_NAME, match_names
+from passportize.signature.matching import BY_ASSIGNMENT, BY_LAYOUT, BY_NAME, match_names
 from passportize.signature.model_key import ModelKey
 from passportize.signature.null_model import log2_binomial_tail
 from passportize.signature.reading import Reading, prepare_sites, read_signature
@@ -20,9 +21,9 @@ __all__ = ["LOOKS_PRICE", "Evidence", "judge_evidence", "read_by_name", "read_ev
 LOOKS_PRICE = 2.0
 """Bits that each look costs, because there are several.
 
-A suspect is read at names, at assignments and, with the released weights at hand, after a disguise
-was undone. The chance that any of up to four looks reaches a strength is at most four times that of
-one.
+A suspect is read at names, at assignments, at assignments of kernels in the layouts of other
+frameworks and, with the released weights at hand, after a disguise was undone. The chance that any
+of four looks reaches a strength is at most four times that of one.
 """
 
 
@@ -36,7 +37,8 @@ class Evidence:
         log2_alternatives: ``log2`` of the number of ways in which the suspect could have been
             read: looks, times assignments of its tensors.
         matched_by: How the tensors that were read were found.
-        found: The suspect's name for the weights of the layout; without those that it lacks.
+        found: The suspect's name for the weights of the layout, with the layout of the kernel
+            where it is another than torch's; without those that it lacks.
     """
 
     reading: Reading
@@ -52,7 +54,7 @@ class Evidence:
 
 
 def read_evidence(tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout) -> Evidence:
-    """The stronger of the readings by name and, if that fails, by assignment.
+    """The strongest of the readings by name and, while these fail or lack sites, by assignments.
 
     What is read is decided by the layout, which enters the key, and by the suspect; by nothing
     else that a claimant could bring.
@@ -62,14 +64,32 @@ def read_evidence(tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout) 
         key: The claimant's key for the layout.
         layout: Where the bits lie.
     """
-    first = read_by_name(tensors, key, layout)
-    if first.strength >= ACCEPT_STRENGTH:
-        return first
+    best = read_by_name(tensors, key, layout)
+    if _suffices(best, layout):
+        return best
     # The names may be those of other layers (a Sequential counted anew), or nobody's.
+    second = _read_by_assignment(tensors, key, layout, BY_ASSIGNMENT)
+    best = second if second.strength > best.strength else best
+    if _suffices(best, layout):
+        return best
+    turned = in_other_layouts(tensors, set(layout.weights.values()))
+    if not turned:
+        return best
+    third = _read_by_assignment({**tensors, **turned}, key, layout, BY_LAYOUT)
+    return third if third.strength > best.strength else best
+
+
+def _suffices(evidence: Evidence, layout: Layout) -> bool:
+    """Whether no other look is needed: a file may have the names of some of its layers alone."""
+    return evidence.strength >= ACCEPT_STRENGTH and evidence.reading.total == layout.bits
+
+
+def _read_by_assignment(
+    tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout, matched_by: str
+) -> Evidence:
     assigned = assign_tensors(key, layout, tensors)
     price = assigned.log2_alternatives
-    second = _weigh(tensors, key, layout, assigned.found, price, BY_ASSIGNMENT)
-    return second if second.strength > first.strength else first
+    return _weigh(tensors, key, layout, assigned.found, price, matched_by)
 
 
 def read_by_name(

@@ -122,7 +122,7 @@ class Normalised(Formulation):
         fan_in: int,
     ) -> Vectors:
         """See :func:`~passportize.signature.vectors.draw_sign_vectors`."""
-        return draw_sign_vectors(keyed, site, index, part.channels, fan_in)
+        return draw_sign_vectors(keyed, site, index, part.channels, fan_in, part.picked)
 
     def respond(self, rows: Sequence[Tensor], sides: Sequence[Any]) -> Responses:
         """See :func:`~passportize.signature.response.normalised_responses`."""

@@ -80,7 +80,7 @@ class Layout:
     @property
     def bits(self) -> int:
         """Number of signature bits."""
-        return sum(site.channels for site in self.sites)
+        return sum(site.bits for site in self.sites)
 
     def formulation(self, site: int) -> Formulation:
         """How the rows of one site answer."""

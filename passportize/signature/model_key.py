@@ -70,7 +70,7 @@ class ModelKey:
     def secrets(self) -> list[SecretVectors]:
         """Passport vectors and bits of every site of the layout, in order."""
         bits = self.bits().to(torch.float32) * 2 - 1
-        counts = [site.channels for site in self._layout.sites]
+        counts = [site.bits for site in self._layout.sites]
         return [
             SecretVectors(self.sides(index), part)
             for index, part in enumerate(torch.split(bits, counts) if counts else ())

@@ -164,7 +164,7 @@ def read_signature(key: ModelKey, layout: Layout, prepared: list[PreparedSite]) 
     sites = []
     start = 0
     for index, entry in enumerate(prepared):
-        stop = start + entry.site.channels
+        stop = start + entry.site.bits
         if entry.rows is None:
             sites.append(SiteReading(entry, 0, 0))
         else:
@@ -174,6 +174,6 @@ def read_signature(key: ModelKey, layout: Layout, prepared: list[PreparedSite]) 
             distance = formulation.confidence(responses)
             confidence[start:stop] = torch.nan_to_num(distance, 0.0, 0.0, 0.0)
             matched = int((bits[start:stop] == expected[start:stop]).sum())
-            sites.append(SiteReading(entry, matched, entry.site.channels))
+            sites.append(SiteReading(entry, matched, entry.site.bits))
         start = stop
     return Reading(tuple(sites), bits, expected, confidence)

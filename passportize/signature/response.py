@@ -88,12 +88,15 @@ def normalised_responses(rows: Sequence[Tensor], sides: Sequence[SignVectors]) -
     """Responses in standard deviations, immune to rescaling and to changes of sign.
 
     Args:
-        rows: Rows of each part of the anchor, ``[channels_i, fan_in_i]``, or their windows.
-        sides: ``s``, ``t`` and ``r`` of every row of each part.
+        rows: Rows of each part of the anchor, ``[channels_i, fan_in_i]``, or their windows; all
+            rows of a part, or those that carry bits.
+        sides: ``s``, ``t`` and ``r`` of every row of each part that carries a bit.
     """
     answers, lengths = [], []
     for part, side in zip(rows, sides, strict=True):
-        read = at_least_float32(part if part.shape[1] == side.entries else part[:, side.window])
+        picked = part if len(part) == len(side.codes) else side.picked(part)
+        read = picked if part.shape[1] == side.entries else picked[:, side.window]
+        read = at_least_float32(read)
         # A compiler fuses the plain formula by itself.
         standardise = _standardised if torch.compiler.is_compiling() else _Standardised.apply
         answer, length = standardise(read, side.codes)

@@ -131,7 +131,11 @@ def row_positions(weight: Tensor, part: AnchorPart) -> Tensor:
 
 
 def added_to_rows(
-    weight: Tensor, part: AnchorPart, added: Tensor, window: slice | None = None
+    weight: Tensor,
+    part: AnchorPart,
+    added: Tensor,
+    window: slice | None = None,
+    picked: Tensor | None = None,
 ) -> Tensor:
     """A copy of a weight with something added to rows, computed in float64.
 
@@ -142,8 +146,10 @@ def added_to_rows(
         part: Which rows.
         added: Float64, ``[channels, entries]`` or what is broadcast to that.
         window: Which entries of each row; all by default.
+        picked: To which rows, int64; all by default.
     """
     positions = row_positions(weight, part)
+    positions = positions if picked is None else positions[picked]
     flat = weight.double().reshape(-1)
     flat[positions if window is None else positions[:, window]] += added
     return flat.view(weight.shape).to(weight.dtype)

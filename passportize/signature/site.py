@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["ADDED_LATER", "Anchor", "AnchorPart", "Role", "Site"]
 
-ADDED_LATER = frozenset({"expert_shape", "centred", "less_mean_row"})
+ADDED_LATER = frozenset({"expert_shape", "centred", "less_mean_row", "picked"})
 """Fields of a part that stand in its JSON form only where they are set."""
 
 
@@ -49,6 +49,7 @@ class AnchorPart:
             kernel then changes nothing.
         less_mean_row: Whether the mean of all rows is taken from each of them, because the norm
             takes the mean over its channels: adding a vector to all rows then changes nothing.
+        picked: How many of the rows carry a bit, where not all do; which of them, the key decides.
     """
 
     weight: str
@@ -61,6 +62,12 @@ class AnchorPart:
     expert_shape: tuple[int, ...] = ()
     centred: bool = False
     less_mean_row: bool = False
+    picked: int | None = None
+
+    @property
+    def bits(self) -> int:
+        """Signature bits that its rows carry."""
+        return self.channels if self.picked is None else self.picked
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form, from which the digest of a layout is made.
@@ -70,7 +77,11 @@ class AnchorPart:
         """
         record = asdict(self)
         record["expert_shape"] = list(self.expert_shape)
-        return {key: value for key, value in record.items() if value or key not in ADDED_LATER}
+        return {
+            key: value
+            for key, value in record.items()
+            if key not in ADDED_LATER or value or (key == "picked" and value is not None)
+        }
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> AnchorPart:
@@ -105,6 +116,11 @@ class Anchor:
         """Number of channels that the parts answer for."""
         return sum(part.channels for part in self.parts)
 
+    @property
+    def bits(self) -> int:
+        """Signature bits that the rows of the parts carry."""
+        return sum(part.bits for part in self.parts)
+
 
 @dataclass(frozen=True)
 class Site:
@@ -113,7 +129,7 @@ class Site:
     Attributes:
         name: Dotted name of the module, the first in registration order.
         aliases: Further names under which the same module object is registered.
-        norm_type: Qualified class name, for example ``"torch.nn.BatchNorm2d"``.
+        layer_type: Qualified class name, for example ``"torch.nn.BatchNorm2d"``.
         role: What surgery does with it.
         channels: Number of channels, 0 where unknown.
         channel_axis: Axis of the affine shape that counts channels (0, or another one for a
@@ -124,7 +140,7 @@ class Site:
     """
 
     name: str
-    norm_type: str
+    layer_type: str
     role: Role
     channels: int = 0
     channel_axis: int = 0
@@ -135,8 +151,10 @@ class Site:
 
     @property
     def bits(self) -> int:
-        """Signature bits that this site carries: one per channel if bound."""
-        return self.channels if self.role is Role.BOUND else 0
+        """Signature bits that this site carries: one for each channel, or each picked row."""
+        if self.role is not Role.BOUND:
+            return 0
+        return self.channels if self.anchor is None else self.anchor.bits
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form; :meth:`from_dict` is the inverse."""

@@ -12,10 +12,10 @@ from passportize.signature.vectors import RawVectors, SignVectors
 
 __all__ = ["moved_rows", "turned_rows"]
 
-_SPARE = 1.01
+SPARE = 1.01
 """How far past the margin rows are taken, so that rounding leaves them there."""
 
-_ENOUGH = 0.999
+ENOUGH = 0.999
 """Rows that reach so much of the margin stay as they are."""
 
 
@@ -43,12 +43,12 @@ def turned_rows(rows: Tensor, vectors: SignVectors, bits: Tensor, margin: float)
     length = torch.linalg.vector_norm(rows, dim=1)
     gauge, answer = (rows * s).sum(1), (rows * t).sum(1)
     now = torch.where(gauge < 0, -1.0, 1.0).to(rows.dtype)
-    enough = _ENOUGH * reach * length
+    enough = ENOUGH * reach * length
     lacking = (gauge.abs() < enough) | (now * bits * answer < enough)
     lacking &= length > 0
     if not bool(lacking.any()):
         return None
-    least = _SPARE * reach * length
+    least = SPARE * reach * length
     best = torch.full_like(length, -torch.inf)
     chosen = [torch.ones_like(length), torch.zeros_like(length), torch.zeros_like(length)]
     for sign in (1.0, -1.0):
@@ -142,10 +142,10 @@ def moved_rows(rows: Tensor, vectors: RawVectors, bits: Tensor, margin: float) -
     gamma = vectors.values[..., 0].to(rows.dtype)
     each = gamma.expand(len(rows), -1) if gamma.dim() == 1 else _per_row(gamma, len(rows))
     answer = bits * (rows * each).sum(1)
-    lacking = answer < _ENOUGH * margin
+    lacking = answer < ENOUGH * margin
     if not bool(lacking.any()):
         return None
-    short = torch.where(lacking, _SPARE * margin - answer, torch.zeros_like(answer))
+    short = torch.where(lacking, SPARE * margin - answer, torch.zeros_like(answer))
     factor = short * bits / each.square().sum(1).clamp_min(1e-300)
     return rows + factor[:, None] * each
 

@@ -42,15 +42,17 @@ class SignVectors(NamedTuple):
 
     Attributes:
         codes: ``s``, ``t`` and ``r`` in bits 0, 1 and 2, a set bit for -1; uint8
-            ``[channels, entries]``, a quarter of what the entries take as float32.
+            ``[rows, entries]``, a quarter of what the entries take as float32.
         offset: The first entry of the rows that they answer to.
+        rows: Which rows of the part carry bits, in order, int64 ``[rows]``; None for all.
     """
 
     codes: Tensor
     offset: int = 0
+    rows: Tensor | None = None
 
     @property
-    def window(self) -> slice | None:
+    def window(self) -> slice:
         """The entries of a row that they answer to."""
         return slice(self.offset, self.offset + self.codes.shape[1])
 
@@ -59,12 +61,17 @@ class SignVectors(NamedTuple):
         """Length of the vectors."""
         return self.codes.shape[1]
 
+    def picked(self, rows: Tensor) -> Tensor:
+        """Of the rows of a part those that carry bits."""
+        return rows if self.rows is None else rows[self.rows]
+
     def to(self, device: torch.device) -> SignVectors:
         """The same on another device."""
-        return SignVectors(self.codes.to(device), self.offset)
+        rows = None if self.rows is None else self.rows.to(device)
+        return SignVectors(self.codes.to(device), self.offset, rows)
 
     def signs(self, dtype: torch.dtype) -> Tensor:
-        """``s``, ``t`` and ``r`` themselves, ``[3, channels, entries]``."""
+        """``s``, ``t`` and ``r`` themselves, ``[3, rows, entries]``."""
         planes = plane_values(self.codes.device)[:, None, None]
         return 1 - 2 * (self.codes & planes).ne(0).to(dtype)
 
@@ -90,9 +97,18 @@ class RawVectors(NamedTuple):
         return None
 
     @property
+    def rows(self) -> Tensor | None:
+        """All rows of a part carry bits."""
+        return None
+
+    @property
     def entries(self) -> int:
         """Length of the vectors."""
         return self.values.shape[-2]
+
+    def picked(self, rows: Tensor) -> Tensor:
+        """All rows of a part."""
+        return rows
 
     def to(self, device: torch.device) -> RawVectors:
         """The same on another device."""
@@ -103,13 +119,19 @@ Vectors = SignVectors | RawVectors
 
 
 def draw_sign_vectors(
-    keyed: LabelledStream, site: str, part: int, channels: int, fan_in: int
+    keyed: LabelledStream,
+    site: str,
+    part: int,
+    channels: int,
+    fan_in: int,
+    picked: int | None = None,
 ) -> SignVectors:
     """Vectors for every row of one part of an anchor, independent of each other.
 
     ``s`` and ``r`` are fair signs; ``t`` is ``s`` with the signs of half of the entries changed,
     so that ``s . t`` is 0 (1 for an odd number of entries). Which half is a uniformly drawn one:
-    each row ranks 32-bit numbers of its own, of equal ones the later entry is the larger.
+    each row ranks 32-bit numbers of its own, of equal ones the later entry is the larger. Rows that
+    carry bits are picked in the same way.
 
     Args:
         keyed: The model's key.
@@ -117,12 +139,20 @@ def draw_sign_vectors(
         part: Index of the anchor part.
         channels: Number of rows.
         fan_in: Entries of a row.
+        picked: How many of the rows carry bits; None for all.
     """
+    rows = None
+    if picked is not None:
+        drawn = keyed.words("rows", site, part, count=channels)
+        order = torch.argsort(drawn * channels + torch.arange(channels, device="cpu"))
+        rows, channels = order[channels - picked :].sort().values, picked
     offset, entries = 0, fan_in
     if fan_in > WINDOW:
         draw = keyed.stream("window", site, part, length=8)
         offset, entries = int.from_bytes(draw, "big") % (fan_in - WINDOW + 1), WINDOW
     shape = (channels, entries)
+    if not channels:
+        return SignVectors(torch.zeros(shape, dtype=torch.uint8, device="cpu"), offset, rows)
     s, r = (
         keyed.bits(side, site, part, total=channels * entries).view(shape).to(torch.uint8)
         for side in ("gamma", "beta")
@@ -133,7 +163,7 @@ def draw_sign_vectors(
     # numpy, since torch takes ten times as long for it.
     middle = np.partition(ranks, (entries - 1) // 2, axis=1)[:, (entries - 1) // 2, None]
     changed = torch.from_numpy(ranks > middle).to(torch.uint8)
-    return SignVectors(s | (s ^ changed) << 1 | r << 2, offset)
+    return SignVectors(s | (s ^ changed) << 1 | r << 2, offset, rows)
 
 
 def draw_raw_vectors(keyed: LabelledStream, site: str, part: int, fan_in: int) -> RawVectors:

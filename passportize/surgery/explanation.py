@@ -43,7 +43,7 @@ class Explanation:
 
     def _head(self) -> Iterator[str]:
         site = self.site
-        kind = site.norm_type.rpartition(".")[2]
+        kind = site.layer_type.rpartition(".")[2]
         channels = f", {site.channels} channels" if site.channels else ""
         yield f"{site.name or '(root)'} ({kind}{channels}): {site.role.value}"
         if site.aliases:

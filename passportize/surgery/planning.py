@@ -11,7 +11,7 @@ from torch import nn
 
 from passportize.anchors.search import AnchorSearch, find_anchors
 from passportize.anchors.trail import Trail, named
-from passportize.config import PassportConfig
+from passportize.config import MINIMUM_FAN_IN, PassportConfig
 from passportize.errors import InvalidArgument, NoNormalization
 from passportize.layers.computed import effective_weight, sources_of
 from passportize.layers.derived import plain_class
@@ -22,16 +22,14 @@ from passportize.signature.site import Anchor, Role, Site
 from passportize.surgery.branches import anchor_weights
 from passportize.surgery.mean_free_rows import read_less_mean_rows
 from passportize.surgery.norms import FoundNorm, find_norms, measures_batch
+from passportize.surgery.picking import picked_sites
 from passportize.surgery.selection import Where, select
 from passportize.surgery.site_plan import Plan
 from passportize.surgery.stand_ins import put_in_stand_ins, take_out_stand_ins
 from passportize.surgery.weight_sites import weight_sites
 from passportize.utils.names import describe_type
 
-__all__ = ["MINIMUM_FAN_IN", "plan"]
-
-MINIMUM_FAN_IN = 8
-"""A row with fewer entries has too little freedom: one bit would bend the weight visibly."""
+__all__ = ["plan"]
 
 _logger = logging.getLogger(__name__)
 
@@ -112,6 +110,9 @@ def _plan(
             "batch and left as they are, so in training they see the samples of both branches; "
             "register an adapter, or use PassportConfig.signature()"
         )
+    if config.bits is not None:
+        sites, note = picked_sites(model, sites, config.bits, config.shortest_row)
+        search.notes.append(note)
     for note in search.notes:
         _logger.info("%s: %s", type(model).__name__, note)
     return Plan(
@@ -153,11 +154,14 @@ def _plan_of_weights(
             f"anchors= names normalization layers, and {kind} has none; its weights are their own "
             "anchors, choose among them with where="
         )
-    sites = weight_sites(model, where, include_frozen, MINIMUM_FAN_IN)
-    notes = ("no norms: the bits lie in the weights themselves",)
+    sites = list(weight_sites(model, where, include_frozen, MINIMUM_FAN_IN))
+    notes = ["no norms: the bits lie in the weights themselves"]
+    if config.bits is not None:
+        sites, note = picked_sites(model, sites, config.bits, config.shortest_row)
+        notes.append(note)
     own = [(site.name, site.anchor) for site in sites if site.anchor is not None]
     trails = tuple(Trail(name, (named(OWN_RULE, anchor.parts),)) for name, anchor in own)
-    return Plan(kind, sites, "weights", notes, trails=trails)
+    return Plan(kind, tuple(sites), "weights", tuple(notes), trails=trails)
 
 
 def _site(
@@ -171,7 +175,7 @@ def _site(
     site = Site(
         name=norm.name,
         aliases=norm.aliases,
-        norm_type=describe_type(plain_class(norm.module)),
+        layer_type=describe_type(plain_class(norm.module)),
         role=Role.SKIPPED,
         reason=norm.reason,
     )

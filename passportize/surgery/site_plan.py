@@ -85,7 +85,7 @@ class Plan:
                 weights = [part.weight for part in site.anchor.parts]
                 more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
                 detail = f"{site.anchor.rule}: {weights[0]}{more}"
-            kind = site.norm_type.rpartition(".")[2]
+            kind = site.layer_type.rpartition(".")[2]
             bits = str(site.bits) if site.bits else ""
             rows.append((site.name or _ROOT, kind, bits, site.role.value, detail))
         return rows

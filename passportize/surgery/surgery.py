@@ -119,7 +119,8 @@ def passportize(
         switch.samples_only = any(site.name in planned.samples_only for site in sites)
     for site in planned.sites:
         if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
-            _logger.info("%s (%s): %s: %s", site.name, site.norm_type, site.role.value, site.reason)
+            what = site.role.value
+            _logger.info("%s (%s): %s: %s", site.name, site.layer_type, what, site.reason)
     return model
 
 

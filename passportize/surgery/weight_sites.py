@@ -58,7 +58,7 @@ def weight_sites(
         sites.append(
             Site(
                 name=name,
-                norm_type=describe_type(type(module)),
+                layer_type=describe_type(type(module)),
                 role=Role.SKIPPED if reason else Role.BOUND,
                 channels=part.channels,
                 anchor=None if reason else Anchor((part,), OWN_RULE),

@@ -1,26 +1,34 @@
-"""Putting a signature into weights at once: in closed form, without data and without training.
+"""Putting a signature into weights at once: in closed form, without training.
 
 The sign loss turns rows step by step, which takes many steps where an optimizer moves every entry
 by a fixed amount (AdamW) or rows are short. Here every row is turned by the least angle that takes
 its gauge and its bit past the margin, before training starts; the sign loss then holds them there.
-Freshly drawn weights lose nothing: a row that was turned a little is as random as before.
+Freshly drawn weights lose nothing: a row that was turned a little is as random as before. Trained
+weights do; a few inputs say which changes they hardly notice
+(:mod:`passportize.training.calibration`).
 """
 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from passportize.errors import EmbeddingFailed, InvalidArgument
 from passportize.layers.computed import effective_weight, set_effective_weight, sources_of
+from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
 from passportize.signature.rows import added_to_rows, anchor_rows
+from passportize.training.calibration import RIDGE, Progress, turn_by_output
+from passportize.training.marked_rows import companions, rows_of_layers
 
-__all__ = ["Embedding", "embed_signature"]
+__all__ = ["Embedding", "TrainedWeightsWarning", "embed_signature"]
 
 _ROUNDS = 50
 """One is enough for a weight that answers to one site; those that share a weight take turns."""
@@ -37,6 +45,8 @@ class Embedding:
         change: Length of what was added over the length of what was there, over all weights that
             carry bits.
         largest_change: The same of the one weight that changed most.
+        by_output: Bits whose rows were turned at the least change of what their layers compute;
+            those of the others at the least change of the rows.
     """
 
     bits: int
@@ -44,6 +54,7 @@ class Embedding:
     after: int
     change: float
     largest_change: float
+    by_output: int = 0
 
     def __str__(self) -> str:
         return (
@@ -52,15 +63,28 @@ class Embedding:
         )
 
 
+class TrainedWeightsWarning(UserWarning):
+    """Weights that are trained already were turned without regard to what their layers compute."""
+
+
 @torch.no_grad()
-def embed_signature(model: nn.Module, margin: float | None = None) -> Embedding:
-    """Turn every row of the bound weights by the least angle that puts its signature bit in.
+def embed_signature(
+    model: nn.Module,
+    margin: float | None = None,
+    *,
+    calibration: Iterable[Any] | None = None,
+    ridge: float = RIDGE,
+    progress: Progress | None = None,
+) -> Embedding:
+    """Turn every row that is to carry a bit by the least change that puts it in.
 
     Call it between :func:`~passportize.passportize` and the training, before the model is sharded
-    or its weights are copied (for an average of the weights, say). Weights that are trained
-    already lose some accuracy, which fine-tuning brings back; until then running statistics of
-    batch norms do not quite fit either. The lengths of rows stay as they are, except with
-    ``paper``, whose response is not normalised.
+    or its weights are copied (for an average of the weights, say). The lengths of rows then stay
+    as they are, except with ``paper``, whose response is not normalised.
+
+    Weights that are trained already would lose accuracy so. Give ``calibration``, a few dozen
+    inputs, and what is kept small is the change of what each layer computes; biases and running
+    statistics follow, and nothing has to be trained. Use :meth:`PassportConfig.trained` with it.
 
     >>> import passportize as pp
     >>> model = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64))
@@ -74,6 +98,13 @@ def embed_signature(model: nn.Module, margin: float | None = None) -> Embedding:
         model: A passportized model.
         margin: Distance to leave from zero, in the units of ``PassportConfig.margin``; by default
             that of each site's config. A smaller one changes less and withstands less.
+        calibration: Batches of inputs as the model is used: tensors ``[batch, ...]``, dicts of
+            keyword arguments, or pairs of inputs and labels, which are ignored. Read several
+            times; what can be read only once is kept in memory. The model runs in eval mode.
+        ridge: With ``calibration``: the multiple of the identity that is added to the second
+            moment of a layer's inputs, in units of its mean. A smaller one lets more of the change
+            hide in directions that these inputs do not use.
+        progress: With ``calibration``: called with the number of batches done and their total.
 
     Returns:
         How many bits are in, and how far the weights moved. Rows of zeros carry none.
@@ -82,12 +113,19 @@ def embed_signature(model: nn.Module, margin: float | None = None) -> Embedding:
         NotPassportized: The model carries no private branch.
         PassportLocked: The private branch was loaded without its secret.
         EmbeddingFailed: A weight is sharded or has no values. All weights are as before.
-        InvalidArgument: The margin makes no sense.
+        InvalidArgument: The margin, the ridge or the calibration makes no sense.
+
+    Warns:
+        TrainedWeightsWarning: The norms are no longer as they were made, and there is no
+            ``calibration``.
     """
     switch_of(model)
     if margin is not None and not (0 < margin < math.inf):
         raise InvalidArgument(f"embed_signature: margin={margin!r} must be a number above 0")
-    branches = [layer.passport for layer in passport_layers(model).values() if layer.passport.bound]
+    if not (0 < ridge < math.inf):
+        raise InvalidArgument(f"embed_signature: ridge={ridge!r} must be a number above 0")
+    layers = [layer for layer in passport_layers(model).values() if layer.passport.bound]
+    branches = [layer.passport for layer in layers]
     owners: dict[str, tuple[nn.Module, str]] = {
         part.weight: (owner, attribute)
         for branch in branches
@@ -100,33 +138,61 @@ def embed_signature(model: nn.Module, margin: float | None = None) -> Embedding:
         for source in sources_of(*place):
             _check(name, source)
     before = sum(branch.matched() for branch in branches)
-    lengths = {name: effective_weight(*place).clone() for name, place in owners.items()}
+    weights = {name: effective_weight(*place).clone() for name, place in owners.items()}
     kept = [(source, source.clone()) for source in sources.values()]
+    marked = rows_of_layers(layers, margin)
+    beside = companions(marked) if calibration is not None else []
+    kept += [(tensor, tensor.clone()) for tensor in beside]
+    by_output = 0
+    if calibration is None and any(_trained(layer) for layer in layers):
+        warnings.warn(
+            f"{type(model).__name__} is trained already, and its weights lose accuracy by this "
+            "until they are trained on; give calibration=, a few batches of inputs, to keep what "
+            "the layers compute",
+            TrainedWeightsWarning,
+            stacklevel=3,
+        )
     try:
+        if calibration is not None:
+            by_output = turn_by_output(marked, model, calibration, ridge, progress)
         for _ in range(_ROUNDS):
             moved = [_embed(branch, margin) for branch in branches]
             if not any(moved):
                 break
         added = [
-            _square_lengths(effective_weight(*place), lengths[name])
-            for name, place in owners.items()
+            _square_lengths(effective_weight(*owners[name]), weight)
+            for name, weight in weights.items()
         ]
         after = sum(branch.matched() for branch in branches)
-        return _report(branches, before, after, added)
+        bits = sum(branch.site.bits for branch in branches)
+        return Embedding(bits, before, after, *_changes(added), by_output)
     except BaseException:
-        for source, values in kept:
-            source.copy_(values)
+        for tensor, values in kept:
+            tensor.copy_(values)
         raise
 
 
-def _report(
-    branches: list[Branch], before: int, after: int, added: list[tuple[float, float]]
-) -> Embedding:
+def _changes(added: list[tuple[float, float]]) -> tuple[float, float]:
+    """Length of what was added over that of what was there: of all weights, and the largest."""
     ratios = [math.sqrt(change / length) for change, length in added if length > 0]
     length = sum(length for _, length in added)
     change = math.sqrt(sum(change for change, _ in added) / length) if length > 0 else 0.0
-    bits = sum(branch.site.bits for branch in branches)
-    return Embedding(bits, before, after, change, max(ratios, default=0.0))
+    return change, max(ratios, default=0.0)
+
+
+def _trained(layer: PassportLayer) -> bool:
+    """Whether a norm has seen data, or its factors have moved from a constant."""
+    tracked = getattr(layer, "num_batches_tracked", None)
+    if isinstance(tracked, Tensor) and not tracked.is_meta and int(tracked) > 0:
+        return True
+    factors = [getattr(layer, name, None) for name in (layer.scale_name, layer.shift_name) if name]
+    return any(
+        isinstance(factor, Tensor)
+        and not factor.is_meta
+        and factor.numel() > 1
+        and bool((factor != factor.flatten()[0]).any())
+        for factor in factors
+    )
 
 
 def _embed(branch: Branch, margin: float | None) -> bool:
@@ -140,23 +206,20 @@ def _embed(branch: Branch, margin: float | None) -> bool:
     ):
         # On the CPU, where float64 exists and every machine computes the same.
         values = effective_weight(owner, attribute).cpu()
-        rows = anchor_rows(values, part, side.window).double()
-        bits = branch.secret.bits[start : start + part.channels].cpu().double()
-        start += part.channels
-        wanted = branch.formulation.turned(rows, side.to(rows.device), bits, reach)
+        side = side.to(values.device)
+        rows = side.picked(anchor_rows(values, part, side.window)).double()
+        bits = branch.secret.bits[start : start + part.bits].cpu().double()
+        start += part.bits
+        wanted = branch.formulation.turned(rows, side, bits, reach)
         if wanted is not None:
             moved = True
-            _set(
-                owner,
-                attribute,
-                part.weight,
-                added_to_rows(values, part, wanted - rows, side.window),
-            )
+            added = added_to_rows(values, part, wanted - rows, side.window, side.rows)
+            _set(owner, attribute, part.weight, added)
     return moved
 
 
 def _set(owner: nn.Module, attribute: str, name: str, value: Tensor) -> None:
-    device = next(iter(sources_of(owner, attribute))).device
+    device = sources_of(owner, attribute)[0].device
     try:
         set_effective_weight(owner, attribute, value.to(device))
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from passportize.errors import PassportizeError
 
-__all__ = ["read_limited", "write_atomically"]
+__all__ = ["read_limited", "sha256_of_file", "write_atomically"]
 
 
 def read_limited(
@@ -43,6 +44,27 @@ def read_limited(
     if len(data) > largest:
         raise error(f"{file}: larger than {largest:,} bytes; check the path")
     return data
+
+
+def sha256_of_file(path: str | os.PathLike[str], *, error: type[PassportizeError]) -> str:
+    """SHA-256 of the bytes of a file of any size, as hex.
+
+    Args:
+        path: The file.
+        error: Class to raise, with path, reason and next step.
+
+    Raises:
+        PassportizeError: Of the class ``error``: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or "the path is not valid"
+        raise error(f"{path}: {reason}; check the path") from None
+    return digest.hexdigest()
 
 
 def write_atomically(

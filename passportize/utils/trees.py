@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["call_model", "holds_tensor", "map_tensors", "meta_twin", "tensors_in"]
+__all__ = [
+    "call_model",
+    "holds_tensor",
+    "map_tensors",
+    "meta_twin",
+    "moved_inputs",
+    "place_of",
+    "tensors_in",
+]
 
 Tree = TypeVar("Tree")
 
@@ -57,6 +65,20 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, dict):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def place_of(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter, the CPU if it has none."""
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+
+
+def moved_inputs(inputs: Any, device: torch.device) -> Any:
+    """Inputs of a batch as :func:`call_model` takes them, on a device."""
+    if isinstance(inputs, list):
+        inputs = tuple(inputs)  # a DataLoader makes lists of tuples
+    if isinstance(inputs, (Tensor, tuple, dict)):
+        return map_tensors(lambda tensor: tensor.to(device), inputs)
+    return inputs.to(device) if hasattr(inputs, "to") else inputs
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from passportize.passport.passport import Passport
 from passportize.surgery.branches import branches_put_in
 from passportize.thresholds import FIDELITY_GAP
 from passportize.utils.frozen import frozen_model, frozen_random_state
-from passportize.utils.trees import call_model, map_tensors, tensors_in
+from passportize.utils.trees import call_model, moved_inputs, place_of, tensors_in
 from passportize.verification.expectation import Placement
 
 __all__ = ["Fidelity", "measure_fidelity"]
@@ -34,12 +34,14 @@ class Fidelity:
         passed: Whether the private branch is no more than the threshold below; None if that could
             not be judged.
         reason: Why it could not, or what the numbers are.
+        samples: How many samples were counted.
     """
 
     public: float | None
     private: float | None
     passed: bool | None
     reason: str
+    samples: int = 0
 
 
 def measure_fidelity(
@@ -106,10 +108,10 @@ def _measure_statistics(model: nn.Module, loader: Iterable[Any]) -> None:
         # None: the plain mean over all batches.
         layer.momentum = None  # type: ignore[assignment]
         layer.passport.num_batches_tracked.zero_()  # type: ignore[union-attr]
-    place = _place(model)
+    place = place_of(model)
     with branch(model, "private"):
         for batch in loader:
-            inputs = _moved(_pair(batch)[0], place)
+            inputs = moved_inputs(_pair(batch)[0], place)
             # One sample has no variance of its own in a norm that sees one value of each.
             if next((t.shape[0] for t in tensors_in(inputs) if t.dim()), 2) > 1:
                 call_model(model, inputs)
@@ -126,10 +128,10 @@ class _Counts:
 
 def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> _Counts:
     counts = _Counts(0, 0, dict.fromkeys(branches, 0))
-    place = _place(model)
+    place = place_of(model)
     for batch in loader:
         inputs, targets = _pair(batch)
-        inputs = _moved(inputs, place)
+        inputs = moved_inputs(inputs, place)
         for index, which in enumerate(branches):
             if len(branches) == 1:
                 scores = _scores(call_model(model, inputs))
@@ -150,10 +152,6 @@ def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> 
     return counts
 
 
-def _place(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-
-
 def _pair(batch: Any) -> tuple[Any, Any]:
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
@@ -163,14 +161,6 @@ def _pair(batch: Any) -> tuple[Any, Any]:
     raise InvalidArgument(
         f"verify: the loader must yield (inputs, targets), not {type(batch).__name__}"
     )
-
-
-def _moved(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, list):
-        inputs = tuple(inputs)  # a DataLoader makes lists of tuples
-    if isinstance(inputs, (Tensor, tuple, dict)):
-        return map_tensors(lambda tensor: tensor.to(device), inputs)
-    return inputs.to(device) if hasattr(inputs, "to") else inputs
 
 
 def _scores(output: Any) -> Tensor:
@@ -190,15 +180,14 @@ def _judge(counts: _Counts, reason: str) -> Fidelity:
         return Fidelity(None, None, None, "the loader is empty")
     public = 100.0 * counts.hits["public"] / counts.samples
     if "private" not in counts.hits:
-        return Fidelity(public, None, None, reason)
+        return Fidelity(public, None, None, reason, counts.samples)
     private = 100.0 * counts.hits["private"] / counts.samples
     if public < 200.0 / counts.classes:
-        return Fidelity(
-            public, private, None, "the suspect itself is near chance on these data, as it stands"
-        )
+        reason = "the suspect itself is near chance on these data, as it stands"
+        return Fidelity(public, private, None, reason, counts.samples)
     gap = public - private
     side = f"{abs(gap):.1f} points {'below' if gap > 0 else 'above'}"
     if abs(gap) < 0.05:
         side = "level with"
     reason = f"the private branch is {side} the public one; {FIDELITY_GAP:g} below are allowed"
-    return Fidelity(public, private, gap <= FIDELITY_GAP, reason)
+    return Fidelity(public, private, gap <= FIDELITY_GAP, reason, counts.samples)

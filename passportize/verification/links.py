@@ -30,19 +30,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.alignment.alignment import align
-from passportize.alignment.held_out import fitting_entries
+from passportize.alignment.held_out import HeldOut
 from passportize.alignment.similarity import Similarity, measure_similarity
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.errors import InvalidArgument, TracingError
-from passportize.release.checkpoint import host_state_dict, load_weights
+from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
 from passportize.signature.evidence import Evidence, judge_evidence, read_by_name, read_evidence
+from passportize.signature.matching import match_names
 from passportize.signature.model_key import ModelKey
+from passportize.suspects.reading import read_suspect
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
 from passportize.verification.counterparts import find_counterparts, structure_of
 from passportize.verification.expectation import Expectation
-from passportize.verification.suspect import Suspect, Weights
+from passportize.verification.suspect import NO_MODULE, Suspect, Weights
 
 __all__ = ["Links", "judge_links", "open_released", "open_weights"]
 
@@ -122,7 +124,7 @@ def open_weights(weights: Weights, what: str) -> dict[str, Tensor]:
         CheckpointError: The file cannot be read.
     """
     if isinstance(weights, (str, os.PathLike)):
-        state: Any = load_weights(weights)
+        state: Any = read_suspect(weights).kept
     elif isinstance(weights, (nn.Module, Mapping)):
         state = weights
     else:
@@ -179,7 +181,7 @@ def judge_links(
     Raises:
         InvalidArgument: There is no model to follow channels in, or ``base`` is another model.
     """
-    if opened.module is None:
+    if opened.module is None and opened.no_module == NO_MODULE:
         raise InvalidArgument(
             "verify: released= needs model=, a plain model of the suspect's architecture, to "
             "follow its channels"
@@ -188,6 +190,8 @@ def judge_links(
     first, reason = judge_evidence(evidence, claimed.layout)
     if first is not True:
         return _links(first, f"link 1: in the released weights, {reason}", evidence)
+    if opened.module is None:
+        return _links(None, f"link 2: {opened.no_module}", evidence)
     if not opened.whole:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
     suspect = {name: value.detach().cpu() for name, value in opened.module.state_dict().items()}
@@ -203,12 +207,17 @@ def judge_links(
     except TracingError as error:
         return _links(None, f"link 2: {error}", evidence)
     ancestor = _ancestor(base, names, own) if base is not None else None
-    alignment = align(own, suspect, tied)
-    similarity = measure_similarity(own, alignment.tensors, tied, base=ancestor)
-    unread = {partner: fitting_entries(released[partner].shape) for partner in names.values()}
-    there = {partner: alignment.tensors[name] for name, partner in names.items()}
+    carrying = match_names(claimed.layout, released).values()
+    bound = {name for name, partner in names.items() if partner in carrying}
+    held_out = HeldOut(tied, {name: tensor.shape for name, tensor in own.items()}, bound)
+    alignment = align(own, suspect, tied, held_out)
+    similarity = measure_similarity(own, alignment.tensors, tied, base=ancestor, held_out=held_out)
+    read = {name: partner for name, partner in names.items() if held_out.readable(name)}
+    unread = {read[name]: held_out.fitted(name) for name in bound if name in read}
+    there = {partner: alignment.tensors[name] for name, partner in read.items()}
+    same = {partner: released[partner] for partner in read.values()}
     aligned = read_by_name(there, key, claimed.layout, unread)
-    undisguised = read_by_name(released, key, claimed.layout, unread)
+    undisguised = read_by_name(same, key, claimed.layout, unread)
     second, reason = _second_link(similarity, aligned, ancestor is not None)
     return replace(
         _links(second, reason, evidence),

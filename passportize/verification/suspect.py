@@ -1,4 +1,4 @@
-"""What is being verified: a live model, a state dict, or a file of weights."""
+"""What is being verified: a live model, a state dict, or a file of whatever kind."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from torch import Tensor, nn
 from passportize.errors import AlreadyPassportized, CheckpointError, InvalidArgument
 from passportize.layers.model import is_passportized
 from passportize.layers.wrappers import refuse_wrapped
-from passportize.release.checkpoint import host_state_dict, load_weights
+from passportize.release.checkpoint import host_state_dict
+from passportize.signature.matching import find_by_name
+from passportize.suspects.reading import Opened, plain_layers, read_suspect
 from passportize.verification.counterparts import find_counterparts, structure_of
 
 __all__ = ["Suspect", "open_suspect"]
+
+NO_MODULE = "weights alone cannot be run; give model= too"
 
 
 @dataclass
@@ -26,14 +30,17 @@ class Suspect:
     """A suspect, opened.
 
     Attributes:
-        tensors: Its weights by name.
-        carriers: Where bits are looked for: all tensors, also what looks like those of a private
+        tensors: Its weights by the names of the plain layers: with masks, adapters and the like
+            put in.
+        carriers: Where bits are looked for: these, and what looks like the tensors of a private
             branch, or a thief would hide weights by calling them so.
         module: A live model with these weights: the suspect itself or a copy of ``model``; None
             where there is none.
         named: The module's name for each tensor of the file; empty where they are the same.
         whole: Whether the module has all of its weights from the suspect.
         notes: What the reader of a verdict should know.
+        kept: Its tensors as they are kept; what a digest is of.
+        no_module: Why there is no module.
     """
 
     tensors: dict[str, Tensor]
@@ -41,6 +48,8 @@ class Suspect:
     named: dict[str, str] = field(default_factory=dict)
     whole: bool = True
     notes: list[str] = field(default_factory=list)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    no_module: str = NO_MODULE
     carriers: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,7 +60,8 @@ def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
     """Open a suspect; neither it nor ``model`` is changed.
 
     Args:
-        suspect: A plain model, a state dict, or the path of a file of weights.
+        suspect: A plain model, a state dict, the path of a file or folder of a kind that
+            :func:`~passportize.suspects.read_suspect` knows, or what that function gave.
         model: For weights, a plain model of their architecture.
 
     Raises:
@@ -59,6 +69,7 @@ def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
         AlreadyPassportized: The suspect or ``model`` carries private branches.
         WrappedModel: One of them is inside DDP, torch.compile or the like.
         CheckpointError: The file cannot be read, or its weights do not fit ``model``.
+        MissingExtra: The file's kind is read by a package that is not installed.
     """
     if isinstance(suspect, nn.Module):
         if model is not None:
@@ -66,40 +77,59 @@ def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
                 "verify: model= goes with a state dict or a file; the suspect is a model already"
             )
         _check_plain(suspect, "the suspect")
-        return Suspect(_tensors(host_state_dict(suspect)), suspect)
-    if isinstance(suspect, (str, os.PathLike)):
-        place = str(Path(suspect))
-        state: Mapping[str, Any] = load_weights(suspect)
-    elif isinstance(suspect, Mapping):
-        place, state = "the state dict", suspect
-    else:
-        raise InvalidArgument(
-            "verify: the suspect must be a torch.nn.Module, a state dict or the path of a file of "
-            f"weights, not {type(suspect).__name__}"
-        )
-    everything = _tensors(state)
+        kept = _tensors(host_state_dict(suspect))
+        plain, notes = plain_layers(kept, suspect)
+        return Suspect(plain, suspect, notes=notes, kept=kept)
+    place, found = _found(suspect)
+    kept = _tensors(host_state_dict(found.kept))
+    everything = _tensors(found.tensors)
     if not everything:
         raise InvalidArgument(f"verify: {place} holds no tensors by name")
     tensors = host_state_dict(everything)
-    opened = Suspect(tensors, None, carriers=everything)
+    opened = Suspect(tensors, None, kept=kept, carriers=everything)
     if len(tensors) < len(everything):
         opened.notes.append(f"{place} has private branches too; only the plain part was looked at")
+    if not found.common:
+        opened.notes.append(f"{place} is {found.kind}")
+    opened.notes.extend(f"{place}: {note}" for note in found.notes)
     if model is not None:
         if not isinstance(model, nn.Module):
             raise InvalidArgument(
                 f"verify: model= must be a torch.nn.Module, not {type(model).__name__}"
             )
         _check_plain(model, "model=")
-        _load_copy(opened, model, place)
+        _load_copy(opened, model, place, found)
     return opened
 
 
+def _found(suspect: Any) -> tuple[str, Opened]:
+    """A name of weights for messages, and what they are."""
+    if isinstance(suspect, Opened):
+        return suspect.path, suspect
+    if isinstance(suspect, (str, os.PathLike)):
+        return str(Path(suspect)), read_suspect(suspect)
+    if isinstance(suspect, Mapping):
+        kept = _tensors(suspect)
+        plain, notes = plain_layers(kept)
+        return "the state dict", Opened("", "a state dict", True, plain, kept, tuple(notes))
+    raise InvalidArgument(
+        "verify: the suspect must be a torch.nn.Module, a state dict or the path of a file of "
+        f"weights, not {type(suspect).__name__}"
+    )
+
+
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    tensors = {
-        name: _dense(value.detach())
-        for name, value in state.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if isinstance(name, str) and isinstance(value, Tensor):
+            tensors[name] = _dense(value.detach())
+        elif isinstance(name, str) and isinstance(value, tuple):
+            # Weight and bias of a quantised layer of torch.
+            tensors.update(
+                (f"{name}.{place}", _dense(part.detach()))
+                for place, part in enumerate(value)
+                if isinstance(part, Tensor)
+            )
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise InvalidArgument(
@@ -109,7 +139,7 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    if tensor.is_quantized:
+    if tensor.is_quantized or type(tensor).__module__.startswith("torchao."):
         return tensor.dequantize()
     return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
@@ -123,21 +153,32 @@ def _check_plain(model: nn.Module, what: str) -> None:
         )
 
 
-def _load_copy(opened: Suspect, model: nn.Module, place: str) -> None:
+def _load_copy(opened: Suspect, model: nn.Module, place: str, found: Opened) -> None:
     twin = copy.deepcopy(model)
     own = twin.state_dict()
-    match = find_counterparts(structure_of(own), structure_of(opened.tensors))
-    found = {name: other for name, other in match.items() if other is not None}
-    if len(found) < len(match) / 2:
-        raise CheckpointError(
-            f"{place}: only {len(found)} of the {len(match)} tensors of "
-            f"{type(model).__name__} are in it; give a model of the right architecture as model="
+    # A model that is made of parts itself takes the parts.
+    tensors, match = max(
+        (
+            (given, _counterparts(own, given, found.common))
+            for given in (opened.tensors, opened.kept)
+        ),
+        key=lambda pair: sum(other is not None for other in pair[1].values()),
+    )
+    filled = {name: other for name, other in match.items() if other is not None}
+    if len(filled) < len(match) / 2:
+        lacks = (
+            f"only {len(filled)} of the {len(match)} tensors of {type(model).__name__} are in it"
         )
+        if not found.common:
+            # Its names or layers are those of another framework; bits are read without a model.
+            opened.no_module = f"{lacks}, which is {found.kind}, so it cannot be run as model="
+            return
+        raise CheckpointError(f"{place}: {lacks}; give a model of the right architecture as model=")
     with torch.no_grad():
-        for name, other in found.items():
-            own[name].copy_(opened.tensors[other])
+        for name, other in filled.items():
+            own[name].copy_(tensors[other])
     opened.module = twin
-    opened.named = {other: name for name, other in found.items()}
+    opened.named = {other: name for name, other in filled.items()}
     missing = [name for name, other in match.items() if other is None]
     if missing:
         opened.whole = False
@@ -145,6 +186,16 @@ def _load_copy(opened: Suspect, model: nn.Module, place: str) -> None:
             f"{place} lacks {len(missing)} tensors of {type(model).__name__}: "
             f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
         )
+
+
+def _counterparts(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], common: bool
+) -> dict[str, str | None]:
+    if common:
+        return find_counterparts(structure_of(own), structure_of(tensors))
+    # In files of other frameworks order says nothing.
+    there = find_by_name(dict(structure_of(own)), dict(structure_of(tensors)))
+    return {name: there.get(name) for name in own}
 
 
 Weights = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]

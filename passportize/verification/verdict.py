@@ -60,6 +60,7 @@ class Verdict:
         accept_strength: The threshold for ``strength``.
         fidelity_gap: The threshold for the gap of the accuracies, in points.
         links: What the released weights say; None where they were not given or not needed.
+        samples: How many samples the accuracies were measured on.
     """
 
     accepted: bool | None
@@ -82,6 +83,7 @@ class Verdict:
     accept_strength: float = ACCEPT_STRENGTH
     fidelity_gap: float = FIDELITY_GAP
     links: Links | None = None
+    samples: int = 0
 
     @property
     def p_value(self) -> str:
@@ -131,6 +133,8 @@ class Verdict:
         elif self.total:
             lines.append("message:   not readable")
         lines += self.links.lines() if self.links is not None else []
+        if self.samples:
+            lines.append(f"data:      {self.samples:,} samples")
         for name, value in (("public", self.public_accuracy), ("private", self.private_accuracy)):
             if value is not None:
                 lines.append(f"{name + ':':10} {value:.2f} % accuracy")

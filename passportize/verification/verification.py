@@ -19,6 +19,7 @@ from passportize.release.weights_digest import weights_digest
 from passportize.signature.evidence import Evidence, judge_evidence, read_evidence
 from passportize.signature.matching import BY_NAME
 from passportize.signature.model_key import ModelKey
+from passportize.suspects.reading import Opened
 from passportize.verification.expectation import Expectation
 from passportize.verification.fidelity import Fidelity, measure_fidelity
 from passportize.verification.links import Links, judge_links, open_released, open_weights
@@ -29,7 +30,7 @@ __all__ = ["verify"]
 
 
 def verify(
-    suspect: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str],
+    suspect: nn.Module | Mapping[str, Tensor] | Opened | str | os.PathLike[str],
     passport: Passport,
     claim: Claim | str | os.PathLike[str] | None = None,
     loader: Iterable[Any] | None = None,
@@ -56,8 +57,9 @@ def verify(
     of its shape, and the strength is reduced by the number of assignments.
 
     Args:
-        suspect: A plain model, a state dict, or the path of a file of weights. It is left exactly
-            as it was.
+        suspect: A plain model, a state dict, or the path of a file or folder of weights of any
+            kind that :func:`passportize.suspects.read_suspect` knows, or what that function gave.
+            It is left exactly as it was, and nothing in a file is executed.
         passport: The owner's passport.
         claim: The claim or its path. Without one the sites are those that :func:`plan` finds in
             the suspect, which must be those that were protected, all of them.
@@ -84,6 +86,7 @@ def verify(
         WrappedModel: The suspect is inside DDP, torch.compile or the like.
         ClaimFileError: The claim cannot be read.
         CheckpointError: The weights cannot be read or do not fit ``model``.
+        MissingExtra: A file is of a kind that is read by a package that is not installed.
     """
     if not isinstance(passport, Passport):
         raise InvalidArgument(
@@ -96,7 +99,7 @@ def verify(
         claimed = Expectation.from_claim(claim)
     else:
         try:
-            claimed = Expectation.from_plan(opened.module, config, example_inputs)
+            claimed = Expectation.from_plan(opened.module or model, config, example_inputs)
         except (NoNormalization, DegenerateSite) as error:
             nothing = Fidelity(None, None, None, "there is no private branch")
             return _verdict(None, str(error), None, None, nothing, None, opened.notes)
@@ -115,13 +118,13 @@ def verify(
     fidelity = _fidelity(opened, passport, claimed, evidence, loader, device)
     same = None
     if claim is not None:
-        same = weights_digest(opened.tensors) == claim.weights
+        same = weights_digest(opened.kept) == claim.weights
     message = None
     if evidence.reading.total:
         message = key.read_message(evidence.reading.bits, evidence.reading.confidence)
     if links is not None and links.accepted and fidelity.passed is False:
         why = "in a disguised suspect the private branch finds no place"
-        fidelity = Fidelity(fidelity.public, fidelity.private, None, why)
+        fidelity = replace(fidelity, passed=None, reason=why)
     if accepted and fidelity.passed is False:
         reason += (
             "; the private branch fails its test of accuracy, which the signature does not depend "
@@ -174,7 +177,7 @@ def _fidelity(
     if loader is None:
         return Fidelity(None, None, None, "no data were given (loader=)")
     if opened.module is None:
-        return Fidelity(None, None, None, "weights alone cannot be run; give model= too")
+        return Fidelity(None, None, None, opened.no_module)
     if not opened.whole:
         return Fidelity(None, None, None, "the suspect lacks weights of model=")
     # The module may be a copy of model=, with other names than the suspect's file.
@@ -246,4 +249,5 @@ def _verdict(
         same_weights=same,
         claim=claim.digest() if claim is not None else "",
         notes=tuple(notes),
+        samples=fidelity.samples,
     )

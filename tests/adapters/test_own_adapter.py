@@ -57,7 +57,7 @@ def test_a_subclass_without_an_adapter_runs_its_own_forward_not_its_parents() ->
     x = torch.randn(6, 9, 16)
     model = Net(UnknownNorm(24))
     site = pp.plan(model, example_inputs=x).sites[0]
-    assert site.role is Role.BOUND and site.norm_type.endswith("UnknownNorm")
+    assert site.role is Role.BOUND and site.layer_type.endswith("UnknownNorm")
     assert_round_trip(model, PASSPORT, x)
 
 

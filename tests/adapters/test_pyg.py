@@ -99,7 +99,7 @@ def nodes(seed: int = 5) -> Tensor:
 
 def passportized(norm: nn.Module) -> PassportLayer:
     """A two-branch layer without an anchor: the private factors are the public ones."""
-    site = Site(name="norm", norm_type="", role=Role.STATISTICS)
+    site = Site(name="norm", layer_type="", role=Role.STATISTICS)
     put_in_branch(norm, Branch(site, SEPARATE, Switch(SEPARATE), norm))
     assert isinstance(norm, PassportLayer)
     return norm

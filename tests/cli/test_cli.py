@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import passportize as pp
 from passportize.cli.application import application
-from passportize.cli.inputs import PASSPHRASE, load_data
+from passportize.cli.data_input import load_data
+from passportize.cli.inputs import PASSPHRASE
 from passportize.errors import InvalidArgument
 from passportize.release.checkpoint import load_weights, save_weights
 from tests.support import ROOT
@@ -240,7 +241,11 @@ def test_strip_gives_what_the_plain_model_loads(call, tmp_path, protected, name)
 def test_export(call, tmp_path, protected):
     out = tmp_path / "plain.safetensors"
     code, text, _ = call("export", "last.pth.tar", str(out), "--json")
-    assert code == 0 and json.loads(text) == {"file": str(out), "format": "safetensors"}
+    assert code == 0 and json.loads(text) == {
+        "file": str(out),
+        "format": "safetensors",
+        "averaged": False,
+    }
     assert set(load_weights(out)) == set(load_weights(protected / "released.safetensors"))
     program = tmp_path / "plain.pt2"
     shape = ("--to", "torch-export", "--input-size", "1,8,8")
@@ -330,7 +335,7 @@ def test_a_folder_of_pictures(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(2):
             pillow.new("RGB", (40, 30), (number, 9, 9)).save(tmp_path / name / f"{number}.png")
-    batches = list(load_data(str(tmp_path), timm.create_model("resnet10t"), 3))
+    batches = list(load_data(str(tmp_path), timm.create_model("resnet10t", num_classes=2), 3))
     assert [tuple(images.shape) for images, _ in batches] == [(3, 3, 176, 176), (1, 3, 176, 176)]
     assert torch.cat([labels for _, labels in batches]).tolist() == [0, 0, 1, 1]
     with pytest.raises(InvalidArgument, match="--model"):

@@ -198,15 +198,13 @@ def test_summary_claim_and_no_name_left_behind(
     for column in ("signature", "sign_loss", "private_loss", "private_top1"):
         assert all(float(row[f"train_{column}"]) >= 0 for row in rows)
     assert "signature" in caplog.text and PASSPORT.commitment() in caplog.text
-    plain = timm.create_model(
-        "test_resnet", num_classes=CLASSES, checkpoint_path=str(output / "last.pth.tar")
-    )
+    best = output / "model_best.pth.tar"
+    assert str(best) in caplog.text and pp.load_claim(claim).digest() in caplog.text
+    plain = timm.create_model("test_resnet", num_classes=CLASSES, checkpoint_path=str(best))
     verdict = pp.verify(plain, PASSPORT, claim)
-    assert verdict.accepted
+    assert verdict.accepted and verdict.same_weights
     assert (
-        claim_checkpoint(
-            output / "last.pth.tar", PASSPORT, tmp_path / "again.claim", model=fresh()
-        ).digest()
+        claim_checkpoint(best, PASSPORT, tmp_path / "again.claim", model=fresh()).digest()
         == pp.load_claim(claim).digest()
     )
     with pytest.raises(InvalidArgument, match="exists already"):

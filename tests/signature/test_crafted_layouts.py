@@ -128,7 +128,7 @@ def test_more_and_fewer_weights_than_there_are_are_paid_for(claimed: int, there:
         found = judged(tensors, Craft("Mallory", sites, dict.fromkeys(names, shape)))
         assert found.total == 0
         if found.evidence.reading.total:
-            assert found.evidence.log2_alternatives == pytest.approx(1 + math.log2(ways))
+            assert found.evidence.log2_alternatives == pytest.approx(LOOKS_PRICE + math.log2(ways))
             assert found.evidence.reading.total == 6 * min(claimed, there)
         strengths.append(found.evidence.strength)
     assert max(strengths) < math.log2(len(strengths)) + 10

@@ -66,6 +66,7 @@ CHANGES = {
     "expert_shape": (4, 2),
     "centred": True,
     "less_mean_row": True,
+    "picked": 3,
 }
 
 
@@ -111,7 +112,7 @@ def test_what_decides_no_bit_does_not_enter() -> None:
     one, two = sites()
     told = replace(
         one,
-        norm_type="other",
+        layer_type="other",
         aliases=("bn9",),
         reason="because",
         fan_in=99,

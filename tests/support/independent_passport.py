@@ -68,6 +68,13 @@ def model_key(reading, digest):
     return hkdf(reading, "layout", digest)
 
 
+def picked_rows(key, site, part, channels, picked):
+    """Which rows of a part carry bits, where not all do."""
+    words = numbers(output(key, 4 * channels, "rows", site, part), 4)
+    ranked = sorted(range(channels), key=lambda row: (words[row], row))
+    return sorted(ranked[channels - picked :])
+
+
 def sign_vectors(key, site, part, channels, fan_in):
     """First entry, and for each row ``s``, ``t`` and ``r`` as lists of -1 and +1."""
     entries, offset = min(fan_in, WINDOW), 0

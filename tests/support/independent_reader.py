@@ -133,11 +133,11 @@ def read(claim, weights, secret, message):
     sites = layout(header)
     reading = passports.reading_key(secret, message)
     key = passports.model_key(reading, passports.layout_digest(sites))
-    expected = passports.signature(key, message, sum(site["channels"] for site in sites))
+    expected = passports.signature(key, message, sum(bits_of(site) for site in sites))
     found, wanted = [], []
     for site in sites:
-        channels = site["channels"]
-        own_bits, expected = expected[:channels], expected[channels:]
+        bits = bits_of(site)
+        own_bits, expected = expected[:bits], expected[bits:]
         shapes = [tuple(shape) for shape in site["shapes"]]
         names = [part["weight"] for part in site["parts"]]
         if all(tensors.get(n, (0, 0))[1] == shape for n, shape in zip(names, shapes, strict=True)):
@@ -148,13 +148,21 @@ def read(claim, weights, secret, message):
     return found, wanted
 
 
+def bits_of(site):
+    return sum(part.get("picked", part["channels"]) for part in site["parts"])
+
+
 def answers(key, site, number, part, weight_rows):
     """The bits of one part."""
     entries = len(weight_rows[0])
     if site["response"] == "raw":
         vector = passports.uniform(key, site["name"], "gamma", number, entries)
         return [int(product(row, vector) >= 0) for row in weight_rows]
-    offset, vectors = passports.sign_vectors(key, site["name"], number, part["channels"], entries)
+    if "picked" in part:
+        place = (key, site["name"], number, part["channels"], part["picked"])
+        weight_rows = [weight_rows[row] for row in passports.picked_rows(*place)]
+    rows_read = len(weight_rows)
+    offset, vectors = passports.sign_vectors(key, site["name"], number, rows_read, entries)
     bits = []
     for row, (s, t, _) in zip(weight_rows, vectors, strict=True):
         window = row[offset : offset + len(s)]

@@ -27,12 +27,12 @@ def marked(key: ModelKey, layout: Layout, seed: int = 0, margin: float = 1.5) ->
     for index, site in enumerate(layout.sites):
         formulation = layout.formulation(index)
         for part, vectors in zip(anchor_of(site).parts, key.sides(index), strict=True):
-            own = signs[start : start + part.channels]
-            start += part.channels
-            rows = anchor_rows(weights[part.weight], part, vectors.window).double()
+            own = signs[start : start + part.bits]
+            start += part.bits
+            rows = vectors.picked(anchor_rows(weights[part.weight], part, vectors.window).double())
             turned = formulation.turned(rows, vectors, own, margin)
             if turned is not None:
                 weights[part.weight] = added_to_rows(
-                    weights[part.weight], part, turned - rows, vectors.window
+                    weights[part.weight], part, turned - rows, vectors.window, vectors.rows
                 )
     return weights

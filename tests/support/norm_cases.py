@@ -199,7 +199,7 @@ def example(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tenso
 
 def passportized(norm: nn.Module) -> PassportLayer:
     """A two-branch layer without an anchor: the private factors are the public ones."""
-    site = Site(name="norm", norm_type="", role=Role.STATISTICS)
+    site = Site(name="norm", layer_type="", role=Role.STATISTICS)
     config = PassportConfig.keyed()
     put_in_branch(norm, Branch(site, config, Switch(config), norm))
     assert isinstance(norm, PassportLayer)

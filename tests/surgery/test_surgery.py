@@ -62,7 +62,7 @@ def test_plan_counts_every_norm_and_says_why() -> None:
     assert plan.bits == 32
     first = plan.sites[0]
     assert first.anchor is not None and first.anchor.parts[0].weight == "conv1.weight"
-    assert first.fan_in == 27 and first.norm_type == "torch.nn.BatchNorm2d"
+    assert first.fan_in == 27 and first.layer_type == "torch.nn.BatchNorm2d"
     text = str(plan)
     assert "conv1.weight" in text and "32 bits" in text and "nothing to bind" in text
     record = json.loads(json.dumps(plan.to_dict()))

@@ -55,7 +55,7 @@ def launch(argv: Sequence[str] | None = None) -> None:
     except SystemExit as end:
         # Some scripts end so when all went well; one that printed its help has nothing to show.
         if end.code in (None, 0) and not {"-h", "--help"} & set(options.arguments):
-            session.finish(options.claim)
+            session.finish(options.claim, options.claim_of, options.ema)
         raise
     except TypeError as error:
         if "JointOutput" in str(error):
@@ -67,4 +67,4 @@ def launch(argv: Sequence[str] | None = None) -> None:
         raise
     finally:
         sys.argv, sys.path[:] = before
-    session.finish(options.claim)
+    session.finish(options.claim, options.claim_of, options.ema)

@@ -15,7 +15,7 @@ from passportize.errors import InvalidArgument
 from passportize.passport.file import PASSPHRASE
 from passportize.passport.passport import Passport
 
-__all__ = ["LaunchOptions", "parse_options", "refuse_unsupported"]
+__all__ = ["LaunchOptions", "parse_options", "refuse_unsupported", "setting"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class LaunchOptions:
         where: Glob patterns of the norms to bind; None for all.
         embed: Whether the signature is put into the weights before the training starts.
         claim: Where to write the claim after training, or None.
+        claim_of: Which checkpoint the claim is on, ``"best"`` or ``"last"``.
+        ema: Whether it is on the averaged weights; None: if there are any.
         script: The training script.
         arguments: What follows it on the command line, untouched.
     """
@@ -37,6 +39,8 @@ class LaunchOptions:
     where: tuple[str, ...] | None
     embed: bool
     claim: Path | None
+    claim_of: str
+    ema: bool | None
     script: Path
     arguments: tuple[str, ...]
 
@@ -77,26 +81,59 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
         help="leave the bits to the training instead of turning the weights before it starts, for "
         "weights that are trained already",
     )
-    parser.add_argument("--claim", metavar="FILE", help="write the claim on the final weights here")
+    parser.add_argument(
+        "--claim",
+        metavar="FILE",
+        help="write the claim on the checkpoint that will be released here: the best one, and its "
+        "averaged weights if it has any",
+    )
+    parser.add_argument(
+        "--claim-of", choices=("best", "last"), default="best", help="or on the last one"
+    )
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="claim the averaged weights, or the others; by default the averaged if there are any",
+    )
     parser.add_argument("script", help="train.py; all that follows is for the script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
-    config = PassportConfig.preset(options.preset, **dict(_setting(text) for text in options.set))
+    config = PassportConfig.preset(options.preset, **dict(setting(text) for text in options.set))
     script = Path(options.script)
     if not script.is_file():
         raise InvalidArgument(f"{script}: there is no such training script; check the path")
     claim = Path(options.claim) if options.claim else None
-    if claim is not None and claim.exists():
-        raise InvalidArgument(
-            f"{claim} exists already; choose another name for the claim, or move it away"
-        )
+    if claim is not None:
+        _check_claim_path(claim)
     refuse_unsupported(options.arguments)
     # Taken out of the environment, which training scripts and their trackers like to log.
     passport = Passport.load(options.passport, os.environ.pop(PASSPHRASE, None))
     where = tuple(options.where) if options.where else None
     return LaunchOptions(
-        passport, config, where, not options.no_embed, claim, script, tuple(options.arguments)
+        passport,
+        config,
+        where,
+        not options.no_embed,
+        claim,
+        options.claim_of,
+        options.ema,
+        script,
+        tuple(options.arguments),
     )
+
+
+def _check_claim_path(claim: Path) -> None:
+    """Before days of training, not after them."""
+    folder = claim.absolute().parent
+    if claim.exists():
+        reason = "it exists already; choose another name for the claim, or move it away"
+    elif not folder.is_dir():
+        reason = f"there is no folder {folder}; make it first"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"{folder} cannot be written to; choose another folder"
+    else:
+        return
+    raise InvalidArgument(f"--claim {claim}: {reason}")
 
 
 def refuse_unsupported(arguments: Sequence[str]) -> None:
@@ -139,7 +176,12 @@ def _yaml_settings(path: str) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
+    """Name and value of a setting of ``PassportConfig``, written as ``NAME=VALUE``.
+
+    Raises:
+        InvalidArgument: It is not.
+    """
     name, equals, value = text.partition("=")
     if not equals:
         raise InvalidArgument(f"--set {text}: write NAME=VALUE, private_fraction=0.5 say")

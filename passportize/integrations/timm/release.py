@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from passportize.config import PassportConfig
-from passportize.errors import CheckpointError, WrongPassport
+from passportize.errors import CheckpointError, SurgeryError, TracingError, WrongPassport
 from passportize.integrations.timm.checkpoint import TASK_KEY, BranchRecord, join_state
+from passportize.integrations.timm.preprocessing import preprocessing_of
 from passportize.layers.private_keys import private_keys
 from passportize.passport.passport import Passport
 from passportize.release.checkpoint import (
@@ -20,6 +21,7 @@ from passportize.release.checkpoint import (
 )
 from passportize.release.claim import Claim
 from passportize.release.claim_file import save_claim
+from passportize.release.preprocessing import Preprocessing
 from passportize.release.strip import averaged_key
 from passportize.surgery.branches import put_in_branches
 from passportize.surgery.surgery import passportize
@@ -36,6 +38,8 @@ def claim_checkpoint(
     model: nn.Module | None = None,
     config: PassportConfig | None = None,
     where: str | Sequence[str] | None = None,
+    example_inputs: Any = None,
+    preprocessing: Preprocessing | None = None,
     overwrite: bool = False,
 ) -> Claim:
     """Write the claim on the weights of a training checkpoint: the best one, say, or the averaged.
@@ -50,6 +54,8 @@ def claim_checkpoint(
         config: The run's formulation; only for checkpoints of timm before 1.0.27, later ones hold
             it.
         where: Likewise the norms that were bound.
+        example_inputs: Likewise what the model takes, where timm does not say it.
+        preprocessing: How pictures are prepared; as the checkpoint's command line says by default.
         overwrite: Replace an existing file.
 
     Raises:
@@ -58,9 +64,17 @@ def claim_checkpoint(
         ClaimError: The claim cannot be written.
     """
     restored = restore_checkpoint(
-        checkpoint, passport, ema=ema, model=model, config=config, where=where
+        checkpoint,
+        passport,
+        ema=ema,
+        model=model,
+        config=config,
+        where=where,
+        example_inputs=example_inputs,
     )
-    return save_claim(restored, claim, overwrite=overwrite)
+    if preprocessing is None:
+        preprocessing = preprocessing_of(checkpoint, restored)
+    return save_claim(restored, claim, preprocessing=preprocessing, overwrite=overwrite)
 
 
 def restore_checkpoint(
@@ -71,6 +85,7 @@ def restore_checkpoint(
     model: nn.Module | None = None,
     config: PassportConfig | None = None,
     where: str | Sequence[str] | None = None,
+    example_inputs: Any = None,
 ) -> nn.Module:
     """The passportized model of a training checkpoint, in eval mode.
 
@@ -82,7 +97,8 @@ def restore_checkpoint(
     weights: Mapping[str, Any] = load_weights(checkpoint, averaged_key(checkpoint) if ema else None)
     state = content.get("task_state_ema" if ema else "task_state")
     branch = state.get(TASK_KEY) if isinstance(state, Mapping) else None
-    if branch is None and not private_keys(weights):
+    bits_only = config is not None and not config.has_private_pass
+    if branch is None and not bits_only and not private_keys(weights):
         raise CheckpointError(f"{checkpoint}: it holds no private branch; it was made without one")
     model = model if model is not None else model_of_checkpoint(checkpoint)
     if branch is not None:
@@ -93,9 +109,15 @@ def restore_checkpoint(
                 f"{record.commitment[:12]}...); give that one"
             )
         marking = record.marking
-        put_in_branches(model, marking.sites, passport, marking.config, marking.configs)
+        try:
+            put_in_branches(model, marking.sites, passport, marking.config, marking.configs)
+        except (AttributeError, SurgeryError, TracingError) as error:
+            raise CheckpointError(
+                f"{checkpoint}: its private branches do not fit {type(model).__name__} ({error}); "
+                "give the plain model of the training with model="
+            ) from None
     else:
-        passportize(model, passport, config=config, where=where)
+        passportize(model, passport, config=config, where=where, example_inputs=example_inputs)
     try:
         model.load_state_dict(join_state(model, weights, branch))
     except RuntimeError as error:

@@ -15,12 +15,12 @@ from torch import nn
 
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument, TrainingError, UnsupportedNorm
+from passportize.integrations.timm.final_claim import claim_run
 from passportize.integrations.timm.patches import Patches
 from passportize.layers.joint_forward import JointOutput
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.passport.passport import Passport
-from passportize.release.claim_file import save_claim
 from passportize.surgery.surgery import passportize
 from passportize.training.criterion import JointCriterion, JointMeter
 from passportize.training.embedding import embed_signature
@@ -109,6 +109,7 @@ class Session:
         self._config = config
         self._where = where
         self._embed = embed
+        self._savers: list[Any] = []
 
     def install(self, patches: Patches) -> None:
         """Replace names of timm and torch; ``patches`` puts them back."""
@@ -125,6 +126,8 @@ class Session:
             # Also where it is defined: scripts import it from either place.
             for module in (package, sys.modules[original.__module__]):
                 patches.replace(module, name, wrapped)
+        saver = timm.utils.CheckpointSaver
+        patches.replace(saver, "__init__", self._created_saver(saver.__init__))
         self._install_losses(patches, timm.loss)
         self._install_tasks(patches)
 
@@ -154,6 +157,14 @@ class Session:
             return original(model_or_params, *args, **kwargs)
 
         return create_optimizer_v2
+
+    def _created_saver(self, original: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(original)
+        def created(saver: Any, *args: Any, **kwargs: Any) -> None:
+            original(saver, *args, **kwargs)
+            self._savers.append(saver)
+
+        return created
 
     def _update_summary(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -214,12 +225,17 @@ class Session:
                 for module in (timm.task, sys.modules[kind.__module__]):
                     patches.replace(module, name, joint)
 
-    def finish(self, claim: Path | None) -> None:
-        """Check that the hook worked, and write the claim on the final weights.
+    def finish(self, claim: Path | None, claim_of: str = "best", ema: bool | None = None) -> None:
+        """Check that the hook worked, and write the claim on the weights that will be released.
+
+        Args:
+            claim: Where to; None to write none.
+            claim_of: Which checkpoint, ``"best"`` or ``"last"``.
+            ema: On its averaged weights; None: if there are any.
 
         Raises:
             TrainingError: The script made its optimizer past the hook, or never trained.
-            ClaimError: The claim cannot be written.
+            ClaimError, CheckpointError: The claim cannot be made or written.
         """
         if self.model is None:
             raise TrainingError(
@@ -238,8 +254,7 @@ class Session:
         accuracy = 100 * signature_accuracy(self.model)
         _logger.info("Passport: %.2f %% of %d signature bits are embedded", accuracy, bits)
         if claim is not None:
-            digest = save_claim(self.model, claim).digest()
-            _logger.info("Passport: claim on the final weights in %s, digest %s", claim, digest)
+            _logger.info("Passport: %s", claim_run(self.model, self._savers, claim, claim_of, ema))
 
 
 def _joint(original: Callable[..., Any], meter: JointMeter) -> Callable[..., Any]:

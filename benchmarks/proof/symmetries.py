@@ -1,0 +1,292 @@
+"""The strongest disguise there is, on many architectures, undone with the released weights.
+
+Every model is drawn at random, its factors, shifts and statistics as after a training, and marked
+in closed form; what training does to weights is in ``kin``. Then a random element of every symmetry
+is put on a copy: matrices of condition 10 on residual streams, bottlenecks and heads, permutations,
+factors over two decades, signs. The signature is read plainly, and after the disguise was undone
+from entries that were not used for it, beside the same entries of the undisguised model; once more
+with noise of 30 % of every row below the disguise; and from a stranger of the same architecture.
+
+    python -m benchmarks.proof.symmetries     # resumes; writes results/symmetries.json and .md
+    python -m benchmarks.proof.symmetries --models vit_tiny_patch16_224
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import passportize as pp
+from benchmarks.common.paths import RESULTS
+from passportize.attacks.disguise import disguise
+from passportize.errors import PassportizeError
+from passportize.release.claim import Claim, claim_of
+from passportize.surgery.branches import take_out_branches
+from passportize.utils.files import write_atomically
+
+OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))
+NOISE = 0.3
+MODELS = (
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "resnetv2_50",
+    "res2net50_14w_8s",
+    "ecaresnet26t",
+    "skresnet18",
+    "densenet121",
+    "inception_v3",
+    "inception_v4",
+    "vgg11_bn",
+    "regnetx_002",
+    "regnety_002",
+    "dla34",
+    "hrnet_w18_small",
+    "mobilenetv1_100",
+    "mobilenetv2_050",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+    "tf_efficientnetv2_b0",
+    "mnasnet_050",
+    "fbnetc_100",
+    "mixnet_s",
+    "ghostnet_050",
+    "rexnet_100",
+    "hardcorenas_a",
+    "semnasnet_075",
+    "lcnet_050",
+    "tinynet_e",
+    "cspresnet50",
+    "darknet17",
+    "selecsls42b",
+    "ese_vovnet19b_dw",
+    "repvgg_a0",
+    "mobileone_s0",
+    "convnext_atto",
+    "convnextv2_atto",
+    "edgenext_xx_small",
+    "inception_next_atto",
+    "starnet_s1",
+    "focalnet_tiny_srf",
+    "poolformerv2_s12",
+    "convmixer_768_32",
+    "vit_tiny_patch16_224",
+    "vit_small_patch16_224",
+    "deit3_small_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "eva02_tiny_patch14_224",
+    "beit_base_patch16_224",
+    "cait_xxs24_224",
+    "xcit_nano_12_p16_224",
+    "crossvit_tiny_240",
+    "pit_ti_224",
+    "levit_128",
+    "swin_tiny_patch4_window7_224",
+    "swinv2_cr_tiny_ns_224",
+    "twins_svt_small",
+    "pvt_v2_b0",
+    "nest_tiny",
+    "coat_lite_tiny",
+    "mobilevit_xxs",
+    "mobilevitv2_050",
+    "maxvit_rmlp_pico_rw_256",
+    "coatnet_pico_rw_224",
+    "efficientformer_l1",
+    "tiny_vit_5m_224",
+    "mixer_s16_224",
+    "resmlp_12_224",
+    "gmlp_ti16_224",
+    "volo_d1_224",
+    "visformer_tiny",
+)
+
+
+@torch.no_grad()
+def build(name: str, seed: int) -> nn.Module:
+    """A model with factors, shifts and statistics drawn at random, as a training leaves them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: nn.Module = timm.create_model(name, num_classes=10)
+        for module in model.modules():
+            if isinstance(getattr(module, "running_var", None), Tensor):
+                module.running_var.uniform_(0.5, 2.0)  # type: ignore[operator]
+                module.running_mean.normal_(0, 0.3)  # type: ignore[operator]
+        for key, parameter in model.named_parameters():
+            if parameter.dim() <= 1 or key.endswith(("gamma", "gamma_1", "gamma_2")):
+                if key.endswith("bias"):
+                    parameter.normal_(0, 0.1)
+                elif parameter.numel() > 1:
+                    parameter.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def protect(name: str) -> tuple[nn.Module, Claim]:
+    """A marked model, restored, and the claim on it."""
+    model = pp.passportize(build(name, 0), OWNER, config=pp.PassportConfig.signature())
+    pp.embed_signature(model)
+    claim = claim_of(model)
+    take_out_branches(model)
+    return model.eval(), claim
+
+
+@torch.no_grad()
+def noised(model: nn.Module) -> nn.Module:
+    """Noise on every row of every weight, in units of its root mean square."""
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            rows = parameter.flatten(1)
+            size = rows.square().mean(1, keepdim=True).sqrt()
+            rows += NOISE * size * torch.randn(rows.shape, generator=generator)
+    return model
+
+
+def judge(suspect: nn.Module, released: nn.Module, claim: Claim) -> dict[str, Any]:
+    """The plain reading, and the one through the released weights."""
+    start = time.process_time()
+    verdict = pp.verify(suspect, OWNER, claim, released=released)
+    row: dict[str, Any] = {
+        "plain": verdict.matched,
+        "total": verdict.total,
+        "accepted": verdict.accepted,
+        "seconds": round(time.process_time() - start, 1),
+    }
+    links = verdict.links
+    if links is not None and links.similarity is not None:
+        row |= {
+            "aligned": links.aligned_matched,
+            "read": links.aligned_total,
+            "strength": round(links.aligned_strength, 1),
+            "same entries": links.entries_matched,
+            "likeness": round(links.similarity.likeness, 4),
+        }
+    return row
+
+
+def measure(name: str) -> dict[str, Any]:
+    """All suspects of one architecture."""
+    released, claim = protect(name)
+    size: tuple[int, ...] = getattr(released, "default_cfg")["input_size"]  # noqa: B009
+    x = torch.randn(2, *size, generator=torch.Generator().manual_seed(1))
+
+    def disguised(model: nn.Module) -> nn.Module:
+        disguise(model, torch.Generator().manual_seed(3))
+        return model
+
+    def outputs(model: nn.Module) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = model(x)
+        return found
+
+    copied = copy.deepcopy(released)
+    done = disguise(copied, torch.Generator().manual_seed(3))
+    before, after = outputs(released), outputs(copied)
+    noise = noised(copy.deepcopy(released))
+    suspects: dict[str, Callable[[], nn.Module]] = {
+        "disguised": lambda: copied,
+        "noise, undisguised": lambda: copy.deepcopy(noise),
+        "noise, disguised": lambda: disguised(copy.deepcopy(noise)),
+        "stranger": lambda: disguised(build(name, 7)),
+    }
+    return {
+        "parameters": sum(parameter.numel() for parameter in released.parameters()),
+        "outputs": float((before - after).abs().max() / before.abs().max()),
+        "mixed": done.mixed,
+        "permuted": done.permuted,
+        "scaled": done.scaled,
+        "suspects": {which: judge(make(), released, claim) for which, make in suspects.items()},
+    }
+
+
+def table(record: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# The full disguise, on many architectures",
+        "",
+        f"`{record['command']}`; {record['machine']}, torch {record['torch']}, timm "
+        f"{record['timm']}. Weights drawn at random and marked in closed form. Outputs: largest "
+        "difference by the disguise, relative to the largest output. Plain: bits of the disguised "
+        "copy as they stand. Aligned: bits once the disguise was undone, on entries that were not "
+        "used for it, of those that the undisguised model has there. Noise: the same with noise of "
+        "30 % of every row below the disguise; in brackets its plain bits without the disguise. "
+        "Seconds of processor time for the disguised copy and the stranger.",
+        "",
+        "| model | mixed, permuted groups | outputs | plain | aligned / same entries, of "
+        "| likeness | with noise | stranger: aligned, of | likeness | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, model in record["models"].items():
+        if "error" in model:
+            lines.append(f"| {name} | {model['error']} | | | | | | | | |")
+            continue
+        rows = model["suspects"]
+        copied, noise, stranger = (
+            rows[which] for which in ("disguised", "noise, disguised", "stranger")
+        )
+
+        def aligned(row: dict[str, Any]) -> str:
+            if "aligned" not in row:
+                return "accepted plainly" if row["accepted"] else "not judged"
+            return f"{row['aligned']} / {row['same entries']}, {row['read']}"
+
+        cells = (
+            name,
+            f"{model['mixed']}, {model['permuted']}",
+            f"{model['outputs']:.0e}",
+            f"{copied['plain']} / {copied['total']}",
+            aligned(copied),
+            f"{copied.get('likeness', float('nan')):.3f}",
+            f"{aligned(noise)} ({rows['noise, undisguised']['plain']})",
+            f"{stranger.get('aligned', '')}, {stranger.get('read', '')}",
+            f"{stranger.get('likeness', float('nan')):.3f}",
+            f"{copied['seconds']}, {stranger['seconds']}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "symmetries.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    record: dict[str, Any] = {
+        "question": "is every disguise that changes no output undone, on every architecture",
+        "command": "python -m benchmarks.proof.symmetries",
+        "machine": f"{platform.machine()}, 1 thread",
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "models": {},
+    }
+    if arguments.out.exists():
+        record["models"] = json.loads(arguments.out.read_text())["models"]
+    for name in arguments.models:
+        if name in record["models"]:
+            continue
+        try:
+            record["models"][name] = measure(name)
+        except (PassportizeError, RuntimeError) as error:
+            record["models"][name] = {"error": str(error).partition("\n")[0][:120]}
+        print(name, record["models"][name], flush=True)
+        text = json.dumps(record, indent=1) + "\n"
+        write_atomically(arguments.out, text.encode(), overwrite=True)
+        page = arguments.out.with_suffix(".md")
+        write_atomically(page, table(record).encode(), overwrite=True)
+
+
+if __name__ == "__main__":
+    main()

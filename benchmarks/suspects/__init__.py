@@ -1,0 +1,1 @@
+"""In what kinds of files a signature can be read."""

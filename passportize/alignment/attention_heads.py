@@ -1,0 +1,103 @@
+"""Which head of attention is which, whatever matrices act inside them.
+
+Queries and keys of a head are known by their product, values by the subspace that they span: no
+matrix inside the head changes either.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from passportize.alignment.spaces import Side
+from passportize.alignment.tied_channels import TiedChannels
+
+__all__ = ["HeadFeatures", "match_heads"]
+
+Features = tuple[Tensor, Tensor]
+"""Of the released weights and of the suspect, ``[heads, size, features]`` each."""
+
+
+class HeadFeatures:
+    """The groups of a model that are heads with matrices on them.
+
+    Args:
+        tied: The channels of the model.
+    """
+
+    def __init__(self, tied: TiedChannels) -> None:
+        self._parts: dict[int, list[tuple[Side, Side | None]]] = {}
+        self._bundles: dict[int, Tensor] = {}
+        entries = {
+            (axis, entry): (number, bundle)
+            for number, group in enumerate(tied.groups)
+            for axis, places in group.places
+            for bundle, row in enumerate(places.tolist())
+            for entry in row
+        }
+        for space in tied.spaces:
+            if space.group is not None or space.blocks < 2:
+                continue
+            sides = [side for side in space.sides if self._is_rows(tied, side)]
+            writes = next((side for side in sides if side.writes), None)
+            reads = next((side for side in sides if not side.writes), None)
+            if writes is None:
+                continue
+            found = [entries.get((writes.axis, int(e))) for e in writes.places[:, 0, 0]]
+            if any(place is None for place in found):
+                continue
+            numbers = {place[0] for place in found if place is not None}
+            if len(numbers) != 1:
+                continue
+            number = numbers.pop()
+            self._parts.setdefault(number, []).append((writes, reads))
+            self._bundles[number] = torch.tensor([place[1] for place in found if place])
+
+    @staticmethod
+    def _is_rows(tied: TiedChannels, side: Side) -> bool:
+        return tied.axes[side.axis].role == "rows"
+
+    def of_group(self, number: int) -> list[tuple[Side, Side | None]]:
+        """Queries and keys, and values with nothing beside them, of a group; empty for others."""
+        return self._parts.get(number, [])
+
+    def in_bundles(self, number: int, score: Tensor) -> Tensor:
+        """A table of heads as one of the bundles of a group."""
+        bundles = self._bundles[number]
+        result = torch.zeros_like(score)
+        result[bundles[:, None], bundles[None, :]] = score
+        return result
+
+
+def match_heads(first: Features, second: Features | None) -> Tensor:
+    """How alike every head of the released weights is to every head of the suspect, ``[h, h]``.
+
+    Args:
+        first: Queries, or values.
+        second: Keys; None for values.
+    """
+    if second is None:
+        own, other = (_basis(part.double()) for part in first)
+        size, count = own.shape[1], own.shape[2]
+        overlap = torch.einsum("adf,bef->abde", own, other).square().sum((2, 3))
+        chance = size * size / count
+        return ((overlap - chance) / max(size - chance, 1e-9)).float()
+    own_first, other_first, own_second, other_second = (part.double() for part in (*first, *second))
+
+    def product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        one = torch.einsum("adf,bef->abde", a, b)
+        two = torch.einsum("adf,bef->abde", c, d)
+        return (one * two).sum((2, 3))
+
+    found = product(own_first, other_first, own_second, other_second)
+    lengths = [
+        product(a, a, b, b).diagonal().clamp_min(1e-30).sqrt()
+        for a, b in ((own_first, own_second), (other_first, other_second))
+    ]
+    return (found / (lengths[0][:, None] * lengths[1][None, :])).float()
+
+
+def _basis(rows: Tensor) -> Tensor:
+    """An orthonormal basis of what the rows of each head span."""
+    basis: Tensor = torch.linalg.qr(rows.transpose(1, 2))[0].transpose(1, 2)
+    return basis

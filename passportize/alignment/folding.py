@@ -1,0 +1,98 @@
+"""Tensors with the factors of norms folded into their neighbours, and back.
+
+Where a matrix acts on channels, a norm keeps no factors of its own. So both models are compared as
+if their norms had none: what a reader is multiplied with, or a writer, is folded into it. Before a
+norm that takes the mean over channels, what all channels have in common is nothing, and is taken
+out as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from passportize.alignment.channels import Axis
+from passportize.alignment.spaces import MatrixKind, Side, fold_factors
+from passportize.alignment.tied_channels import TiedChannels
+
+__all__ = ["Folded", "act"]
+
+
+class Folded:
+    """The tensors of one model, folded.
+
+    Args:
+        tied: What its channels are.
+        tensors: Its tensors by first name; left as they are.
+
+    Attributes:
+        tensors: The folded ones, in at least float32.
+    """
+
+    def __init__(self, tied: TiedChannels, tensors: Mapping[str, Tensor]) -> None:
+        self._tied = tied
+        self._factors = fold_factors(tied.spaces, tied.axes, tied.scales, tensors)
+        self._sides: dict[str, list[tuple[Side, MatrixKind]]] = {}
+        for space in tied.spaces:
+            for side in space.sides:
+                name = tied.axes[side.axis].tensor
+                if tensors[name].dim() > 1:
+                    self._sides.setdefault(name, []).append((side, space.kind))
+        self.tensors = {
+            name: self._fold(name, tensor) if name in self._sides else tensor
+            for name, tensor in tensors.items()
+        }
+
+    def _fold(self, name: str, tensor: Tensor) -> Tensor:
+        result = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+        for side, kind in self._sides[name]:
+            axis = self._tied.axes[side.axis]
+            part = axis.of(result)
+            if side.axis in self._factors:
+                part.mul_(axis.spread(self._factors[side.axis], part).to(part))
+            if kind is MatrixKind.CENTRED:
+                turned = part.movedim(axis.dim, 0)
+                flat = side.places.reshape(-1)
+                chosen = turned[flat].reshape(*side.places.shape, *turned.shape[1:])
+                centred = chosen - chosen.mean(1, keepdim=True)
+                turned[flat] = centred.reshape(-1, *turned.shape[1:])
+        return result
+
+    def unfold(self, name: str, tensor: Tensor) -> Tensor:
+        """A folded tensor in the coordinates of this model, as a copy."""
+        if name not in self._sides:
+            return tensor
+        result = tensor.clone()
+        for side, _ in self._sides[name]:
+            if side.axis in self._factors:
+                axis = self._tied.axes[side.axis]
+                factors = self._factors[side.axis]
+                inverse = torch.where(factors == 0, 0.0, 1.0 / factors.masked_fill(factors == 0, 1))
+                part = axis.of(result)
+                part.mul_(axis.spread(inverse, part).to(part))
+        return result
+
+
+def act(matrices: Tensor, side: Side, axis: Axis, part: Tensor) -> Tensor:
+    """Matrices on the channels of a space along one axis of a tensor.
+
+    Args:
+        matrices: ``[blocks, size, size]``.
+        side: Where the channels lie.
+        axis: The axis.
+        part: What the axis means of the tensor.
+
+    Returns:
+        A new tensor like ``part``; entries that belong to no channel of the space are zero if the
+        space does not cover the axis.
+    """
+    turned = part.movedim(axis.dim, 0)
+    blocks, size, copies = side.places.shape
+    flat = side.places.reshape(-1)
+    chosen = turned[flat].reshape(blocks, size, -1)
+    mixed = torch.bmm(matrices.to(chosen), chosen)
+    result = torch.zeros_like(turned)
+    result[flat] = mixed.reshape(blocks * size * copies, *turned.shape[1:])
+    return result.movedim(0, axis.dim)

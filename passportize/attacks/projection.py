@@ -1,0 +1,133 @@
+"""Projection on data: what a thief with inputs of their own can do to a mark put in with inputs.
+
+A mark that was put in at the least change of what layers compute lies where the inputs are small.
+So a thief who has inputs leaves in every weight only what these inputs use: the leading directions
+of their second moment, or the weight fitted anew to its own outputs with a penalty on its length,
+which weakens each direction by ``S (S + k)^-1``. Whatever else the weight holds in these
+directions, for inputs that the thief has not got, is lost as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.errors import InvalidArgument
+from passportize.tracing.layer_inputs import Moments, observed
+from passportize.tracing.weight_layers import is_weight_module
+from passportize.training.calibration import inputs_of
+from passportize.utils.frozen import in_eval_mode, trial
+from passportize.utils.trees import call_model, moved_inputs, place_of
+
+__all__ = ["project_weights", "unused_shares"]
+
+_WIDEST = 4096
+
+
+@torch.no_grad()
+def project_weights(
+    model: nn.Module,
+    inputs: Iterable[Any],
+    energy: float | None = 0.9999,
+    shrink: float | None = None,
+    shortest_row: int = 64,
+) -> list[str]:
+    """Leave of every conv and linear weight what some inputs use, in place.
+
+    Args:
+        model: A plain model.
+        inputs: Batches, as :func:`passportize.embed_signature` takes them for ``calibration``.
+        energy: Share of the inputs' second moment that the directions kept must hold.
+        shrink: Instead: fit each weight to its own outputs with this penalty on its length, in
+            units of the mean of the second moment. Then give ``energy=None``.
+        shortest_row: Weights with shorter rows stay as they are.
+
+    Returns:
+        Names of the weights that were projected.
+
+    Raises:
+        InvalidArgument: Neither or both of ``energy`` and ``shrink``, or one out of its range.
+    """
+    if (energy is None) == (shrink is None):
+        raise InvalidArgument("project_weights: give energy=, or shrink= and energy=None")
+    if energy is not None and not 0 < energy <= 1:
+        raise InvalidArgument(f"project_weights: energy={energy!r} must lie in (0, 1]")
+    if shrink is not None and not 0 < shrink < float("inf"):
+        raise InvalidArgument(f"project_weights: shrink={shrink!r} must be a number above 0")
+    done = []
+    for name, moments in _moments(model, inputs, shortest_row).items():
+        weight = model.get_parameter(name)
+        rows = weight.detach().cpu().double().view(len(moments.second), -1, moments.first.shape[1])
+        for group, own in enumerate(rows):
+            values, basis = torch.linalg.eigh(moments.moment(False, group))
+            kept = _kept(values.clamp_min(0), energy, shrink)
+            rows[group] = ((own @ basis) * kept) @ basis.T
+        weight.copy_(rows.view(weight.shape))
+        done.append(name)
+    return done
+
+
+def _kept(values: Tensor, energy: float | None, shrink: float | None) -> Tensor:
+    """Factor of each direction; ``values`` in ascending order."""
+    if shrink is not None:
+        return values / (values + shrink * values.mean() + 1e-300)
+    assert energy is not None
+    return (values.cumsum(0) > (1 - energy) * values.sum()).double()
+
+
+@torch.no_grad()
+def unused_shares(
+    model: nn.Module, inputs: Iterable[Any], shortest_row: int = 64
+) -> dict[str, Tensor]:
+    """How much of each row lies where some inputs are small, by the name of the weight.
+
+    ``log (w' (S + k)^-1 w)`` less its mean over the rows of the weight, with ``k`` a hundredth of
+    the mean of ``S``: a row with a mark that hides well has more of it than its neighbours.
+
+    Args:
+        model: A plain model.
+        inputs: As for :func:`project_weights`.
+        shortest_row: Weights with shorter rows are left out.
+    """
+    shares = {}
+    for name, moments in _moments(model, inputs, shortest_row).items():
+        weight = model.get_parameter(name).detach().cpu().double()
+        found = []
+        for group, own in enumerate(weight.view(len(moments.second), -1, moments.first.shape[1])):
+            moment = moments.moment(False, group)
+            size = moment.diagonal().mean().clamp_min(1e-300)
+            full = moment / size + 0.01 * torch.eye(len(moment), dtype=moment.dtype, device="cpu")
+            unit = own / own.norm(dim=1, keepdim=True).clamp_min(1e-300)
+            found.append((unit * torch.linalg.solve(full, unit.T).T).sum(1).clamp_min(1e-300).log())
+        whole = torch.cat(found)
+        shares[name] = whole - whole.mean()
+    return shares
+
+
+def _moments(model: nn.Module, inputs: Iterable[Any], shortest_row: int) -> dict[str, Moments]:
+    """Moments of the inputs of every weight with long enough rows."""
+    if isinstance(inputs, Iterator):
+        inputs = list(inputs)
+    owners = {
+        f"{name}.weight" if name else "weight": module
+        for name, module in model.named_modules()
+        if is_weight_module(module) and isinstance(module._parameters.get("weight"), nn.Parameter)
+    }
+    weights = {name: model.get_parameter(name) for name in owners}
+    weights = {
+        name: weight
+        for name, weight in weights.items()
+        if not getattr(owners[name], "transposed", False)
+        and shortest_row <= weight[0].numel() <= _WIDEST
+    }
+    owners = {name: owners[name] for name in weights}
+    place = place_of(model)
+    blocks = {name: slice(0, weight[0].numel()) for name, weight in weights.items()}
+    with trial(model), in_eval_mode(model), observed(owners, weights, blocks) as mode:
+        for batch in inputs:
+            call_model(model, moved_inputs(inputs_of(batch), place))
+        found = mode.moments
+    return {name: found[name] for name in weights if name in found}

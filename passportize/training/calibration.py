@@ -1,0 +1,250 @@
+"""Putting a signature into a trained model at the least change of what its layers compute.
+
+A few batches of inputs, without labels, say what each layer multiplies its weight with. Their
+second moment is the price of a change (:mod:`passportize.signature.least_output`); means and
+variances that move along are put right in closed form. Layers are taken in the order of the forward
+pass, as many at a time as memory allows, each on inputs that the layers turned before give.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.errors import InvalidArgument
+from passportize.signature.least_output import Metric, least_output_rows
+from passportize.signature.rows import added_to_rows, anchor_rows
+from passportize.signature.site import AnchorPart
+from passportize.signature.vectors import SignVectors
+from passportize.tracing.layer_inputs import InputMoments, Moments, ReachedLast, observed
+from passportize.training.marked_rows import MarkedRows, MarkedWeight
+from passportize.utils.frozen import eager_mode, in_eval_mode, trial
+from passportize.utils.trees import call_model, moved_inputs, place_of
+
+__all__ = ["RIDGE", "Progress", "inputs_of", "turn_by_output"]
+
+Progress = Callable[[int, int], None]
+"""Called with how many steps are done, and how many there are."""
+
+RIDGE = 1.0
+"""Multiple of the identity in the price of a change, in units of the mean of the second moment."""
+
+_MEMORY = 1 << 29
+"""Bytes that the moments of the layers of one pass may take."""
+
+_ROUNDS = 4
+"""Rows that are read less the mean of all rows move a little with every other one."""
+
+
+def turn_by_output(
+    weights: Mapping[str, MarkedWeight],
+    model: nn.Module,
+    calibration: Iterable[Any],
+    ridge: float,
+    progress: Progress | None = None,
+) -> int:
+    """Turn the rows of all weights whose inputs can be seen; the others stay as they are.
+
+    Args:
+        weights: What is to carry bits, by the name of the weight.
+        model: The model that they belong to.
+        calibration: Batches, as :func:`passportize.embed_signature` takes them.
+        ridge: Multiple of the identity, in units of the mean of the second moment.
+        progress: Called with batches done and their number.
+
+    Returns:
+        Number of bits whose rows were turned so, or had no need.
+
+    Raises:
+        InvalidArgument: There is no batch.
+    """
+    weights = {name: each for name, each in weights.items() if each.choose_block()}
+    if not isinstance(calibration, Iterable) or isinstance(calibration, (Tensor, str)):
+        raise InvalidArgument(
+            f"calibration= must be batches of inputs, [images] for one batch, not a "
+            f"{type(calibration).__name__}"
+        )
+    if isinstance(calibration, Iterator):
+        calibration = list(calibration)
+    place = place_of(model)
+
+    watched = (
+        {name: each.owner for name, each in weights.items()},
+        {name: each.values for name, each in weights.items()},
+        {name: each.block for name, each in weights.items()},
+    )
+
+    def run(mode: InputMoments, batch: Any) -> None:
+        mode.uses.clear()
+        with contextlib.suppress(ReachedLast):
+            call_model(model, moved_inputs(inputs_of(batch), place))
+
+    with trial(model), in_eval_mode(model), eager_mode(), observed(*watched) as mode:
+        mode.wanted = frozenset()
+        first = next(iter(calibration), None)
+        if first is None:
+            raise InvalidArgument("calibration= gives no batch of inputs")
+        run(mode, first)
+    uses = dict(mode.uses)
+    groups = list(_groups(list(uses), weights))
+    steps = _Steps(len(groups), progress)
+    bits = 0
+    for group in groups:
+        with trial(model), in_eval_mode(model), eager_mode(), observed(*watched) as mode:
+            mode.wanted, mode.stop_after = frozenset(group), (group[-1], uses[group[-1]])
+            for batch in calibration:
+                run(mode, batch)
+                steps.batch()
+        steps.group()
+        for name in group:
+            bits += _turn(weights[name], mode.moments[name], ridge)
+    return bits
+
+
+class _Steps:
+    """Progress in batches, whose number is known after the first pass."""
+
+    def __init__(self, groups: int, progress: Progress | None) -> None:
+        self._groups, self._progress = groups, progress
+        self._done, self._passes, self._batches = 0, 0, 0
+
+    def batch(self) -> None:
+        self._done += 1
+        if self._progress is not None and self._batches:
+            self._progress(self._done, self._batches * self._groups)
+
+    def group(self) -> None:
+        self._passes += 1
+        if not self._batches:
+            self._batches = self._done
+            if self._progress is not None:
+                self._progress(self._done, self._batches * self._groups)
+
+
+def inputs_of(batch: Any) -> Any:
+    """The inputs of a batch, which may come with labels."""
+    if isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields") and len(batch) == 2:
+        return batch[0]
+    return batch
+
+
+def _groups(order: Sequence[str], weights: Mapping[str, MarkedWeight]) -> Iterator[list[str]]:
+    """Weights in the order in which they are used, as many at a time as memory allows."""
+    group: list[str] = []
+    taken = 0
+    for name in order:
+        weight = weights[name]
+        size = 8 * weight.rows[0].part.groups * (weight.block.stop - weight.block.start) ** 2
+        if group and taken + size > _MEMORY:
+            yield group
+            group, taken = [], 0
+        group.append(name)
+        taken += size
+    if group:
+        yield group
+
+
+def _turn(weight: MarkedWeight, moments: Moments, ridge: float) -> int:
+    """Turn the rows of one weight, and put right what moves along."""
+    values = weight.values
+    groups = weight.rows[0].part.groups
+    if len(moments.second) != groups or not bool(torch.isfinite(moments.second).all()):
+        return 0
+    exact = values.cpu()
+    start = exact
+    for _ in range(_ROUNDS):
+        moved = False
+        for piece in weight.rows:
+            added = _added(weight, piece, exact, moments, ridge)
+            if added is None:
+                continue
+            moved = True
+            exact = added_to_rows(exact, piece.part, added, weight.block, piece.vectors.rows)
+        if not moved:
+            break
+    if exact is not start:
+        _put_right(weight, start, exact, moments)
+        values.copy_(exact)
+    return sum(piece.part.bits for piece in weight.rows)
+
+
+def _added(
+    weight: MarkedWeight,
+    piece: MarkedRows,
+    values: Tensor,
+    moments: Moments,
+    ridge: float,
+) -> Tensor | None:
+    part, vectors, block = piece.part, piece.vectors, weight.block
+    rows = vectors.picked(anchor_rows(values, part, block)).double()
+    numbers = piece.numbers
+    per_group = values.shape[0] // part.groups
+    mean_matters = part.centred or (weight.bias is None and not piece.has_norm_behind)
+    added = None
+    for group in sorted(set((numbers // per_group).tolist())):
+        own = (numbers // per_group == group).nonzero().flatten()
+        metric = Metric(moments.moment(not mean_matters, group), ridge)
+        found = least_output_rows(
+            rows[own],
+            SignVectors(vectors.codes[own], vectors.offset - block.start),
+            piece.bits[own],
+            piece.margin,
+            metric,
+            part.centred,
+        )
+        if found is not None:
+            added = torch.zeros_like(rows) if added is None else added
+            added[own] = found
+    return added
+
+
+def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, moments: Moments) -> None:
+    """Move biases and running statistics along with what the layer computes.
+
+    With ``m`` and ``S`` mean and covariance of the inputs, the mean of a row's output moves by ``dw
+    . m``, which the bias takes away again or the running mean of the norm follows, and its variance
+    by ``w' S w - w S w``.
+    """
+    if any(piece.part.centred for piece in weight.rows):
+        return
+    corrected = torch.zeros(before.shape[0], dtype=torch.bool, device="cpu")
+    for piece in weight.rows:
+        part, block = piece.part, weight.block
+        old, new = (
+            piece.vectors.picked(anchor_rows(values, _plain(part), block)).double()
+            for values in (before, after)
+        )
+        numbers = piece.numbers
+        group = numbers // (before.shape[0] // part.groups)
+        mean = moments.mean()[group]
+        shift = ((new - old) * mean).sum(1)
+        bias = weight.bias
+        if bias is not None:
+            first = ~corrected[numbers]
+            bias[numbers[first].to(bias.device)] -= shift[first].to(bias)
+            corrected[numbers] = True
+        if not piece.has_norm_behind:
+            continue
+        running_mean: Any = piece.norm.running_mean
+        running_var: Any = piece.norm.running_var
+        channels = (piece.channel + numbers - part.start).to(running_mean.device)
+        if bias is None:
+            running_mean[channels] += shift.to(running_mean)
+        spread = torch.empty_like(shift)
+        for index in sorted(set(group.tolist())):
+            own = group == index
+            covariance = moments.moment(True, index)
+            difference, total = new[own] - old[own], new[own] + old[own]
+            spread[own] = ((difference @ covariance) * total).sum(1)
+        present = running_var[channels].double().cpu()
+        # What the training saw of a channel may be less than what is subtracted of it here.
+        running_var[channels] = torch.maximum(present + spread, 0.25 * present).to(running_var)
+
+
+def _plain(part: AnchorPart) -> AnchorPart:
+    return replace(part, less_mean_row=False)

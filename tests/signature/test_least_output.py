@@ -1,0 +1,153 @@
+"""The least change of an output that puts bits into rows, against an independent optimiser."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from torch import Tensor
+
+from passportize.passport.derivation import LabelledStream
+from passportize.signature.least_output import Metric, least_output_rows
+from passportize.signature.response import normalised_responses, reach_of
+from passportize.signature.turning import SPARE, turned_rows
+from passportize.signature.vectors import SignVectors, draw_sign_vectors
+
+
+def drawn(rows: int, entries: int, seed: int) -> tuple[Tensor, SignVectors, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    vectors = draw_sign_vectors(LabelledStream(seed.to_bytes(32, "big")), "bn", 0, rows, entries)
+    bits = torch.randint(0, 2, (rows,), generator=generator).double() * 2 - 1
+    return torch.randn(rows, entries, generator=generator, dtype=torch.float64), vectors, bits
+
+
+def uneven(entries: int, seed: int, decay: float = 3.0) -> Tensor:
+    """A second moment whose eigenvalues fall over many orders of magnitude."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = torch.randn(entries, entries, generator=generator, dtype=torch.float64)
+    basis, _ = torch.linalg.qr(raw)
+    values = torch.logspace(0, -decay, entries, dtype=torch.float64)
+    return basis @ torch.diag(values) @ basis.T
+
+
+def cost(added: Tensor, metric: Metric) -> Tensor:
+    full = metric.moment + metric.ridge * metric.moment.diagonal().mean() * torch.eye(
+        len(metric.moment), dtype=torch.float64
+    )
+    return ((added @ full) * added).sum(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    entries=st.integers(8, 300),
+    margin=st.floats(0.05, 3.0),
+    decay=st.floats(0, 12),
+    ridge=st.sampled_from([1e-6, 1e-2, 1.0, 100.0]),
+    seed=st.integers(0, 2**31),
+    centred=st.booleans(),
+)
+def test_every_row_keeps_the_margin(
+    entries: int, margin: float, decay: float, ridge: float, seed: int, centred: bool
+) -> None:
+    # A short vector may be nearly constant, and nothing of that is left in a row less its mean.
+    entries = max(entries, 40) if centred else entries
+    rows, vectors, bits = drawn(5, entries, seed)
+    if centred:
+        rows -= rows.mean(1, keepdim=True)
+    metric = Metric(uneven(entries, seed, decay), ridge)
+    added = least_output_rows(rows, vectors, bits, margin, metric, centred)
+    if added is None:
+        added = torch.zeros_like(rows)
+    if centred:
+        added = added - added.mean(1, keepdim=True)
+    got = normalised_responses([rows + added], [vectors])
+    reach = 0.99 * reach_of(margin, vectors.entries)
+    assert bool((got.gauge.abs() >= reach).all()) and bool((bits * got.gamma >= reach).all())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_change_costs_less(seed: int) -> None:
+    entries, margin = 24, 1.0
+    rows, vectors, bits = drawn(3, entries, seed)
+    metric = Metric(uneven(entries, seed), 0.05)
+    added = least_output_rows(rows, vectors, bits, margin, metric)
+    assert added is not None
+    found = cost(added, metric).numpy()
+    s, t, _ = vectors.signs(torch.float64).numpy()
+    mean = float(metric.moment.diagonal().mean())
+    full = (metric.moment + 0.05 * mean * torch.eye(entries)).numpy()
+    for row in range(3):
+        w, b = rows[row].numpy(), float(bits[row])
+        # The length that the margin is a multiple of is that of the row as it became.
+        least = SPARE * margin * float((rows[row] + added[row]).norm())
+        best = math.inf
+        for sign in (1.0, -1.0):
+            limits = [
+                {
+                    "type": "ineq",
+                    "fun": lambda d, w=w, v=v, k=k, least=least: k * ((w + d) @ v) - least,
+                }
+                for v, k in ((s[row], sign), (t[row], sign * b))
+            ]
+            for start in range(2):
+                first = np.random.default_rng(start).normal(size=entries) * 0.1
+                result = minimize(
+                    lambda d: d @ full @ d,
+                    first,
+                    jac=lambda d: 2 * full @ d,
+                    constraints=limits,
+                    method="SLSQP",
+                    options={"maxiter": 400, "ftol": 1e-12},
+                )
+                if result.success:
+                    best = min(best, float(result.fun))
+        assert found[row] <= 1.02 * best + 1e-9
+
+
+def test_an_even_price_is_the_turn_with_the_least_weights() -> None:
+    rows, vectors, bits = drawn(200, 64, 3)
+    added = least_output_rows(rows, vectors, bits, 0.5, Metric(torch.eye(64).double(), 1.0))
+    turned = turned_rows(rows, vectors, bits, 0.5)
+    assert added is not None and turned is not None
+    least, even = (turned - rows).norm(), added.norm()
+    assert 0.98 < float(even / least) < 1.05
+
+
+def test_an_uneven_price_is_paid_where_it_is_low() -> None:
+    rows, vectors, bits = drawn(100, 128, 4)
+    metric = Metric(uneven(128, 4, 4.0), 1e-4)
+    added = least_output_rows(rows, vectors, bits, 0.5, metric)
+    turned = turned_rows(rows, vectors, bits, 0.5)
+    assert added is not None and turned is not None
+    assert float(cost(added, metric).sum()) < 0.05 * float(cost(turned - rows, metric).sum())
+
+
+def test_changes_may_lie_outside_the_window() -> None:
+    rows, vectors, bits = drawn(6, 600, 5)
+    assert vectors.entries == 256
+    moment = uneven(600, 5)
+    added = least_output_rows(rows, vectors, bits, 1.0, Metric(moment, 0.01))
+    assert added is not None
+    outside = torch.ones(600, dtype=torch.bool)
+    outside[vectors.window] = False
+    assert bool((added[:, outside] != 0).any())
+
+
+def test_rows_of_zeros_and_rows_that_have_it_stay() -> None:
+    rows, vectors, bits = drawn(8, 40, 6)
+    rows[2] = 0
+    metric = Metric(uneven(40, 6), 0.1)
+    added = least_output_rows(rows, vectors, bits, 0.5, metric)
+    assert added is not None and bool((added[2] == 0).all())
+    assert least_output_rows(rows + added, vectors, bits, 0.5, metric) is None
+
+
+def test_inputs_that_are_all_zero_price_every_change_alike() -> None:
+    rows, vectors, bits = drawn(8, 40, 7)
+    added = least_output_rows(rows, vectors, bits, 0.5, Metric(torch.zeros(40, 40).double(), 1.0))
+    assert added is not None and bool(torch.isfinite(added).all())
