@@ -58,6 +58,7 @@ def marked(name: str) -> tuple[nn.Module, Claim]:
             nn.init.uniform_(layer.weight, -1.5, 1.5)
             nn.init.normal_(layer.bias, std=0.1)
         if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None and layer.running_var is not None
             nn.init.normal_(layer.running_mean, std=0.1)
             nn.init.uniform_(layer.running_var, 0.5, 2.0)
     model = pp.passportize(model, OWNER, config=pp.PassportConfig.signature())
@@ -154,7 +155,7 @@ def measure(name: str, litert: str | None) -> list[dict[str, Any]]:
     # One read ahead, so that no row pays for libraries that are loaded at first use.
     pp.verify(model, OWNER, claim)
     example = torch.zeros(1, 3, SIDE, SIDE)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         lite = Path(scratch, "litert")
         lite.mkdir()

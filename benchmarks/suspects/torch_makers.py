@@ -268,7 +268,7 @@ def distributed(model: nn.Module, example: Tensor, folder: Path) -> Path:
     """The folder of a checkpoint of ``torch.distributed.checkpoint``."""
     import torch.distributed.checkpoint as dcp
 
-    dcp.save({"model": model.state_dict()}, checkpoint_id=str(folder), no_dist=True)
+    dcp.save({"model": model.state_dict()}, checkpoint_id=str(folder), no_dist=True)  # type: ignore[attr-defined]
     return folder
 
 

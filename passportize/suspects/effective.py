@@ -91,7 +91,8 @@ def _with_length(length: Tensor, direction: Tensor) -> Tensor:
     wide, value = length.float(), direction.float()
     over = [place for place in range(value.dim()) if wide.dim() < 2 or wide.shape[place] == 1]
     size = torch.linalg.vector_norm(value, dim=over, keepdim=True)
-    return wide * value / size.masked_fill(size == 0, 1.0)
+    effective: Tensor = wide * value / size.masked_fill(size == 0, 1.0)
+    return effective
 
 
 def _over_largest(weight: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
