@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from passportize.errors import CheckpointError, PassportizeError
+from passportize.layers.private_keys import private_keys
 from passportize.passport.file import PASSPORT_FORMAT
 from passportize.passport.sealing import SEALED_FORMAT
-from passportize.release.checkpoint import is_private_key, read_checkpoint
+from passportize.release.checkpoint import read_checkpoint
 from passportize.release.release_commitment import FORMAT as COMMITMENT
 
 __all__ = ["FileAudit", "audit_files"]
@@ -145,7 +146,7 @@ def _in_checkpoint(file: Path) -> Iterator[str]:
 
 
 def _private(content: Mapping[Any, Any], place: str, depth: int) -> Iterator[str]:
-    private = sum(is_private_key(name) for name in content)
+    private = len(private_keys(content))
     if private:
         yield f"{private} tensors of private branches{place}"
     if depth:
