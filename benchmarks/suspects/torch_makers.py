@@ -117,7 +117,9 @@ def _bitsandbytes(model: nn.Module, four: bool) -> nn.Module:
         fresh: nn.Module
         if four:
             fresh = bnb.nn.Linear4bit(*sizes, bias=bias, quant_type="nf4")
-            packed = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+            packed: Any = bnb.nn.Params4bit(
+                layer.weight.data, requires_grad=False, quant_type="nf4"
+            )
         else:
             fresh = bnb.nn.Linear8bitLt(*sizes, bias=bias, has_fp16_weights=False)
             packed = bnb.nn.Int8Params(
@@ -266,9 +268,9 @@ def hub_folder(model: nn.Module, example: Tensor, folder: Path) -> Path:
 
 def distributed(model: nn.Module, example: Tensor, folder: Path) -> Path:
     """The folder of a checkpoint of ``torch.distributed.checkpoint``."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
-    dcp.save({"model": model.state_dict()}, checkpoint_id=str(folder), no_dist=True)  # type: ignore[attr-defined]
+    save({"model": model.state_dict()}, checkpoint_id=str(folder), no_dist=True)
     return folder
 
 

@@ -93,9 +93,17 @@ def fields(window: Window) -> Iterator[tuple[int, int, Value]]:
         else:
             raise Damaged(f"a field at byte {place} is of no kind that exists")
         if place + length > end:
-            raise Damaged(f"field {number} is said to have {length} bytes, {end - place} are left")
+            raise CutOff(number, length, end - place)
         yield number, kind, Window(data[place : place + length], budget)
         place += length
+
+
+class CutOff(Damaged):
+    """A field has fewer bytes than it says."""
+
+    def __init__(self, number: int, length: int, left: int) -> None:
+        super().__init__(f"field {number} is said to have {length} bytes, {left} are left")
+        self.number = number
 
 
 def looks_like(window: Window, known: dict[int, int], needed: set[int]) -> bool:
@@ -112,8 +120,10 @@ def looks_like(window: Window, known: dict[int, int], needed: set[int]) -> bool:
             if known.get(number) != kind:
                 return False
             found = found or number in needed
+    except CutOff as error:
+        return found or error.number in needed
     except (Damaged, Unsupported):
-        # Cut off, but what came before it was right.
+        # What came before was right.
         return found
     return found
 

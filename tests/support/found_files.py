@@ -51,14 +51,13 @@ def marked() -> tuple[nn.Module, pp.Claim]:
     """A plain model with every bit in, norms as after training, and its claim; leave it as is."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = FoundNet()
+        model = pp.passportize(FoundNet(), OWNER, config=pp.PassportConfig.signature())
+        pp.embed_signature(model)
         for layer in model.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 nn.init.uniform_(layer.weight, 0.5, 1.5)
                 layer.weight.data[::3] *= -1
                 nn.init.uniform_(layer.running_var, 0.5, 2.0)
-    model = pp.passportize(model, OWNER, config=pp.PassportConfig.signature())
-    pp.embed_signature(model)
     claim = claim_of(model)
     pp.unpassportize(model)
     return model.eval().requires_grad_(False), claim
