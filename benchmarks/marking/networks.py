@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from passportize.data.fashion_mnist import load_fashion_mnist
 
-__all__ = ["EPOCHS", "IMAGES", "NETWORKS", "accuracy", "data", "trained"]
+__all__ = ["EPOCHS", "IMAGES", "NETWORKS", "accuracy", "data", "train", "trained"]
 
 EPOCHS, BATCH, IMAGES = 3, 100, 20_000
 
