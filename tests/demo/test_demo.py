@@ -48,7 +48,7 @@ def short(tmp_path_factory, digits):
 def test_what_it_shows(short):
     result, _, _ = short
     assert result.verdict["matched"] == result.bits == 780
-    assert result.verdict["strength"] == 779
+    assert result.verdict["strength"] == 778
     assert result.verdict["message"]["owner"] == "Acme"
     assert result.public_accuracy >= result.plain_accuracy - 2
     assert result.private_accuracy >= result.public_accuracy - 3
@@ -62,7 +62,7 @@ def test_what_it_prints(short):
     result, text, _ = short
     for number in range(1, 7):
         assert f"{number}/6" in text
-    for shown in ("780 of 780 bits", "2^-779", result.claim, result.commitment, "report.html"):
+    for shown in ("780 of 780 bits", "2^-778", result.claim, result.commitment, "report.html"):
         assert shown in text
     assert "FAILED" not in text and bytes(range(32)).hex() not in text
 
