@@ -79,6 +79,7 @@ def mark_copy(
     >>> config = pp.PassportConfig.trained(bits=100)
     >>> model = pp.passportize(model, passport, config=config, example_inputs=inputs)
     >>> done = pp.embed_signature(model, calibration=[inputs])
+    >>> from passportize.release.claim import claim_of
     >>> claim, model = claim_of(model), pp.unpassportize(model)
     >>> copied = copy.deepcopy(model)
     >>> mark_copy(copied, passport.licensee("Beta GmbH"), claim, calibration=[inputs]).bits

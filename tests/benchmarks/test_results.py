@@ -15,6 +15,7 @@ from benchmarks.common.paths import RESULTS
 from benchmarks.coverage.report import write_report
 from benchmarks.coverage.rows import read_table
 from benchmarks.coverage.timm_suite_page import write_page as write_timm_suite
+from benchmarks.marking import page as marking
 from benchmarks.point_clouds import pointnet_table, public
 from benchmarks.proof import disguises
 from benchmarks.train_scripts.page import write_page as write_train_scripts
@@ -55,6 +56,7 @@ PAGES: dict[str, Callable[[Path], object]] = {
         public.table(read_rows(RESULTS / "point_cloud_public.csv"))
     ),
     "disguises": suspects,
+    "marking": lambda path: path.write_text(marking.page()),
 }
 
 
