@@ -73,6 +73,7 @@ def mark_copy(
     carry theirs in the same rows. :func:`passportize.identify` says whose copy was leaked, also
     where several licensees mixed theirs.
 
+    >>> import copy
     >>> import passportize as pp
     >>> model = nn.Sequential(nn.Linear(80, 400), nn.LayerNorm(400))
     >>> passport, inputs = pp.Passport.generate("Acme"), torch.randn(64, 80)
