@@ -5,6 +5,7 @@ python -m benchmarks.marking.page
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 
 from benchmarks.common.csv_rows import read_rows
@@ -162,5 +163,10 @@ def _agreement(row: Mapping[str, str]) -> str:
     return f"{float(row['agreement']):.1f} / {float(row['agreement_sure']):.1f} %"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     OUT.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

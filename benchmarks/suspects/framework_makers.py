@@ -57,7 +57,7 @@ def onnx_operators(model: nn.Module, example: Tensor, folder: Path) -> Path:
 def _static(model: nn.Module, example: Tensor, folder: Path, form: str) -> Path:
     from onnxruntime import quantization
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.left = [{"x": example.numpy()}]
 

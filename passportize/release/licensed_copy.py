@@ -73,12 +73,14 @@ def mark_copy(
     carry theirs in the same rows. :func:`passportize.identify` says whose copy was leaked, also
     where several licensees mixed theirs.
 
+    >>> import copy
     >>> import passportize as pp
     >>> model = nn.Sequential(nn.Linear(80, 400), nn.LayerNorm(400))
     >>> passport, inputs = pp.Passport.generate("Acme"), torch.randn(64, 80)
     >>> config = pp.PassportConfig.trained(bits=100)
     >>> model = pp.passportize(model, passport, config=config, example_inputs=inputs)
     >>> done = pp.embed_signature(model, calibration=[inputs])
+    >>> from passportize.release.claim import claim_of
     >>> claim, model = claim_of(model), pp.unpassportize(model)
     >>> copied = copy.deepcopy(model)
     >>> mark_copy(copied, passport.licensee("Beta GmbH"), claim, calibration=[inputs]).bits

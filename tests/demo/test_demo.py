@@ -73,7 +73,7 @@ def test_what_it_writes(short, digits):
     claim = pp.load_claim(out / "acme.claim.safetensors")
     assert claim.digest() == result.claim
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "780 / 780" in page and page.count("<img") == 5
+    assert "780 / 780" in page and page.count("<img") == 4
     weights = load_weights(out / "released.safetensors")
     model = build_model(3)
     model.load_state_dict(weights, strict=True)
