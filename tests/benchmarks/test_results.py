@@ -18,7 +18,9 @@ from benchmarks.coverage.rows import read_table
 from benchmarks.coverage.timm_suite_page import write_page as write_timm_suite
 from benchmarks.marking import page as marking
 from benchmarks.point_clouds import pointnet_table, public
-from benchmarks.proof import disguises
+from benchmarks.proof import disguises, kin, symmetries
+from benchmarks.suspects import kinds
+from benchmarks.train_scripts import day
 from benchmarks.train_scripts.page import write_page as write_train_scripts
 from benchmarks.train_scripts.runs import COMMON
 from benchmarks.training import timm_families
@@ -62,6 +64,10 @@ PAGES: dict[str, Callable[[Path], object]] = {
     ),
     "disguises": suspects,
     "marking": lambda path: path.write_text(marking.page()),
+    "symmetries": lambda path: path.write_text(symmetries.table(record("symmetries"))),
+    "kin": lambda path: path.write_text(kin.table(record("kin"))),
+    "suspect_kinds": lambda path: path.write_text(kinds.page(record("suspect_kinds"))),
+    "day": lambda path: path.write_text(day.page(record("day"))),
 }
 
 
