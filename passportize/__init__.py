@@ -50,6 +50,7 @@ from passportize.passport.passport import Passport
 from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
 from passportize.release.claim_file import load_claim, save_claim
+from passportize.release.licensed_copy import LicensedCopy, mark_copy
 from passportize.release.opening import OpenedCommitment, commit_release, open_commitment
 from passportize.release.release_commitment import ReleaseCommitment
 from passportize.surgery.planning import plan
@@ -58,6 +59,7 @@ from passportize.surgery.surgery import passportize, unlock, unpassportize
 from passportize.training.embedding import Embedding, embed_signature
 from passportize.training.loss import JointLoss, joint_loss, passport_parameters, signature_accuracy
 from passportize.verification.arbitration import Arbitration, Party, arbitrate
+from passportize.verification.identification import Identification, identify
 from passportize.verification.verdict import Verdict
 from passportize.verification.verification import verify
 
@@ -67,7 +69,9 @@ __all__ = [
     "Arbitration",
     "Claim",
     "Embedding",
+    "Identification",
     "JointLoss",
+    "LicensedCopy",
     "OpenedCommitment",
     "Party",
     "Passport",
@@ -82,8 +86,10 @@ __all__ = [
     "commit_release",
     "embed_signature",
     "host_state_dict",
+    "identify",
     "joint_loss",
     "load_claim",
+    "mark_copy",
     "open_commitment",
     "passport_parameters",
     "passportize",

@@ -16,7 +16,7 @@ SHORTEST_ROW = 64
 MINIMUM_FAN_IN = 8
 """A row with fewer entries has too little freedom: one bit would bend the weight visibly."""
 
-_ADDED_LATER = ("bits", "shortest_row")
+_ADDED_LATER = ("bits", "shortest_row", "licence_bits")
 """Settings that stand in the JSON form only where they are not at their default."""
 
 
@@ -55,6 +55,9 @@ class PassportConfig:
             says so.
         shortest_row: Where rows are picked, those with fewer entries are left out: they have too
             few directions to hide a bit in.
+        licence_bits: How many of the rows that are left over tell the copies of licensees apart
+            (:func:`passportize.mark_copy`), where so many are left; they stay as they are until a
+            copy is marked.
     """
 
     formulation: str
@@ -70,6 +73,7 @@ class PassportConfig:
     passes: str = "doubled"
     bits: int | None = None
     shortest_row: int = SHORTEST_ROW
+    licence_bits: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, by name."""
@@ -104,12 +108,16 @@ class PassportConfig:
         self._check_density()
 
     def _check_density(self) -> None:
-        for name, least in (("bits", 1), ("shortest_row", MINIMUM_FAN_IN)):
+        for name, least in (("bits", 1), ("shortest_row", MINIMUM_FAN_IN), ("licence_bits", 0)):
             value = getattr(self, name)
             if name == "bits" and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InvalidArgument(f"{name}={value!r} must be a whole number, {least} or more")
+        if self.licence_bits and self.bits is None:
+            raise InvalidArgument(
+                "licence_bits= needs rows that bits= leaves over; use PassportConfig.trained()"
+            )
         if self.formulation == "signature":
             return
         if self.bits is not None or self.shortest_row != SHORTEST_ROW:
@@ -160,9 +168,10 @@ class PassportConfig:
         """Bits only, for a model that is trained already and is not trained on.
 
         1,024 rows, picked by the key, at a margin of 0.5: see :func:`passportize.embed_signature`
-        with ``calibration=``. What other numbers cost is in ``docs/marking.md``.
+        with ``calibration=``. What other numbers cost is in ``docs/marking.md``. Up to 4,096 of
+        the rows left over can tell the copies of licensees apart.
         """
-        return cls.signature(**{"margin": 0.5, "bits": 1024, **changes})
+        return cls.signature(**{"margin": 0.5, "bits": 1024, "licence_bits": 4096, **changes})
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> PassportConfig:

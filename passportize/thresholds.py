@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ACCEPT_STRENGTH", "FIDELITY_GAP", "LINK_LIKENESS", "LINK_P_VALUE"]
+__all__ = ["ACCEPT_STRENGTH", "FIDELITY_GAP", "LINK_LIKENESS", "LINK_P_VALUE", "NAME_STRENGTH"]
 
 ACCEPT_STRENGTH = 64.0
 """Bits of evidence, ``-log2 p``, from which on a signature is accepted. A stranger's key gets
@@ -18,3 +18,6 @@ rows; rows of models that know nothing of each other have about 0."""
 
 LINK_P_VALUE = 0.001
 """Share of random matchings that may be as good as the one that was found."""
+
+NAME_STRENGTH = 20.0
+"""Bits from which a licensee is named: one wrong name in a million questions."""

@@ -73,18 +73,15 @@ SETTINGS: tuple[tuple[str, float, int, int, float, bool], ...] = (
     ("least weights", 2.0, EVERY, 8, 0.0, False),
     ("least weights", 0.5, EVERY, 64, 0.0, False),
     ("least weights", 0.5, 1024, 64, 0.0, False),
-    ("least output", 0.25, EVERY, 8, 1.0, False),
-    ("least output", 0.5, EVERY, 64, 1.0, True),
-    ("least output", 0.5, 2048, 64, 1.0, False),
     ("least output", 0.5, 1024, 64, 1.0, True),
-    ("least output", 0.5, 1024, 64, 0.01, True),
-    ("least output", 0.5, 1024, 64, 0.1, False),
-    ("least output", 0.5, 1024, 64, 10.0, False),
-    ("least output", 0.5, 512, 64, 1.0, False),
-    ("least output", 0.25, 1024, 64, 1.0, False),
-    ("least output", 1.0, 1024, 64, 1.0, True),
+    ("least output", 0.5, EVERY, 64, 1.0, False),
     ("least output", 2.0, 1024, 64, 1.0, True),
-    ("least output", 2.0, 512, 64, 1.0, False),
+    ("least output", 0.5, 1024, 64, 0.01, True),
+    ("least output", 0.25, EVERY, 8, 1.0, False),
+    ("least output", 0.5, 512, 64, 1.0, False),
+    ("least output", 0.5, 2048, 64, 1.0, False),
+    ("least output", 1.0, 1024, 64, 1.0, False),
+    ("least output", 0.5, 1024, 64, 10.0, False),
 )
 
 
@@ -133,7 +130,10 @@ def _folder(package: str) -> Path:
 @torch.no_grad()
 def outputs(model: nn.Module, images: Tensor) -> Tensor:
     """Log-probabilities, ``[N, 1000]``."""
-    return torch.cat([model(part) for part in images.split(50)]).double().log_softmax(1)
+    # A layout in which depthwise convolutions take half of the time.
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parts = [part.contiguous(memory_format=torch.channels_last) for part in images.split(25)]
+    return torch.cat([model(part) for part in parts]).double().log_softmax(1)
 
 
 def compared(wanted: Tensor, found: Tensor) -> dict[str, float]:
@@ -219,7 +219,7 @@ def main() -> None:
             record |= {"bits": verdict.total, "matched": verdict.matched}
             record |= {"strength": verdict.strength, **compared(wanted, outputs(copied, images))}
             record |= {"crops": arguments.crops, "seconds": seconds}
-            record["seen"] = seen(copied, thief, rows) if name == "nothing" else ""
+            record["seen"] = seen(copied, thief, rows) if name == "nothing" and setting[-1] else ""
             append_row(arguments.out, record, 4)
             logging.info("%s", record)
     for name, act in THIEVES.items():

@@ -68,13 +68,10 @@ def _noise(model: nn.Module, size: float) -> None:
 THIEVES: dict[str, Thief] = {
     "nothing": lambda model, inputs: None,
     "projected on 99.99 %": project(0.9999),
-    "projected on 99.9 %": project(0.999),
     "fitted anew, penalty 0.001": fit(1e-3),
-    "fitted anew, penalty 0.01": fit(1e-2),
     "30 % pruned": lambda model, inputs: _prune(model, 0.3),
     "60 % pruned": lambda model, inputs: _prune(model, 0.6),
     "int8": lambda model, inputs: _quantise(model, 8),
     "int4": lambda model, inputs: _quantise(model, 4),
-    "noise of 5 %": lambda model, inputs: _noise(model, 0.05),
     "noise of 20 %": lambda model, inputs: _noise(model, 0.2),
 }

@@ -8,6 +8,7 @@ from passportize.cli import arbitrate as arbitrating
 from passportize.cli import audit as auditing
 from passportize.cli import commit as committing
 from passportize.cli import demo as showcase
+from passportize.cli import mark as marking
 from passportize.cli import models
 from passportize.cli import passports as keys
 from passportize.cli import release as releasing
@@ -50,6 +51,7 @@ def application() -> typer.Typer:
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(launching.timm_train)
+    app.command(rich_help_panel=BEFORE)(marking.mark)
     app.command(rich_help_panel=RELEASE)(releasing.release)
     app.command(rich_help_panel=RELEASE)(releasing.claim)
     app.command(rich_help_panel=RELEASE)(models.strip)
@@ -58,7 +60,9 @@ def application() -> typer.Typer:
     app.command(rich_help_panel=RELEASE)(committing.commit)
     app.command("open", rich_help_panel=RELEASE)(committing.open_release)
     app.command(rich_help_panel=COPY)(proof.verify)
+    app.command("mark-copy", rich_help_panel=RELEASE)(marking.mark_copy)
     app.command(rich_help_panel=COPY)(arbitrating.arbitrate)
+    app.command(rich_help_panel=COPY)(marking.identify)
     app.command(rich_help_panel=LOOK)(keys.inspect)
     app.command(rich_help_panel=LOOK)(keys.commitment)
     app.command(rich_help_panel=LOOK)(showcase.demo)

@@ -13,6 +13,7 @@ from passportize.passport import commitment as commitments
 from passportize.passport.derivation import KEY_BYTES, LabelledStream, derive_key
 from passportize.passport.file import PassportRecord, read_passport, write_passport
 from passportize.passport.images import PassportImages
+from passportize.passport.licensee import Licensee
 from passportize.passport.mean_patch import record_patches
 from passportize.passport.message import OwnerMessage
 from passportize.passport.secret_holder import SecretHolder
@@ -186,6 +187,17 @@ class Passport(SecretHolder):
     def _signing_key(self) -> Ed25519PrivateKey:
         digest = self._images.digest() if self._images is not None else b""
         return signing_key(self._secret, self._message.payload, digest)
+
+    def licensee(self, name: str) -> Licensee:
+        """Somebody who gets a copy of their own, see :func:`passportize.mark_copy`.
+
+        Args:
+            name: Who; the same name is the same copy.
+
+        Raises:
+            InvalidArgument: The name is empty, too long or no text.
+        """
+        return Licensee(self, name)
 
     def opening(self) -> dict[str, str]:
         """All that must be revealed to prove a commitment. It contains the secret.

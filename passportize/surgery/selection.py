@@ -98,10 +98,11 @@ def site_configs(
                 f"overrides[{pattern!r}] asks for {changed.formulation!r}, but the model-wide "
                 "preset is 'signature', which runs no private branch"
             )
-        if (changed.bits, changed.shortest_row) != (config.bits, config.shortest_row):
+        counted = ("bits", "shortest_row", "licence_bits")
+        if any(getattr(changed, name) != getattr(config, name) for name in counted):
             raise InvalidArgument(
-                f"overrides[{pattern!r}] sets bits= or shortest_row=, which count for the whole "
-                "model; set them in config=, and choose layers with where="
+                f"overrides[{pattern!r}] sets one of {', '.join(counted)}, which count for the "
+                "whole model; set them in config=, and choose layers with where="
             )
         hits = select([(site.name, *site.aliases) for site in sites], pattern, "overrides")
         configs = [changed if hit else old for hit, old in zip(hits, configs, strict=True)]

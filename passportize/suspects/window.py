@@ -26,7 +26,7 @@ MOST_DIMENSIONS = 32
 # What tensors may take beside the file: quantised weights grow by 8 at most, tied ones count twice.
 GROWTH = 32
 SPARE = 32 * 2**20
-MOST_STEPS = 500_000
+MOST_STEPS = 300_000
 """Fields, tables and entries of one file: about a second's worth, and many thousand layers."""
 
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from passportize.layers.computed import effective_weight, is_computed
 from passportize.layers.layer import PassportLayer
 from passportize.layers.private_branch import has_statistics
 from passportize.signature.formulations import NORMALISED
-from passportize.signature.rows import anchor_fan_in
+from passportize.signature.rows import added_to_rows, anchor_fan_in, anchor_rows
 from passportize.signature.site import Anchor, AnchorPart
+from passportize.signature.turning import turned_rows
 from passportize.signature.vectors import SignVectors
 
-__all__ = ["MarkedRows", "MarkedWeight", "companions", "rows_of_layers"]
+__all__ = ["MarkedRows", "MarkedWeight", "companions", "rows_of_layers", "turn_by_weights"]
 
 _WIDEST = 4096
 """Entries of a row that a change may touch; of longer rows a run that has the window in it."""
@@ -80,8 +82,7 @@ class MarkedWeight:
     @property
     def values(self) -> Tensor:
         """The weight itself."""
-        value: Tensor = getattr(self.owner, self.attribute)
-        return value
+        return effective_weight(self.owner, self.attribute)
 
     @property
     def bias(self) -> Tensor | None:
@@ -93,12 +94,15 @@ class MarkedWeight:
     def choose_block(self) -> bool:
         """Set ``block``; False where rows are of a kind whose inputs are not looked at.
 
-        Those are rows that read channels instead of making them, of transposed convolutions and
-        mixtures of kernels, several side by side, or with windows too far apart.
+        Those are rows that read channels instead of making them, of transposed convolutions,
+        mixtures of kernels and computed weights, several side by side, or with windows too far
+        apart.
         """
         first, last = None, 0
         for each in self.rows:
             part = each.part
+            if is_computed(self.owner, self.attribute):
+                return False
             if part.axis != "output" or part.transposed or part.repeats > 1 or part.expert_shape:
                 return False
             window = each.vectors.window
@@ -163,3 +167,20 @@ def companions(weights: Mapping[str, MarkedWeight]) -> list[Tensor]:
                 if isinstance(value, Tensor):
                     found[id(value)] = value
     return list(found.values())
+
+
+def turn_by_weights(weights: Mapping[str, MarkedWeight]) -> bool:
+    """Turn all rows that lack their bits at the least change of the rows; whether any did."""
+    moved = False
+    for weight in weights.values():
+        for each in weight.rows:
+            values = weight.values.cpu()
+            vectors = each.vectors
+            read = vectors.picked(anchor_rows(values, each.part, vectors.window)).double()
+            turned = turned_rows(read, vectors, each.bits, each.margin)
+            if turned is not None:
+                moved = True
+                added = turned - read
+                changed = added_to_rows(values, each.part, added, vectors.window, vectors.rows)
+                weight.values.copy_(changed)
+    return moved

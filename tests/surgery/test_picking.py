@@ -92,7 +92,7 @@ def test_only_picked_rows_change_and_every_bit_is_read(tmp_path: Path) -> None:
     claim = pp.save_claim(model, tmp_path / "claim")
     plain = pp.unpassportize(model)
     verdict = pp.verify(plain, PASSPORT, pp.load_claim(tmp_path / "claim"))
-    assert (verdict.matched, verdict.total, verdict.strength) == (90, 90, 89.0)
+    assert (verdict.matched, verdict.total) == (90, 90) and 85 < verdict.strength < 90
     shuffled = {f"t{i}": value for i, value in enumerate(plain.state_dict().values())}
     verdict = pp.verify(shuffled, PASSPORT, claim)
     assert (verdict.matched, verdict.total) == (90, 90) and 64 < verdict.strength < 90

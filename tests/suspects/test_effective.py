@@ -204,5 +204,5 @@ def test_four_bits_that_do_not_fit_are_damaged(tmp_path: Path) -> None:
         "w.weight.quant_state.bitsandbytes__nf4": torch.tensor(list(json.dumps(about).encode())),
     }
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match="has 8 bytes for"):
+    with pytest.raises(CheckpointError, match=r"16 bytes|8 bytes for"):
         read_suspect(tmp_path / "w.pt")

@@ -44,7 +44,14 @@ def launch(argv: Sequence[str] | None = None) -> None:
             "timm is not installed, which its training script needs; run "
             "pip install 'passportize[timm]'"
         ) from None
-    session = Session(options.passport, options.config, options.where, options.embed)
+    session = Session(
+        options.passport,
+        options.config,
+        options.where,
+        options.embed,
+        options.calibration,
+        options.arguments,
+    )
     before = sys.argv, list(sys.path)
     sys.argv = [str(options.script), *options.arguments]
     sys.path.insert(0, str(options.script.resolve().parent))

@@ -27,6 +27,7 @@ class LaunchOptions:
         config: The formulation.
         where: Glob patterns of the norms to bind; None for all.
         embed: Whether the signature is put into the weights before the training starts.
+        calibration: A folder of pictures to do so with, for weights that are trained already.
         claim: Where to write the claim after training, or None.
         claim_of: Which checkpoint the claim is on, ``"best"`` or ``"last"``.
         ema: Whether it is on the averaged weights; None: if there are any.
@@ -38,6 +39,7 @@ class LaunchOptions:
     config: PassportConfig
     where: tuple[str, ...] | None
     embed: bool
+    calibration: Path | None
     claim: Path | None
     claim_of: str
     ema: bool | None
@@ -78,8 +80,13 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
     parser.add_argument(
         "--no-embed",
         action="store_true",
-        help="leave the bits to the training instead of turning the weights before it starts, for "
-        "weights that are trained already",
+        help="leave the bits to the training instead of turning the weights before it starts",
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="FOLDER",
+        help="pictures, one folder per class, to put the signature into trained weights with "
+        "(--initial-checkpoint, --pretrained), so that the layers compute what they did",
     )
     parser.add_argument(
         "--claim",
@@ -105,6 +112,10 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
     claim = Path(options.claim) if options.claim else None
     if claim is not None:
         _check_claim_path(claim)
+    calibration = Path(options.calibration) if options.calibration else None
+    if calibration is not None and (options.no_embed or not calibration.is_dir()):
+        reason = "it goes without --no-embed" if options.no_embed else "there is no such folder"
+        raise InvalidArgument(f"--calibration {calibration}: {reason}")
     refuse_unsupported(options.arguments)
     # Taken out of the environment, which training scripts and their trackers like to log.
     passport = Passport.load(options.passport, os.environ.pop(PASSPHRASE, None))
@@ -114,6 +125,7 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
         config,
         where,
         not options.no_embed,
+        calibration,
         claim,
         options.claim_of,
         options.ema,

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument, TrainingError, UnsupportedNorm
 from passportize.integrations.timm.final_claim import claim_run
 from passportize.integrations.timm.patches import Patches
+from passportize.integrations.timm.pictures import calibration_pictures
 from passportize.layers.joint_forward import JointOutput
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.wrappers import refuse_wrapped
@@ -38,6 +39,7 @@ def prepare(
     config: PassportConfig | None = None,
     where: str | Sequence[str] | None = None,
     embed: bool = True,
+    calibration: Iterable[Any] | None = None,
     **settings: Any,
 ) -> nn.Module:
     """Passportize a model of timm for a training script, in place, and train it jointly.
@@ -51,8 +53,9 @@ def prepare(
         config: A preset; keyed by default.
         where: Which norms to bind.
         embed: Put the signature into the weights at once
-            (:func:`passportize.embed_signature`). Say False for weights that are trained already
-            and must not lose accuracy for a while.
+            (:func:`passportize.embed_signature`).
+        calibration: Batches of inputs to do so with, for weights that are trained already and are
+            to compute what they did.
         **settings: Further arguments of :func:`passportize.passportize`.
 
     Returns:
@@ -77,7 +80,7 @@ def prepare(
             )
     passportize(model, passport, config=config, where=where, **settings)
     if embed:
-        done = embed_signature(model)
+        done = embed_signature(model, calibration=calibration)
         if _primary():
             _logger.info("Passport: %s", done)
     return train_jointly(model)
@@ -91,6 +94,8 @@ class Session:
         config: The formulation.
         where: Glob patterns of the norms to bind; None for all.
         embed: Whether the signature is put into the weights before the training starts.
+        calibration: A folder of pictures to do so with.
+        arguments: Of the script, which say how it prepares pictures.
 
     Attributes:
         model: The passportized model once there is one.
@@ -102,6 +107,8 @@ class Session:
         config: PassportConfig,
         where: Sequence[str] | None = None,
         embed: bool = True,
+        calibration: Path | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.model: nn.Module | None = None
         self.meter = JointMeter()
@@ -109,6 +116,8 @@ class Session:
         self._config = config
         self._where = where
         self._embed = embed
+        self._calibration = calibration
+        self._arguments = arguments
         self._savers: list[Any] = []
 
     def install(self, patches: Patches) -> None:
@@ -141,6 +150,9 @@ class Session:
                     config=self._config,
                     where=self._where,
                     embed=self._embed,
+                    calibration=None
+                    if self._calibration is None
+                    else calibration_pictures(self._calibration, model_or_params, self._arguments),
                 )
                 if _primary():
                     layers = [layer.passport for layer in passport_layers(self.model).values()]
