@@ -1,7 +1,7 @@
 """What the norms of other libraries have in common, and how their adapters are made.
 
 The private forward of all of them is the host's own, see
-:class:`passportize.layers.layer.HostView`;
+:class:`passportize.layers.host_view.HostView`;
 a family only says what a channel is.
 """
 

@@ -7,9 +7,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch_geometric.nn.norm import (
     GraphNorm,
@@ -24,8 +23,7 @@ from torch_geometric.nn.norm import (
 )
 
 from passportize.errors import BranchMisuse
-from passportize.layers.layer import HostView, PassportLayer
-from passportize.layers.private_branch import STATISTICS
+from passportize.layers.layer import PassportLayer
 from passportize.layers.switch import Pass
 
 __all__ = [
@@ -96,21 +94,6 @@ class PassportInstanceNorm(PygAdapter, InstanceNorm):  # type: ignore[misc]
     def channel_choices(cls, norm: nn.Module) -> tuple[tuple[int, int], ...]:
         """``num_features`` channels."""
         return ((_count(norm, "num_features"), 0),)
-
-    def private_norm(
-        self, x: Tensor, scale: Tensor | None, shift: Tensor | None, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """As the host computes it; statistics that it assigns anew go to the branch."""
-        branch = self.passport
-        kept = {name: value for name in STATISTICS if (value := getattr(branch, name)) is not None}
-        view = HostView(self, {**kept, "weight": scale, "bias": shift})
-        out = cast(Tensor, InstanceNorm.forward(cast(nn.Module, view), x, *args, **kwargs))
-        with torch.no_grad():
-            for name, buffer in kept.items():
-                value = getattr(view, name)
-                if value is not buffer:
-                    buffer.copy_(value)
-        return out
 
 
 class HeteroAdapter(PygAdapter):

@@ -52,16 +52,20 @@ def marked(name: str) -> tuple[nn.Module, Claim]:
     """A plain model with every bit in its weights, and its claim."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10)
+    model = pp.passportize(model, OWNER, config=pp.PassportConfig.signature())
+    pp.embed_signature(model)
     for layer in model.modules():
         if isinstance(layer, (nn.BatchNorm2d, nn.LayerNorm)):
             # Some factors negative, as training leaves them; none zero, as timm starts blocks.
             nn.init.uniform_(layer.weight, -1.5, 1.5)
             nn.init.normal_(layer.bias, std=0.1)
         if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.running_mean, std=0.1)
-            nn.init.uniform_(layer.running_var, 0.5, 2.0)
-    model = pp.passportize(model, OWNER, config=pp.PassportConfig.signature())
-    pp.embed_signature(model)
+            for buffer, draw in (
+                (layer.running_mean, (-0.1, 0.1)),
+                (layer.running_var, (0.5, 2.0)),
+            ):
+                if buffer is not None:
+                    nn.init.uniform_(buffer, *draw)
     claim = claim_of(model)
     pp.unpassportize(model)
     return model.eval().requires_grad_(False), claim
@@ -154,7 +158,7 @@ def measure(name: str, litert: str | None) -> list[dict[str, Any]]:
     # One read ahead, so that no row pays for libraries that are loaded at first use.
     pp.verify(model, OWNER, claim)
     example = torch.zeros(1, 3, SIDE, SIDE)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         lite = Path(scratch, "litert")
         lite.mkdir()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 Maker = Callable[[nn.Module, Tensor, Path], Path]
 
-SHARD_SIZE = "200KB"
+SHARDS = 4
 
 
 def halved(maker: Maker) -> Maker:
@@ -117,7 +117,9 @@ def _bitsandbytes(model: nn.Module, four: bool) -> nn.Module:
         fresh: nn.Module
         if four:
             fresh = bnb.nn.Linear4bit(*sizes, bias=bias, quant_type="nf4")
-            packed = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+            packed: Any = bnb.nn.Params4bit(
+                layer.weight.data, requires_grad=False, quant_type="nf4"
+            )
         else:
             fresh = bnb.nn.Linear8bitLt(*sizes, bias=bias, has_fp16_weights=False)
             packed = bnb.nn.Int8Params(
@@ -189,7 +191,12 @@ def weight_norm_parametrised(model: nn.Module, example: Tensor, folder: Path) ->
 def _with_lora(model: nn.Module) -> Any:
     import peft
 
-    names = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    # Of convolutions with groups PEFT takes those alone whose groups the rank is a multiple of.
+    names = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and getattr(layer, "groups", 1) == 1
+    ]
     config = peft.LoraConfig(target_modules=names[:-1], r=4, lora_alpha=8)
     wrapped = peft.get_peft_model(copy.deepcopy(model), config)
     generator = torch.Generator().manual_seed(0)
@@ -230,9 +237,9 @@ def safetensors_file(model: nn.Module, example: Tensor, folder: Path) -> Path:
 def _sharded(model: nn.Module, folder: Path, *, safe: bool) -> None:
     from huggingface_hub import save_torch_state_dict
 
-    save_torch_state_dict(
-        model.state_dict(), folder, max_shard_size=SHARD_SIZE, safe_serialization=safe
-    )
+    state = model.state_dict()
+    size = sum(value.nbytes for value in state.values()) // SHARDS
+    save_torch_state_dict(state, folder, max_shard_size=size, safe_serialization=safe)
 
 
 def safetensors_shards(model: nn.Module, example: Tensor, folder: Path) -> Path:
@@ -261,9 +268,9 @@ def hub_folder(model: nn.Module, example: Tensor, folder: Path) -> Path:
 
 def distributed(model: nn.Module, example: Tensor, folder: Path) -> Path:
     """The folder of a checkpoint of ``torch.distributed.checkpoint``."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
-    dcp.save({"model": model.state_dict()}, checkpoint_id=str(folder), no_dist=True)
+    save({"model": model.state_dict()}, checkpoint_id=str(folder), no_dist=True)
     return folder
 
 

@@ -23,8 +23,8 @@ import passportize as pp
 from passportize.integrations.timm.options import LaunchOptions, parse_options
 from passportize.integrations.timm.release import restore_checkpoint
 from passportize.layers.model import passport_layers
+from passportize.layers.private_keys import private_keys
 from passportize.release.checkpoint import (
-    is_private_key,
     load_weights,
     model_of_checkpoint,
     read_checkpoint,
@@ -48,7 +48,7 @@ def look(checkpoint: Path, claim: Path, released: Path, options: LaunchOptions) 
     answer: dict[str, Any] = {
         "timm": timm.__version__,
         "torch": torch.__version__,
-        "plain_checkpoint": not any(map(is_private_key, content["state_dict"])),
+        "plain_checkpoint": not private_keys(content["state_dict"]),
     }
     averaged = "state_dict_ema" in content
     for ema in (False, True) if averaged else (False,):
@@ -114,7 +114,7 @@ def same(left: Path, right: Path) -> dict[str, Any]:
         "torch": torch.__version__,
         "compared": len(names),
         "tensors": tensors,
-        "private": sum(is_private_key(name) for name in names),
+        "private": sum(".passport." in name for name in names),
         "different": len(different),
         "first_different": different[0].strip(".") if different else "",
     }

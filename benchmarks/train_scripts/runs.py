@@ -159,7 +159,8 @@ def command(run: Run, version: str, stage: str, further: tuple[str, ...]) -> lis
     """The command line of one stage; ``python`` stands for this interpreter."""
     prefetcher = () if run.prefetcher else ("--no-prefetcher",)
     script = (f"{version}/train.py", *COMMON, *prefetcher, "--experiment", stage)
-    claim = ("--claim", f"{stage}.claim.safetensors")
+    # Checks are of the last checkpoint and its live weights.
+    claim = ("--claim", f"{stage}.claim.safetensors", "--claim-of", "last", "--no-ema")
     launcher = ("--passport", "acme.passport", *claim, *run.own)
     target = ("passportize.integrations.timm", *launcher) if run.passport else ()
     line = (*target, *script, *run.arguments, *further)

@@ -17,6 +17,7 @@ from passportize.signature.rows import anchor_width
 from passportize.signature.site import AnchorPart
 from passportize.tracing.operations import CAT_STEPS, Kind, autograd_steps
 from passportize.tracing.weight_layers import owns_weight
+from passportize.utils.foreign import merged_later
 
 __all__ = ["AutogradSearch"]
 
@@ -56,9 +57,10 @@ class AutogradSearch:
 
     def __init__(self, model: nn.Module, norms: Collection[str]) -> None:
         names = {id(parameter): name for name, parameter in model.named_parameters()}
+        merged = merged_later(model)
         self._parts: dict[int, AnchorPart] = {}
         for name, module in model.named_modules():
-            if name in norms or isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            if name in norms or name in merged or isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
                 continue
             for key, parameter in module._parameters.items():
                 if parameter is None or parameter.dim() < 2 or id(parameter) in self._parts:

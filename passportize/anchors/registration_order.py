@@ -12,6 +12,7 @@ from passportize.anchors.weight_parts import Refusal, part_of
 from passportize.signature.rows import anchor_width
 from passportize.signature.site import AnchorPart
 from passportize.tracing.weight_layers import owns_weight
+from passportize.utils.foreign import merged_later
 
 __all__ = ["search_by_order"]
 
@@ -29,11 +30,14 @@ def search_by_order(
     order = list(model.named_modules())
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     made: dict[str, Attempt] = {}
+    merged = merged_later(model)
     for position, (norm, _) in enumerate(order):
         if norm not in without:
             continue
         log = Log()
-        for _, module in reversed(order[:position]):
+        for name, module in reversed(order[:position]):
+            if name in merged:
+                continue
             answer = _answer(module, names, widths[norm])
             if isinstance(answer, AnchorPart):
                 log.add(Met(None, TAKEN, answer.weight, parts=(answer,)))

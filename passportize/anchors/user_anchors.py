@@ -9,6 +9,7 @@ from torch import nn
 
 from passportize.anchors.weight_parts import part_of
 from passportize.errors import AnchorNotFound, UnknownSite
+from passportize.layers.computed import computed_from, effective_weight, is_computed
 from passportize.signature.rows import anchor_width
 from passportize.signature.site import Anchor
 from passportize.utils.names import closest_names
@@ -39,6 +40,13 @@ def read_user_anchors(
                 f"anchors: {norm!r} is no normalization layer that can be bound."
                 + closest_names(norm, list(widths))
             )
+        computed = computed_from(modules, weight) or weight
+        owner = modules.get(computed.rpartition(".")[0])
+        attribute = computed.rpartition(".")[2]
+        if owner is not None and is_computed(owner, attribute):
+            shape = tuple(effective_weight(owner, attribute).shape)
+            found[norm] = _user_anchor(norm, computed, shape, owner, widths[norm])
+            continue
         if weight not in parameters:
             raise AnchorNotFound(
                 f"{norm}: its anchor {weight!r} is no parameter of the model."

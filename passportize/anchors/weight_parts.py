@@ -11,7 +11,7 @@ from passportize.anchors.track import Track
 from passportize.signature.site import AnchorPart
 from passportize.tracing.weight_layers import expert_shape_of, standardises_weight
 
-__all__ = ["UNKNOWN", "Refusal", "part_for", "part_of"]
+__all__ = ["MERGED", "UNKNOWN", "Refusal", "part_for", "part_of"]
 
 
 class Refusal(NamedTuple):
@@ -28,6 +28,9 @@ class Refusal(NamedTuple):
 
 UNKNOWN = Refusal("it has weights, and what it does with them is not known")
 """Said of modules that are neither linear layers nor norms."""
+
+MERGED = Refusal("its weight is merged into another one later, or thrown away")
+"""Said of the weights that peft adds to a layer."""
 
 
 def part_of(module: nn.Module | None, weight: str, axis: str = "output") -> AnchorPart:

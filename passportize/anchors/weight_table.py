@@ -9,12 +9,14 @@ from torch import fx, nn
 
 from passportize.anchors.step_back import step_back
 from passportize.anchors.track import Track
-from passportize.anchors.weight_parts import UNKNOWN, Refusal, part_for, part_of
+from passportize.anchors.weight_parts import MERGED, UNKNOWN, Refusal, part_for, part_of
+from passportize.layers.computed import can_compute
 from passportize.signature.rows import anchor_width
 from passportize.signature.site import AnchorPart
 from passportize.tracing.graph import argument, shape_of, step_name
 from passportize.tracing.operations import Kind, steps
 from passportize.tracing.weight_layers import weight_shape
+from passportize.utils.foreign import merged_later
 
 __all__ = ["WeightTable"]
 
@@ -43,6 +45,7 @@ class WeightTable:
             for name, parameter in model.named_parameters()
             if not nn.parameter.is_lazy(parameter)
         }
+        self._merged = merged_later(model)
         self.notes: list[str] = []
 
     def has_weights(self, name: str) -> bool:
@@ -53,7 +56,7 @@ class WeightTable:
     def whole(self, name: str, axis: str) -> AnchorPart | None:
         """All the rows of the weight of a linear layer or convolution, by the module's name."""
         module = self._modules[name]
-        weight = self._weight_name(name, module)
+        weight = None if name in self._merged else self._weight_name(name, module)
         if weight is None:
             return None
         part = part_of(module, weight, axis)
@@ -76,6 +79,8 @@ class WeightTable:
             where the step is no linear map.
         """
         node = track.node
+        if node.op == "call_module" and str(node.target) in self._merged:
+            return MERGED
         if node.op == "call_module" and node.meta.get("kind") == "weight":
             return self._module_part(track, node, "output")
         if node.op == "call_module":
@@ -115,6 +120,8 @@ class WeightTable:
             The rows, or why there are none, or None where the user is no linear map.
         """
         source, rank = track.node, len(shape_of(track.node) or ())
+        if user.op == "call_module" and str(user.target) in self._merged:
+            return MERGED
         if user.op == "call_module":
             if user.meta.get("kind") != "weight" or source not in user.args[:1]:
                 return None
@@ -161,26 +168,20 @@ class WeightTable:
         return part_for(track, part_of(module, name, axis))
 
     def _weight_name(self, name: str, module: nn.Module) -> str | None:
-        """Parameter behind ``module.weight``: itself, or the one it is computed from."""
+        """The weight of a module, a parameter or computed of some; None if nobody can say."""
         own = module._parameters.get("weight")
         if own is not None:
             found = self._names.get(id(own))
             return found if found in self._shapes else None
         # The weight itself is not asked for: computing it may change buffers (spectral norm).
         shape = weight_shape(module)
-        candidates = [
-            parameter
-            for key, parameter in module.named_parameters()
-            if not nn.parameter.is_lazy(parameter)
-            and key.startswith(("weight_", "parametrizations.weight."))
-            and tuple(parameter.shape) == shape
-        ]
-        if len(candidates) != 1:
+        if shape is None or not can_compute(module, "weight"):
             self._note(f"{name}.weight is computed from other parameters, so it binds no norm")
             return None
-        found = self._names[id(candidates[0])]
-        self._note(f"{name}.weight is computed from {found}, which is bound in its place")
-        return found
+        computed = f"{name}.weight"
+        self._shapes[computed] = shape
+        self._note(f"{computed} is computed from other parameters, and bound as the layer uses it")
+        return computed
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -219,6 +220,8 @@ class WeightTable:
         if found is None:
             return Refusal(_NO_PARAMETER)
         name, where, start = found
+        if name.rpartition(".")[0] in self._merged:
+            return MERGED
         shape = self._shapes[name]
         if where > 1 or start + track.stop > shape[where]:
             return Refusal(f"its rows do not lie in a parameter of shape {shape} as they are", name)

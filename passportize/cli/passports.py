@@ -122,6 +122,7 @@ def _claim_record(claim: Claim) -> dict[str, Any]:
         "weights": claim.weights,
         "commitment": claim.commitment,
         "digest": claim.digest(),
+        "preprocessing": claim.preprocessing and claim.preprocessing.to_dict(),
     }
 
 
@@ -133,6 +134,7 @@ def _claim_text(claim: Claim) -> str:
         ("formulation", claim.config.formulation),
         ("sites", f"{len(claim.sites)}, {claim.bits} bits"),
         ("weights", f"sha256 {claim.weights}"),
+        ("pictures", str(claim.preprocessing or "not recorded")),
         ("passport", f"commitment {claim.commitment}"),
         ("digest", f"{claim.digest()} (publish this before release)"),
     ]

@@ -6,6 +6,7 @@ import gzip
 import math
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ def read_idx(path: Path) -> Tensor:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise DatasetError(f"{path} is no idx file of unsigned bytes")

@@ -7,8 +7,18 @@ from collections.abc import Hashable
 from typing import Any, ClassVar, TypeVar, cast
 
 from torch import nn
+from torch.nn.utils import parametrize
 
-__all__ = ["MadeOnDemand", "make_class"]
+from passportize.layers.host_view import make_view_class
+
+__all__ = [
+    "MadeOnDemand",
+    "class_before",
+    "is_parametrized_class",
+    "make_class",
+    "make_class_anew",
+    "plain_class",
+]
 
 Family = TypeVar("Family", bound="MadeOnDemand")
 
@@ -30,9 +40,15 @@ class MadeOnDemand(nn.Module):
         return (_blank, type(self).recipe, *reduced[2:])
 
 
-@functools.cache
-def _make(family: Any, host_class: Any, names: tuple[tuple[str, str], ...]) -> Any:
-    return type(
+def make_class_anew(
+    family: type[nn.Module], host_class: type[nn.Module], names: tuple[tuple[str, Any], ...] = ()
+) -> Any:
+    """The class ``(family, host_class)``, another one at every call; else as :func:`make_class`."""
+    properties = {}
+    if is_parametrized_class(host_class):
+        # Where torch looks for them when a parametrization is taken off again.
+        properties = {k: v for k, v in vars(host_class).items() if isinstance(v, property)}
+    made: Any = type(
         f"Passport{host_class.__name__}",
         (family, host_class),
         {
@@ -40,9 +56,16 @@ def _make(family: Any, host_class: Any, names: tuple[tuple[str, str], ...]) -> A
             "__doc__": f":class:`{host_class.__name__}` as it is while it is passportized.",
             "host_class": host_class,
             "recipe": (family, host_class, names),
+            **properties,
             **dict(names),
         },
     )
+    if getattr(made, "scale_name", ""):
+        made.view_class = make_view_class(made)
+    return made
+
+
+_make = functools.cache(make_class_anew)
 
 
 def make_class(
@@ -57,9 +80,42 @@ def make_class(
         host_class: The class of the live layer.
         names: Class attributes to set, such as ``("scale_name", "gamma")``.
     """
+    # torch makes a class for each parametrized module, so that none would be found again.
     # mypy takes the __hash__ of a class for that of its instances.
-    made: type[Family] = _make(cast(Hashable, family), cast(Hashable, host_class), names)
+    make: Any = make_class_anew if is_parametrized_class(host_class) else _make
+    made: type[Family] = make(cast(Hashable, family), cast(Hashable, host_class), names)
     return made
+
+
+# --- classes that torch makes for modules of which a parametrization computes a tensor -----------
+
+
+def is_parametrized_class(kind: type) -> bool:
+    """Whether torch made this class for one parametrized module."""
+    return kind.__module__ == parametrize.__name__ and kind.__name__.startswith("Parametrized")
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, without what a parametrization made of it."""
+    kind = type(module)
+    return kind.__bases__[0] if is_parametrized_class(kind) else kind
+
+
+def class_before(kind: type[Any]) -> type[nn.Module]:
+    """What the class of a module was before surgery; later parametrizations stay.
+
+    Args:
+        kind: A class with ``host_class``, or what torch made of one.
+    """
+    host: type[nn.Module] = kind.host_class
+    if not is_parametrized_class(kind):
+        return host
+    kept = {
+        name: value
+        for name, value in vars(kind).items()
+        if isinstance(value, property) or name in ("__getstate__", "__deepcopy__", "__module__")
+    }
+    return type(f"Parametrized{host.__name__}", (host,), kept)
 
 
 def _blank(

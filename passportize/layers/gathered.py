@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from passportize.layers.computed import sources_of
 from passportize.layers.private_branch import Branch
 from passportize.signature.formulations import NORMALISED
 from passportize.signature.response import Responses, normalised_responses
@@ -38,7 +39,11 @@ def can_gather(branch: Branch) -> bool:
     """Whether the rows of a branch can be read now, with those of the others."""
     if not branch.bound or branch.formulation is not NORMALISED or branch.weights is None:
         return False
-    return all(_whole(getattr(owner, attribute)) for owner, attribute, _ in branch.weights.owners)
+    return all(
+        _whole(tensor)
+        for owner, attribute, _ in branch.weights.owners
+        for tensor in sources_of(owner, attribute)
+    )
 
 
 def _whole(weight: Tensor) -> bool:

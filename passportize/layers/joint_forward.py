@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from passportize.errors import BranchLost, BranchMisuse
+from passportize.errors import BranchMisuse
 from passportize.layers.batch import append_rows, count_rows, cut_rows, is_packing
 from passportize.layers.gathered import can_gather, gathered_factors, gathered_penalty
+from passportize.layers.integrity import check_layers
 from passportize.layers.layer import PassportLayer
 from passportize.layers.private_branch import Branch
 from passportize.layers.switch import Pass, Switch
@@ -73,6 +74,15 @@ class RootHooks:
             root.get_submodule(self.switch.entry).register_forward_pre_hook(self.enter)
 
     @staticmethod
+    def are_in(model: nn.Module) -> bool:
+        """Whether a model, or one inside it, has the hooks of its switch."""
+        return any(
+            isinstance(getattr(hook, "__self__", None), RootHooks)
+            for module in model.modules()
+            for hook in module._forward_hooks.values()
+        )
+
+    @staticmethod
     def take_out(root: nn.Module) -> None:
         """Take all hooks away; nothing is left of them."""
         for module in root.modules():
@@ -107,7 +117,7 @@ class RootHooks:
             return None
         if switch.current is Pass.JOINT:
             if not torch.compiler.is_compiling():
-                self._check_layers(root)
+                check_layers(root, switch)
             if switch.counts:
                 switch.take_turn()
         self._gather(root)
@@ -175,20 +185,6 @@ class RootHooks:
         finally:
             switch.active = False
             switch.penalties = {}
-
-    def _check_layers(self, root: nn.Module) -> None:
-        present = [module for module in root.modules() if isinstance(module, PassportLayer)]
-        sites = self.switch.sites
-        if len(present) == len(sites):
-            return
-        there = {layer.passport.site.name for layer in present}
-        lost = [name for name in sites if name not in there]
-        raise BranchLost(
-            f"{type(root).__name__} had {len(sites)} two-branch layers and has {len(present)}: "
-            f"{', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''} lost its private branch to "
-            "a later conversion (convert_sync_batchnorm, freeze_batch_norm_2d or the like); "
-            "convert first and passportize then"
-        )
 
     def _check_unpacked(self, arguments: Any, rows: int) -> None:
         """Nodes of both branches would meet wherever a packed batch is pooled."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from passportize.errors import UnsupportedNorm
+from passportize.errors import BranchMisuse, UnsupportedNorm
+from passportize.layers.host_view import HostView, view_of
 from passportize.layers.private_branch import STATISTICS, Branch
 from passportize.layers.switch import Pass
 
-__all__ = ["HostView", "PassportLayer"]
+__all__ = ["PassportLayer"]
 
 
 class PassportLayer(nn.Module):
@@ -28,6 +28,7 @@ class PassportLayer(nn.Module):
 
     Attributes:
         host_class: The class that the layer had, set by ``register_adapter``.
+        view_class: The class of its views, set likewise.
         scale_name, shift_name: Names of the affine parameters.
         sign_follows_scale: Whether the network keeps its function when the anchor row, the mean
             and the scale of one channel change sign together: true for statistics per channel.
@@ -35,6 +36,7 @@ class PassportLayer(nn.Module):
     """
 
     host_class: ClassVar[type[nn.Module]]
+    view_class: ClassVar[type[HostView]]
     scale_name: ClassVar[str] = "weight"
     shift_name: ClassVar[str] = "bias"
     sign_follows_scale: ClassVar[bool] = False
@@ -82,7 +84,7 @@ class PassportLayer(nn.Module):
     ) -> Tensor:
         """What the host's forward does, with this scale and shift and the branch's statistics.
 
-        The default runs the host's forward on a :class:`~passportize.layers.layer.HostView`.
+        The default runs the host's forward on a :class:`~passportize.layers.host_view.HostView`.
 
         Args:
             x: The rows of the private branch, in the host's input layout.
@@ -93,13 +95,38 @@ class PassportLayer(nn.Module):
 
         Returns:
             A fresh tensor: what follows may work in place.
+
+        Raises:
+            BranchMisuse: The host's forward does not read its scale from the norm that it is called
+                on, so the private branch would compute the public one.
         """
-        branch = self.passport
-        replaced = {
-            name: value for name in STATISTICS if (value := getattr(branch, name)) is not None
+        kept = {
+            name: value
+            for name in STATISTICS
+            if (value := getattr(self.passport, name)) is not None
         }
-        view = HostView(self, {**replaced, self.scale_name: scale, self.shift_name: shift})
-        return cast(Tensor, self.host_class.forward(cast(nn.Module, view), x, *args, **kwargs))
+        view = view_of(self, {**kept, self.scale_name: scale, self.shift_name: shift})
+        out = cast(Tensor, view.forward(x, *args, **kwargs))
+        with torch.no_grad():
+            for name, buffer in kept.items():
+                value = view.replaced(name)
+                if value is not buffer:
+                    # The forward has set it anew instead of writing into it.
+                    buffer.copy_(value)
+        ignored = scale is not None and not view.has_read(self.scale_name)
+        if ignored and not torch.compiler.is_compiling():
+            self._check_unread(x)
+        return out
+
+    def _check_unread(self, x: Tensor) -> None:
+        # Nothing is normalised of an empty input.
+        if self.passport.transforms and x.numel():
+            raise BranchMisuse(
+                f"{self.passport.site.name}: the forward of {self.host_class.__name__} does not "
+                f"read {self.scale_name!r} from the module that it is called on, so the private "
+                "branch would compute the public one; leave the norm out with where=, or register "
+                "an adapter for it, see docs/adapters.md"
+            )
 
     def private_factors(
         self, like: Tensor | None = None
@@ -120,7 +147,7 @@ class PassportLayer(nn.Module):
         switch = branch.switch
         current = switch.effective()
         if current is Pass.PUBLIC:
-            return cast(Tensor, super().forward(*args, **kwargs))
+            return self._public(*args, **kwargs)
         if args:
             x, *others = args
         else:
@@ -129,10 +156,10 @@ class PassportLayer(nn.Module):
         idle = switch.private_rows == 0 and branch.bottleneck is not None
         sign_due = switch.sign_due and branch.site.name not in switch.gathered
         if current is Pass.JOINT and not (switch.private_rows or sign_due or idle):
-            return cast(Tensor, super().forward(x, *others, **kwargs))
+            return self._public(x, *others, **kwargs)
         scale, shift, penalty = self.private_factors(x)
         if current is Pass.PRIVATE:
-            return self.private_norm(x, scale, shift, *others, **kwargs)
+            return self._private(x, scale, shift, *others, **kwargs)
         if idle and scale is not None:
             # DDP waits for a gradient of every parameter, also of what only this branch trains.
             nought = 0.0 * (scale.sum() if shift is None else scale.sum() + shift.sum())
@@ -140,12 +167,25 @@ class PassportLayer(nn.Module):
         if sign_due or idle:
             switch.collect(self, penalty)
         if switch.private_rows == 0:
-            return cast(Tensor, super().forward(x, *others, **kwargs))
+            return self._public(x, *others, **kwargs)
         first = switch.split(x.shape[0], branch.site.name)
         upper, lower = self._parted(x, first)
-        public = cast(Tensor, super().forward(upper, *others, **kwargs))
-        private = self.private_norm(lower, scale, shift, *others, **kwargs)
+        public = self._public(upper, *others, **kwargs)
+        private = self._private(lower, scale, shift, *others, **kwargs)
         return torch.cat([public, private])
+
+    def _public(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The host's forward, be it that of its class or one that was set on the object."""
+        own = self.passport.own_methods.forward
+        if own is not None:
+            return cast(Tensor, own(self, *args, **kwargs))
+        return cast(Tensor, super().forward(*args, **kwargs))
+
+    def _private(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.passport.own_methods.forward is not None:
+            # An adapter knows the class's forward, not this one.
+            return PassportLayer.private_norm(self, x, *args, **kwargs)
+        return self.private_norm(x, *args, **kwargs)
 
     def _parted(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """The rows of the public and of the private branch."""
@@ -154,30 +194,3 @@ class PassportLayer(nn.Module):
         # The gradient of one split is one concatenation; two slices fill with zeros twice.
         upper, lower = x.split_with_sizes([first, x.shape[0] - first])
         return upper, lower
-
-
-class HostView:
-    """A norm in which some attributes are replaced; everything else is the norm's.
-
-    ``HostClass.forward(HostView(norm, {"weight": scale}), x)`` computes exactly what the host
-    computes, whatever its release does inside (activation, casts, fast kernels), with another
-    scale. Nothing is set on the norm, so threads, hooks and checkpointing never see the change.
-
-    Args:
-        norm: The live norm.
-        replaced: Attributes that the forward finds instead of the norm's.
-    """
-
-    def __init__(self, norm: nn.Module, replaced: Mapping[str, Any]) -> None:
-        self.__dict__.update(replaced)
-        self.__dict__["_norm"] = norm
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_norm"], name)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """The norm's class, so that ``super().forward(x)`` inside a host's forward works."""
-        norm = self.__dict__.get("_norm")
-        # torch.compile asks before __init__ has run.
-        return HostView if norm is None else type(norm)

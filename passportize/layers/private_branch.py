@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from passportize.config import PassportConfig
+from passportize.layers.computed import effective_weight
+from passportize.layers.own_methods import OwnMethods
 from passportize.layers.switch import Switch
 from passportize.signature.formulations import Formulation, formulation_of
 from passportize.signature.response import Responses
@@ -32,7 +34,7 @@ def has_statistics(norm: nn.Module) -> bool:
 class AnchorWeights:
     """Live access to the weights that a site is bound to.
 
-    Holds the modules that own them, not the tensors, so that it follows parametrizations,
+    Holds the modules that own them, not the tensors, so that it follows parametrizations, pruning,
     sharding and deep copies; a plain object, so that the modules are not registered twice.
     """
 
@@ -42,13 +44,14 @@ class AnchorWeights:
     def rows(self) -> list[Tensor]:
         """Rows of each part, ``[channels_i, fan_in_i]``."""
         return [
-            anchor_rows(getattr(module, attribute), part) for module, attribute, part in self.owners
+            anchor_rows(effective_weight(module, attribute), part)
+            for module, attribute, part in self.owners
         ]
 
     def windows(self, sides: Sequence[Vectors]) -> list[Tensor]:
         """The entries of each part's rows that answer to vectors, ``[rows_i, entries_i]``."""
         return [
-            side.picked(anchor_rows(getattr(module, attribute), part, side.window))
+            side.picked(anchor_rows(effective_weight(module, attribute), part, side.window))
             for (module, attribute, part), side in zip(self.owners, sides, strict=True)
         ]
 
@@ -90,9 +93,15 @@ class Branch(nn.Module):
         self.secret = secret or SecretVectors()
         self.bottleneck: nn.Sequential | None = None
         self.parts: list[tuple[int, int]] = []
+        self.own_methods = OwnMethods(host)
         for name in STATISTICS:
             value = getattr(host, name, None)
-            self.register_buffer(name, value.detach().clone() if value is not None else None)
+            self.register_buffer(
+                name,
+                value.detach().clone() if value is not None else None,
+                # In a state dict beside the host's own or not at all, see `private_keys`.
+                persistent=name not in host._non_persistent_buffers_set,
+            )
         if self.bound and weights is not None:
             rows = weights.rows()
             like = rows[0]

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from passportize.layers.derived import MadeOnDemand, make_class
+from passportize.layers.derived import MadeOnDemand, class_before, make_class
 from passportize.layers.layer import PassportLayer
 from passportize.utils.foreign import PYG_BATCH_NORM
 
@@ -56,4 +56,4 @@ def take_out_single_elements(model: nn.Module) -> None:
     """Undo :func:`put_in_single_elements`; nothing is left of it."""
     for module in list(model.modules()):
         if isinstance(module, SingleElement):
-            module.__class__ = type(module).host_class  # type: ignore[assignment]
+            module.__class__ = class_before(type(module))  # type: ignore[assignment]

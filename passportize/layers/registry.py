@@ -8,6 +8,8 @@ import sys
 from torch import nn
 
 from passportize.errors import UnsupportedNorm
+from passportize.layers.derived import is_parametrized_class, make_class_anew, plain_class
+from passportize.layers.host_view import make_view_class
 from passportize.layers.layer import PassportLayer
 from passportize.utils.names import describe_type
 
@@ -65,13 +67,19 @@ def register_adapter(norm_class: type[nn.Module], passport_class: type[PassportL
             f"{known.__qualname__}"
         )
     passport_class.host_class = norm_class
+    passport_class.view_class = make_view_class(passport_class)
     _ADAPTERS[norm_class] = passport_class
 
 
 def adapter_for(module: nn.Module) -> type[PassportLayer] | None:
-    """The adapter of a module's exact class, or None."""
+    """The adapter of a module's exact class, whether or not it is parametrized, or None."""
     _register_loaded_frameworks()
-    return _ADAPTERS.get(type(module))
+    adapter = _ADAPTERS.get(type(module))
+    if adapter is None and is_parametrized_class(type(module)):
+        plain = _ADAPTERS.get(plain_class(module))
+        if plain is not None:
+            adapter = make_class_anew(plain, type(module))
+    return adapter
 
 
 def has_adapter(norm_class: type[nn.Module]) -> bool:

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from passportize.layers.computed import computed_tensors
 from passportize.layers.derived import MadeOnDemand, make_class
 from passportize.layers.layer import PassportLayer
+from passportize.layers.own_methods import foreign_forward
 from passportize.layers.private_branch import STATISTICS
 from passportize.layers.registry import adapter_for
 
@@ -51,7 +53,12 @@ class StructuralNorm(MadeOnDemand, PassportLayer):
 
 
 def adapter_of(norm: nn.Module) -> type[PassportLayer] | None:
-    """The registered adapter of a norm, or one made from its structure, or None."""
+    """The registered adapter of a norm, or one made from its structure, or None.
+
+    A norm whose forward nobody can run apart from it has none.
+    """
+    if foreign_forward(norm):
+        return None
     return adapter_for(norm) or structural_adapter(norm)
 
 
@@ -61,11 +68,11 @@ def structural_adapter(norm: nn.Module) -> type[PassportLayer] | None:
     Args:
         norm: A module that is known to be a norm, by its class or name.
     """
-    if isinstance(norm, (PassportLayer, LazyModuleMixin)) or "forward" in vars(norm):
-        return None
-    if any(True for child in norm.children() for _ in _tensors(child)):
+    if isinstance(norm, (PassportLayer, LazyModuleMixin)) or foreign_forward(norm):
         return None
     tensors = dict(_tensors(norm))
+    if any("." in name for name in tensors):
+        return None
     factors = {name: tensor for name, tensor in tensors.items() if name not in STATISTICS}
     scales = [name for name in SCALES if name in factors]
     shifts = [name for name in SHIFTS if name in factors]
@@ -81,7 +88,15 @@ def structural_adapter(norm: nn.Module) -> type[PassportLayer] | None:
     )
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers with names, also those of children."""
-    yield from module.named_parameters()
-    yield from module.named_buffers()
+def _tensors(norm: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers with names, also those of children.
+
+    Of one that a parametrization or a hook (pruning, weight norm) computes there is what the
+    forward uses and not what it is made of.
+    """
+    computed = computed_tensors(norm)
+    hidden = tuple(f"{name}_" for name in computed)
+    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+        if not name.startswith(("parametrizations.", *hidden)):
+            yield name, tensor
+    yield from computed.items()

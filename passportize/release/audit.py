@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from passportize.errors import InvalidArgument
-from passportize.release.checkpoint import is_private_key
+from passportize.layers.private_keys import private_keys
 
 __all__ = ["AuditReport", "is_clean"]
 
@@ -80,9 +81,9 @@ def is_clean(model: nn.Module) -> AuditReport:
     for name, module in modules:
         place = name or "(root)"
         findings += [f"{place}: {trace}" for trace in _traces(module)]
-    findings += [f"state dict key {key}" for key in model.state_dict() if is_private_key(key)]
+    findings += [f"state dict key {key}" for key in sorted(private_keys(model.state_dict()))]
     structure = _saved_structure(model)
-    if structure is not None and _OURS.encode() in structure:
+    if structure is not None and any(map(_is_our_module, _modules_named(structure))):
         findings.append("torch.save of the model names passportize")
     return AuditReport(tuple(dict.fromkeys(findings)), len(modules), structure is not None)
 
@@ -111,8 +112,11 @@ def _function(hook: Any) -> Any:
 
 
 def _is_ours(thing: Any) -> bool:
-    module = getattr(thing, "__module__", None) or ""
-    return module == _OURS or module.startswith(f"{_OURS}.")
+    return _is_our_module(getattr(thing, "__module__", None) or "")
+
+
+def _is_our_module(name: str) -> bool:
+    return name == _OURS or name.startswith(f"{_OURS}.")
 
 
 class _StructurePickler(pickle.Pickler):
@@ -122,6 +126,13 @@ class _StructurePickler(pickle.Pickler):
         if isinstance(obj, (torch.UntypedStorage, torch.storage.TypedStorage)):
             return "storage"
         return None
+
+
+def _modules_named(structure: bytes) -> Iterator[str]:
+    """The modules whose classes and functions a pickle of protocol 2 asks for."""
+    for operation, argument, _ in pickletools.genops(structure):
+        if operation.name == "GLOBAL":
+            yield str(argument).partition(" ")[0]
 
 
 def _saved_structure(model: nn.Module) -> bytes | None:

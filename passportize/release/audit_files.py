@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from passportize.errors import CheckpointError, PassportizeError
+from passportize.layers.private_keys import private_keys
 from passportize.passport.file import PASSPORT_FORMAT
 from passportize.passport.sealing import SEALED_FORMAT
-from passportize.release.checkpoint import is_private_key, read_checkpoint
+from passportize.release.checkpoint import read_checkpoint
 from passportize.release.release_commitment import FORMAT as COMMITMENT
 
 __all__ = ["FileAudit", "audit_files"]
@@ -23,6 +25,8 @@ __all__ = ["FileAudit", "audit_files"]
 _NAME, _PRIVATE = b"passportize", b".passport."
 _PASSPORTS = tuple(f'"{name}"'.encode() for name in (PASSPORT_FORMAT, SEALED_FORMAT))
 _CLAIM = b"passportize claim"
+_UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
+_MOST_BLOWN_UP = 64
 _BLOCK, _LONGEST_HEADER = 1 << 20, 1 << 26
 _TRAINING = {
     "optimizer": "the optimizer's state has the shapes of private parameters",
@@ -96,10 +100,14 @@ def _findings(file: Path) -> Iterator[str]:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 for member in archive.infolist():
-                    if member.compress_type != zipfile.ZIP_STORED:
-                        with archive.open(member) as inside:
-                            yield from _traces(inside, f" in its member {member.filename}")
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+                    if member.compress_type == zipfile.ZIP_STORED:
+                        continue
+                    if member.file_size > _MOST_BLOWN_UP * (member.compress_size + _BLOCK):
+                        yield f"its member {member.filename} is too large to be searched"
+                        continue
+                    with archive.open(member) as inside:
+                        yield from _traces(inside, f" in its member {member.filename}")
+    except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
             f"{file}: {reason}; it cannot be read, so it cannot be cleared"
@@ -138,7 +146,7 @@ def _in_checkpoint(file: Path) -> Iterator[str]:
 
 
 def _private(content: Mapping[Any, Any], place: str, depth: int) -> Iterator[str]:
-    private = sum(is_private_key(name) for name in content)
+    private = len(private_keys(content))
     if private:
         yield f"{private} tensors of private branches{place}"
     if depth:

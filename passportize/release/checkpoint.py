@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import CheckpointError, InvalidArgument, MissingExtra
+from passportize.layers.private_keys import private_keys, private_prefixes
 from passportize.utils.files import write_atomically
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "WEIGHT_KEYS",
     "host_state_dict",
     "in_natural_order",
-    "is_private_key",
     "load_weights",
     "model_of_checkpoint",
     "read_checkpoint",
@@ -35,16 +35,12 @@ _WHOLE_MODEL_PREFIX = "module."
 _COMPILED = "_orig_mod."
 
 
-def is_private_key(name: object) -> bool:
-    """Whether a state-dict key belongs to a private branch and not to the host."""
-    return isinstance(name, str) and (name.startswith("passport.") or ".passport." in name)
-
-
 def host_state_dict(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
     """The part of a state dict that the plain model has: every key of a private branch left out.
 
     Loads strictly into the model as it was before ``passportize``. The tensors are those of the
-    model, not copies.
+    model, not copies. Modules of the model's own that are called ``passport`` stay, see
+    :mod:`passportize.layers.private_keys`.
 
     Args:
         model: A model, passportized or plain, or its state dict.
@@ -53,12 +49,15 @@ def host_state_dict(model: nn.Module | Mapping[str, Any]) -> dict[str, Any]:
         InvalidArgument: The argument is neither.
     """
     if isinstance(model, nn.Module):
-        model = model.state_dict()
+        prefixes = tuple(private_prefixes(model))
+        state = model.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith(prefixes)}
     if not isinstance(model, Mapping):
         raise InvalidArgument(
             f"host_state_dict: expected a model or a state dict, got {type(model).__name__}"
         )
-    return {name: value for name, value in model.items() if not is_private_key(name)}
+    private = private_keys(model)
+    return {name: value for name, value in model.items() if name not in private}
 
 
 def load_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Tensor]:

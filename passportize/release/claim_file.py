@@ -87,7 +87,8 @@ def _metadata(data: bytes, file: Path) -> dict[str, str]:
     try:
         if len(data) < 8 or length > len(data) - 8:
             raise ValueError
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        text = data[8 : 8 + length]
+        metadata = json.loads(text)["__metadata__"]
         kind, version = metadata["format"], metadata["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ClaimFileError(
@@ -102,6 +103,9 @@ def _metadata(data: bytes, file: Path) -> dict[str, str]:
             f"{file}: this version of passportize reads claims of format {VERSION}, not "
             f"{str(version)[:20]!r}; update passportize"
         )
+    # safetensors fills up with spaces; JSON would take other white space there as well.
+    if not text.rstrip(b" ").endswith(b"}"):
+        _damaged(file, "unexpected bytes behind its header")
     if set(metadata) != _KEYS or not all(isinstance(text, str) for text in metadata.values()):
         _damaged(file, "unexpected entries in its header")
     return dict(metadata)

@@ -65,7 +65,9 @@ def sentence_of(verdict: Verdict, owner: str = "") -> str:
             f"weights would reach with {odds}."
         )
     if verdict.accepted is None:
-        return f"It could not be judged whether this model carries {whose}: {verdict.reason}."
+        return (
+            f"It could not be judged whether this model carries {whose}: {_ended(verdict.reason)}"
+        )
     if odds_in_words(verdict.strength).startswith("about"):
         odds = "odds of about one in two, or better"
     return (
@@ -121,7 +123,7 @@ def _signature(verdict: Verdict) -> Finding:
     )
     status = {True: "Found", False: "Not found", None: "Could not be read"}[verdict.accepted]
     if not verdict.total:
-        text = f"{verdict.reason[:1].upper()}{verdict.reason[1:]}."
+        text = _sentence(verdict.reason)
     if verdict.accepted and links is not None and links.accepted:
         status = "Found behind a disguise"
         text += (
@@ -136,8 +138,9 @@ def _private_branch(verdict: Verdict) -> Finding:
     role = "a second test, decides nothing"
     public, private = verdict.public_accuracy, verdict.private_accuracy
     if public is None or private is None:
-        why = f"{verdict.fidelity_reason[:1].upper()}{verdict.fidelity_reason[1:]}."
-        return Finding("Private branch", role, "Not tested", "open", why)
+        # Names of arguments mean nothing to those who read reports.
+        why = verdict.fidelity_reason.partition(" (loader=")[0]
+        return Finding("Private branch", role, "Not tested", "open", _sentence(why))
     numbers = (
         f"Put back with the owner's key it is right for {private:.1f} % of {verdict.samples:,} "
         f"samples, the model as it is for {public:.1f} %."
@@ -150,7 +153,7 @@ def _private_branch(verdict: Verdict) -> Finding:
             role,
             "Could not be judged",
             "open",
-            f"{numbers} {verdict.fidelity_reason[:1].upper()}{verdict.fidelity_reason[1:]}.",
+            f"{numbers} {_sentence(verdict.fidelity_reason)}",
         )
     if verdict.fidelity:
         status, outcome = "Works in this model", "accepted"
@@ -168,3 +171,11 @@ def _private_branch(verdict: Verdict) -> Finding:
         if verdict.accepted:
             meaning += " The signature does not depend on that, and stands as it was found."
     return Finding("Private branch", role, status, outcome, f"{numbers} {meaning}")
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def _sentence(text: str) -> str:
+    return _ended(text[:1].upper() + text[1:])

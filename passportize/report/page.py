@@ -100,7 +100,8 @@ def _facts(verdict: Verdict, examination: Examination | None) -> list[tuple[str,
             ("Layers found by", verdict.matched_by),
         ]
     if verdict.same_weights is not None:
-        same = "the released weights, bit for bit" if verdict.same_weights else "changed"
+        same = "the released weights, bit for bit"
+        same = same if verdict.same_weights else f"not {same}"
         facts.append(("Compared with the release", same))
     if examination is not None and examination.commitment:
         facts.append(("Commitment of the passport", examination.commitment))

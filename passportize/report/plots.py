@@ -55,7 +55,6 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
-    "hatch.linewidth": 0.5,
     "grid.color": "#E6EAF0",
     "legend.frameon": False,
     "svg.hashsalt": "passportize",
@@ -88,16 +87,17 @@ def response_picture(reading: Reading) -> Picture:
         far = float(responses.abs().quantile(0.99)) * 1.1 if len(responses) else 1.0
         reach = max(4.0, far)
         edges = [reach * (i - 24) / 24 for i in range(49)]
-        for bit, colour, hatch in ((0, ORANGE, "////"), (1, BLUE, None)):
+        # Where both lie on each other, the outlines show both.
+        for bit, colour, line in ((0, ORANGE, "--"), (1, BLUE, "-")):
             values = responses[expected == bit].clamp(-reach, reach).tolist()
+            axes.hist(values, bins=edges, color=colour, alpha=0.35, histtype="stepfilled")
             axes.hist(
                 values,
                 bins=edges,
-                color=colour,
-                alpha=0.75,
-                hatch=hatch,
-                edgecolor="white",
-                linewidth=0.4,
+                edgecolor=colour,
+                linestyle=line,
+                linewidth=1.6,
+                histtype="step",
                 label=f"bit of the key is {bit}",
             )
         axes.axvline(0, color=INK, linewidth=1)

@@ -77,7 +77,9 @@ def sections_of(
                 "Every channel of a protected layer carries one bit. A key that knows nothing of "
                 "the weights would match about half of them, where the line is.",
                 bars=bars_of(verdict.sites),
-                caption=f"{verdict.matched:,} of {verdict.total:,} bits match, layer by layer",
+                caption=f"{verdict.matched:,} of {verdict.total:,} bits match, layer by layer"
+                if verdict.total
+                else "None of the layers was found",
             )
         )
     if reading is not None and bool((reading.confidence > 0).any()):

@@ -65,23 +65,18 @@ def read_evidence(tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout) 
         layout: Where the bits lie.
     """
     best = read_by_name(tensors, key, layout)
-    if _suffices(best, layout):
+    # A file may have the names of some of its layers alone.
+    if best.strength >= ACCEPT_STRENGTH and best.reading.total == layout.bits:
         return best
     # The names may be those of other layers (a Sequential counted anew), or nobody's.
     second = _read_by_assignment(tensors, key, layout, BY_ASSIGNMENT)
     best = second if second.strength > best.strength else best
-    if _suffices(best, layout):
-        return best
+    # Also where that suffices: a square matrix can be read, to no avail, in the wrong layout.
     turned = in_other_layouts(tensors, set(layout.weights.values()))
     if not turned:
         return best
     third = _read_by_assignment({**tensors, **turned}, key, layout, BY_LAYOUT)
     return third if third.strength > best.strength else best
-
-
-def _suffices(evidence: Evidence, layout: Layout) -> bool:
-    """Whether no other look is needed: a file may have the names of some of its layers alone."""
-    return evidence.strength >= ACCEPT_STRENGTH and evidence.reading.total == layout.bits
 
 
 def _read_by_assignment(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import MethodType
 
 import torch
 from torch import nn
 
 from passportize.config import PassportConfig
 from passportize.errors import AnchorNotFound, SurgeryError
+from passportize.layers.computed import effective_weight
+from passportize.layers.derived import class_before
 from passportize.layers.joint_forward import RootHooks
 from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers
@@ -135,19 +138,20 @@ def put_in_branch(norm: nn.Module, branch: Branch) -> None:
             "or leave the norm out with where="
         )
     norm.__class__ = adapter
-    try:
-        norm._modules["passport"] = branch
-    except BaseException:
-        norm.__class__ = adapter.host_class
-        raise
+    norm._modules["passport"] = branch
+    if adapter.scale_name and "forward" in vars(norm):
+        vars(norm)["forward"] = MethodType(adapter.forward, norm)
 
 
 def take_out_branch(layer: nn.Module) -> None:
     """Make a two-branch layer the norm that it was; any other module stays as it is."""
-    adapter = type(layer)
-    if issubclass(adapter, PassportLayer):
+    kind = type(layer)
+    if issubclass(kind, PassportLayer):
+        branch = layer._modules.get("passport")
+        if kind.scale_name and isinstance(branch, Branch):
+            branch.own_methods.put_back(layer)
+        layer.__class__ = class_before(kind)
         layer._modules.pop("passport", None)
-        layer.__class__ = adapter.host_class
 
 
 # --- from a site and a passport to a private branch -------------------------------------------
@@ -164,7 +168,7 @@ def anchor_weights(model: nn.Module, parts: Sequence[AnchorPart]) -> AnchorWeigh
         path, _, attribute = part.weight.rpartition(".")
         try:
             owner = model.get_submodule(path)
-            getattr(owner, attribute)
+            effective_weight(owner, attribute)
         except AttributeError:
             raise AnchorNotFound(
                 f"{type(model).__name__} has no weight named {part.weight!r}"
@@ -180,7 +184,7 @@ def anchor_shapes(model: nn.Module, sites: Sequence[Site]) -> dict[str, tuple[in
         AnchorNotFound: The model has no such weight.
     """
     return {
-        part.weight: tuple(getattr(owner, attribute).shape)
+        part.weight: tuple(effective_weight(owner, attribute).shape)
         for site in sites
         if site.anchor is not None
         for owner, attribute, part in anchor_weights(model, site.anchor.parts).owners

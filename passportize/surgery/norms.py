@@ -10,7 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from passportize.errors import UninitializedModule
+from passportize.layers.derived import plain_class
 from passportize.layers.layer import PassportLayer
+from passportize.layers.own_methods import foreign_forward
 from passportize.layers.private_branch import STATISTICS
 from passportize.layers.registry import NOT_ADAPTED, adapter_for
 from passportize.layers.unregistered_norm import structural_adapter
@@ -55,18 +57,24 @@ def find_norms(model: nn.Module) -> list[FoundNorm]:
             continue
         adapter = adapter_for(module)
         if adapter is not None:
-            reason = adapter.refusal(module)
+            reason = _set_on_it(module) or adapter.refusal(module)
             found.append(
                 FoundNorm(first, tuple(aliases), module, None if reason else adapter, reason)
             )
-        elif type(module) in NOT_ADAPTED:
+        elif plain_class(module) in NOT_ADAPTED:
             # Norms that it keeps inside are its own affair.
             inside.update(id(child) for child in module.modules())
-            found.append(FoundNorm(first, tuple(aliases), module, None, NOT_ADAPTED[type(module)]))
+            found.append(
+                FoundNorm(first, tuple(aliases), module, None, NOT_ADAPTED[plain_class(module)])
+            )
         elif _looks_like_norm(module):
             adapter = structural_adapter(module)
-            reason = "" if adapter is not None else _reason(first, module)
-            found.append(FoundNorm(first, tuple(aliases), module, adapter, reason))
+            reason = _set_on_it(module)
+            if adapter is None and not reason:
+                reason = _reason(first, module)
+            found.append(
+                FoundNorm(first, tuple(aliases), module, None if reason else adapter, reason)
+            )
     return found
 
 
@@ -83,11 +91,23 @@ def _looks_like_norm(module: nn.Module) -> bool:
     if isinstance(module, _NORM_PARENTS):
         return True
     # A container that merely speaks of norms ("PreNorm") has its norms inside.
-    return bool(_NORM_NAME.search(type(module).__name__)) and not any(module.children())
+    kind = plain_class(module)
+    inside = any(name != "parametrizations" for name, _ in module.named_children())
+    return bool(_NORM_NAME.search(kind.__name__)) and not inside
+
+
+def _set_on_it(module: nn.Module) -> str:
+    """Why a norm that was patched cannot get a private branch; empty if it can."""
+    if foreign_forward(module):
+        return (
+            "its forward was set on the object and is no method of it (as hooks of accelerate "
+            "are), so it cannot run with other factors; passportize first and patch afterwards"
+        )
+    return ""
 
 
 def _reason(name: str, module: nn.Module) -> str:
-    kind = describe_type(type(module))
+    kind = describe_type(plain_class(module))
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         raise UninitializedModule(
             f"{name}: {kind} has not seen data yet, so its width is unknown; run the model once "
@@ -99,5 +119,5 @@ def _reason(name: str, module: nn.Module) -> str:
         return "has no affine parameters and no statistics, so nothing to bind"
     return (
         f"no adapter for exactly {kind}; add one with "
-        f"passportize.register_adapter({type(module).__name__}, ...), see docs/adapters.md"
+        f"passportize.register_adapter({plain_class(module).__name__}, ...), see docs/adapters.md"
     )

@@ -11,8 +11,10 @@ from dataclasses import replace
 
 from torch import nn
 
+from passportize.layers.computed import effective_weight
 from passportize.signature.rows import anchor_fan_in
 from passportize.signature.site import Role, Site
+from passportize.surgery.branches import anchor_weights
 
 __all__ = ["picked_sites", "shared_out"]
 
@@ -33,11 +35,11 @@ def picked_sites(
     """
     rows = [
         part.channels
-        if anchor_fan_in(tuple(model.get_parameter(part.weight).shape), part) >= shortest_row
+        if anchor_fan_in(tuple(effective_weight(owner, name).shape), part) >= shortest_row
         else 0
         for site in sites
         if site.role is Role.BOUND and site.anchor is not None
-        for part in site.anchor.parts
+        for owner, name, part in anchor_weights(model, site.anchor.parts).owners
     ]
     counts = iter(shared_out(bits, rows))
     picked = [_picked(site, [next(counts) for _ in _parts(site)], shortest_row) for site in sites]

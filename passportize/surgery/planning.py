@@ -13,10 +13,13 @@ from passportize.anchors.search import AnchorSearch, find_anchors
 from passportize.anchors.trail import Trail, named
 from passportize.config import MINIMUM_FAN_IN, PassportConfig
 from passportize.errors import InvalidArgument, NoNormalization
+from passportize.layers.computed import effective_weight, sources_of
+from passportize.layers.derived import plain_class
 from passportize.layers.weight_owner import OWN_RULE
 from passportize.signature.formulations import NORMALISED, formulation_of
 from passportize.signature.rows import anchor_fan_in
 from passportize.signature.site import Anchor, Role, Site
+from passportize.surgery.branches import anchor_weights
 from passportize.surgery.mean_free_rows import read_less_mean_rows
 from passportize.surgery.norms import FoundNorm, find_norms, measures_batch
 from passportize.surgery.picking import picked_sites
@@ -172,7 +175,7 @@ def _site(
     site = Site(
         name=norm.name,
         aliases=norm.aliases,
-        layer_type=describe_type(type(norm.module)),
+        layer_type=describe_type(plain_class(norm.module)),
         role=Role.SKIPPED,
         reason=norm.reason,
     )
@@ -191,7 +194,8 @@ def _site(
     anchor = search.anchors.get(norm.name)
     reason = _why_not(model, anchor, wanted, include_frozen)
     if not reason and anchor is not None:
-        shapes = [tuple(model.get_parameter(part.weight).shape) for part in anchor.parts]
+        owners = anchor_weights(model, anchor.parts).owners
+        shapes = [tuple(effective_weight(owner, name).shape) for owner, name, _ in owners]
         fan_in = min(
             anchor_fan_in(shape, part) for shape, part in zip(shapes, anchor.parts, strict=True)
         )
@@ -220,8 +224,11 @@ def _why_not(model: nn.Module, anchor: Anchor | None, wanted: bool, include_froz
         return "left out by where="
     if anchor is None:
         return "no weight of its width produces or consumes it; set one with anchors="
-    if not include_frozen and not any(
-        model.get_parameter(part.weight).requires_grad for part in anchor.parts
-    ):
+    sources = (
+        source
+        for owner, name, _ in anchor_weights(model, anchor.parts).owners
+        for source in sources_of(owner, name)
+    )
+    if not include_frozen and not any(source.requires_grad for source in sources):
         return f"its anchor {anchor.parts[0].weight} is frozen; bind it with include_frozen=True"
     return ""

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from passportize.layers.derived import make_class
+from passportize.layers.derived import class_before, make_class
 from passportize.layers.functional_norm import (
     FUNCTIONS,
     Exposed,
@@ -17,12 +17,12 @@ from passportize.layers.functional_norm import (
     Place,
     arguments_of,
 )
+from passportize.layers.private_keys import STAND_IN_PREFIX
 from passportize.tracing.trace import trace_model
 
 __all__ = ["put_in_stand_ins", "take_out_stand_ins", "stand_ins"]
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
-_PREFIX = "functional_"
 
 
 def put_in_stand_ins(model: nn.Module, norms: set[str], example_inputs: Any) -> bool:
@@ -77,8 +77,7 @@ def take_out_stand_ins(model: nn.Module) -> None:
             for name, child in list(module._modules.items()):
                 if isinstance(child, FunctionalNorm):
                     del module._modules[name]
-            host_class = type(module).host_class
-            module.__class__ = host_class  # type: ignore[assignment]
+            module.__class__ = class_before(type(module))  # type: ignore[assignment]
 
 
 def _calls_functional_norms(kind: type[nn.Module]) -> bool:
@@ -111,7 +110,7 @@ def _expose_call(model: nn.Module, node: fx.Node, norms: set[str]) -> bool:
     if caller is None or path.rpartition(".")[0] in norms:
         return False
     where, module = caller
-    key = _PREFIX + path[len(where) :].lstrip(".").replace(".", "_")
+    key = STAND_IN_PREFIX + path[len(where) :].lstrip(".").replace(".", "_")
     if key in module._modules:
         return False
     if hasattr(module, key) or (("bias" in places) != (arguments.get("bias") is not None)):

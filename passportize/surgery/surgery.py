@@ -18,7 +18,9 @@ from passportize.errors import (
     NotPassportized,
     WrongPassport,
 )
+from passportize.layers.joint_forward import RootHooks
 from passportize.layers.model import is_passportized, passport_layers, switch_of
+from passportize.layers.private_keys import check_own_keys
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.passport.passport import Passport
 from passportize.signature.model_key import ModelKey
@@ -89,6 +91,7 @@ def passportize(
             f"{type(model).__name__} already carries private branches (first: "
             f"{next(iter(passport_layers(model)))}); call unpassportize(model) first"
         )
+    check_own_keys(model)
     config = config or PassportConfig.keyed()
     with stand_ins(model, {norm.name for norm in find_norms(model)}, example_inputs):
         planned = plan(
@@ -155,7 +158,8 @@ def unlock(model: Model, passport: Passport) -> Model:
     """Give a passportized model that was loaded from a file its secret back, in place.
 
     ``torch.save`` of a live model never holds the secret, so its private branches come back
-    locked: they run in public only.
+    locked: they run in public only. Copies and files of a ``torch.fx.GraphModule`` have lost the
+    hooks on the root as well; they are put back here, on ``model``.
 
     Raises:
         NotPassportized: The model carries no private branch.
@@ -174,6 +178,9 @@ def unlock(model: Model, passport: Passport) -> Model:
         weights = layer.passport.weights
         assert weights is not None
         layer.passport.secret = secret.to(weights.rows()[0].device)
+    if not RootHooks.are_in(model):
+        refuse_wrapped(model)
+        RootHooks(switch).put_in(model)
     return model
 
 

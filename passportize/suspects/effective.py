@@ -91,7 +91,8 @@ def _with_length(length: Tensor, direction: Tensor) -> Tensor:
     wide, value = length.float(), direction.float()
     over = [place for place in range(value.dim()) if wide.dim() < 2 or wide.shape[place] == 1]
     size = torch.linalg.vector_norm(value, dim=over, keepdim=True)
-    return wide * value / size.masked_fill(size == 0, 1.0)
+    whole: Tensor = wide * value / size.masked_fill(size == 0, 1.0)
+    return whole
 
 
 def _over_largest(weight: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
@@ -100,7 +101,7 @@ def _over_largest(weight: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
     if right is None or left.numel() != flat.shape[0] or right.numel() != flat.shape[1]:
         return weight
     sigma = float(left.float().reshape(-1) @ flat @ right.float().reshape(-1))
-    return weight.float() / sigma if sigma > 0 else weight
+    return weight.float() / sigma if sigma else weight
 
 
 def _parametrised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -129,6 +129,10 @@ def _merged(weight: Tensor, parts: Mapping[str, Tensor], scale: float, layer: st
     magnitude = parts.get("magnitude_vector")
     if magnitude is None:
         return merged
+    if magnitude.numel() != base.shape[0]:
+        # Of an embedding DoRA has one for each column.
+        columns: Tensor = torch.linalg.vector_norm(merged, dim=0)
+        return merged * (magnitude.float() / columns)
     size = torch.linalg.vector_norm(merged.flatten(1), dim=1)
     factor: Tensor = magnitude.float().reshape(-1) / size
     return merged * factor.reshape(-1, *[1] * (base.dim() - 1))

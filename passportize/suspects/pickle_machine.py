@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import IO, Any, cast
 
 from passportize.suspects.refusals import Damaged
@@ -29,6 +30,12 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 _PUT = {"PUT", "BINPUT", "LONG_BINPUT"}
 _GET = {"GET", "BINGET", "LONG_BINGET"}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# Steps with a method of their own, by the names of pickletools.
+_SPECIAL = (
+    *("PROTO", "FRAME", "MARK", "MEMOIZE", "POP", "POP_MARK", "DUP", "TUPLE", "LIST", "FROZENSET"),
+    *("DICT", "APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL"),
+    *("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "BUILD", "PERSID", "BINPERSID"),
+)
 
 
 @dataclass(frozen=True)
@@ -113,28 +120,43 @@ class _Machine:
         self.stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
+        self._steps: dict[str, Callable[[Any], None]] = {
+            **dict.fromkeys(_PUT, self._put),
+            **dict.fromkeys(_GET, self._get),
+            **{name: partial(self._push, value) for name, value in _CONSTANTS.items()},
+            **{name: partial(self._empty, kind) for name, kind in _EMPTY.items()},
+            **{name: partial(self._short_tuple, count) for name, count in _TUPLES.items()},
+            **{name: getattr(self, f"_{name.lower()}") for name in _SPECIAL},
+        }
+
     def step(self, name: str, argument: Any) -> None:
-        stack = self.stack
-        if name in _PUT:
-            self._memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = stack[-1]
-        elif name in _GET:
-            stack.append(self._memo[argument])
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in _EMPTY:
-            stack.append(_EMPTY[name]())
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name in _TUPLES:
-            count = _TUPLES[name]
-            self._replace(count, tuple(stack[-count:]))
-        elif (special := getattr(self, f"_{name.lower()}", None)) is not None:
+        special = self._steps.get(name)
+        if special is not None:
             special(argument)
         else:
             # All others push the number, text or bytes that they carry.
-            stack.append(argument)
+            self.stack.append(argument)
+
+    def _put(self, argument: int) -> None:
+        self._memo[argument] = self.stack[-1]
+
+    def _memoize(self, argument: None) -> None:
+        self._memo[len(self._memo)] = self.stack[-1]
+
+    def _get(self, argument: int) -> None:
+        self.stack.append(self._memo[argument])
+
+    def _push(self, value: Any, argument: None) -> None:
+        self.stack.append(value)
+
+    def _empty(self, kind: Callable[[], Any], argument: None) -> None:
+        self.stack.append(kind())
+
+    def _mark(self, argument: None) -> None:
+        self.stack.append(_MARK)
+
+    def _short_tuple(self, count: int, argument: None) -> None:
+        self._replace(count, tuple(self.stack[-count:]))
 
     def _replace(self, count: int, value: Any) -> None:
         if len(self.stack) < count:

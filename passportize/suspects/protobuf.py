@@ -20,10 +20,13 @@ from passportize.suspects.window import Window, tensor_of
 __all__ = ["Message", "fields", "looks_like"]
 
 VARINT, FIXED64, RUN, FIXED32 = 0, 1, 2, 5
+CHUNK = 2**20
 Value = int | Window
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:
+    if place < len(data) and (first := data[place]) < 128:
+        return first, place + 1
     value = shift = 0
     while True:
         if place >= len(data) or shift > 63:
@@ -54,6 +57,17 @@ def _varints(data: memoryview) -> NDArray[np.int64]:
     return values.view(np.int64)
 
 
+def _chunks(data: memoryview) -> Iterator[memoryview]:
+    """Pieces of a run of numbers that end where a number ends."""
+    place = 0
+    while place < len(data):
+        end = min(place + CHUNK, len(data))
+        while end < len(data) and data[end - 1] > 127:
+            end += 1
+        yield data[place:end]
+        place = end
+
+
 def fields(window: Window) -> Iterator[tuple[int, int, Value]]:
     """Number, wire type and value of every field of a message.
 
@@ -61,9 +75,9 @@ def fields(window: Window) -> Iterator[tuple[int, int, Value]]:
         Damaged: The bytes are no message.
         Unsupported: It has more fields than any model.
     """
-    data, place = window.data, 0
-    while place < len(data):
-        window.budget.step()
+    data, place, end, budget = window.data, 0, len(window.data), window.budget
+    while place < end:
+        budget.step()
         key, place = _varint(data, place)
         number, kind = key >> 3, key & 7
         if not number:
@@ -78,8 +92,18 @@ def fields(window: Window) -> Iterator[tuple[int, int, Value]]:
             length = 8 if kind == FIXED64 else 4
         else:
             raise Damaged(f"a field at byte {place} is of no kind that exists")
-        yield number, kind, window.part(place, length, f"field {number}")
+        if place + length > end:
+            raise CutOff(number, length, end - place)
+        yield number, kind, Window(data[place : place + length], budget)
         place += length
+
+
+class CutOff(Damaged):
+    """A field has fewer bytes than it says."""
+
+    def __init__(self, number: int, length: int, left: int) -> None:
+        super().__init__(f"field {number} is said to have {length} bytes, {left} are left")
+        self.number = number
 
 
 def looks_like(window: Window, known: dict[int, int], needed: set[int]) -> bool:
@@ -96,8 +120,10 @@ def looks_like(window: Window, known: dict[int, int], needed: set[int]) -> bool:
             if known.get(number) != kind:
                 return False
             found = found or number in needed
+    except CutOff as error:
+        return found or error.number in needed
     except (Damaged, Unsupported):
-        # Cut off, but what came before it was right.
+        # What came before was right.
         return found
     return found
 
@@ -156,12 +182,18 @@ class Message:
 
     def many_numbers(self, number: int) -> Tensor:
         """The same as a tensor, int64 ``[n]``, for as many as a weight may have."""
-        runs = [_varints(run.data) for run in self.runs(number)]
-        single = [v for v in self._fields.get(number, []) if isinstance(v, int)]
-        size = 8 * (sum(run.size for run in runs) + len(single))
-        self.window.budget.charge(2 * size, f"field {number}")
-        singles = np.array(single, dtype=np.uint64).view(np.int64)
-        return torch.from_numpy(np.concatenate([*runs, singles]))
+        data = [run.data for run in self.runs(number)]
+        single = [value for value in self._fields.get(number, []) if isinstance(value, int)]
+        count = sum(int((np.frombuffer(d, dtype=np.uint8) < 128).sum()) for d in data)
+        self.window.budget.charge(16 * (count + len(single)), f"field {number}")
+        values = np.empty(count + len(single), dtype=np.int64)
+        place = 0
+        for chunk in (chunk for run in data for chunk in _chunks(run)):
+            part = _varints(chunk)
+            values[place : place + part.size] = part
+            place += part.size
+        values[place:] = np.array(single, dtype=np.uint64).view(np.int64)
+        return torch.from_numpy(values)
 
     def number(self, field: int, default: int = 0) -> int:
         """The last number of a field."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from passportize.errors import CheckpointError, PassportizeError
 from passportize.release.checkpoint import without_prefixes
+from passportize.suspects.archive import is_archive
 from passportize.suspects.effective import effective
 from passportize.suspects.kinds import KINDS, kind_of
 from passportize.suspects.refusals import Damaged, Unsupported
@@ -63,6 +64,8 @@ def read_suspect(path: str | os.PathLike[str], key: str | None = None) -> Opened
     try:
         if not os.path.lexists(place):
             raise Unsupported("no such file or folder", "check the path")
+        if not source.is_folder and is_archive(source.window):
+            name = "a zip archive"
         kind = kind_of(source)
         if kind is None:
             raise CheckpointError(f"{place}: {_unknown(source)}")

@@ -14,7 +14,7 @@ from passportize.suspects.refusals import Damaged, Unsupported
 from passportize.suspects.source import Found, Source
 from passportize.suspects.torch_pickle import Storage, load_pickle, storage_name
 from passportize.suspects.weights_of import named_tensors, weights_of
-from passportize.suspects.window import Window
+from passportize.suspects.window import Budget, Window
 
 __all__ = [
     "LEGACY",
@@ -85,7 +85,7 @@ def is_program(source: Source) -> bool:
     return any(_folder(source.archive, place) is not None for place in places)
 
 
-def _content(archive: Archive, budget_of: Window, file: str, data: str) -> Any:
+def _content(archive: Archive, budget: Budget, file: str, data: str) -> Any:
     """What a pickle of an archive describes; its storages lie in the folder ``data``."""
     folder = _folder(archive, file)
     if folder is None:
@@ -97,31 +97,32 @@ def _content(archive: Archive, budget_of: Window, file: str, data: str) -> Any:
         dtype, key, size = storage_name(identity)
         return Storage(dtype, archive.member(f"{folder}{data}/{key}")).of(size)
 
-    return load_pickle(archive.member(folder + file).stream(), budget_of.budget, storage)
+    return load_pickle(archive.member(folder + file).stream(), budget, storage)
 
 
 def content_of_archive(window: Window) -> Any:
     """What an archive of ``torch.save`` holds."""
-    return _content(Archive(window), window, "data.pkl", "data")
+    return _content(Archive(window), window.budget, "data.pkl", "data")
 
 
 def tensors_of_archive(window: Window) -> list[Tensor]:
     """All tensors of an archive of ``torch.save``, whatever holds them."""
-    return list(named_tensors(content_of_archive(window)).values())
+    return list(named_tensors(content_of_archive(window), window.budget).values())
 
 
 def read_checkpoint_file(source: Source) -> Found:
     """A state dict, a training checkpoint or a whole model, as ``torch.save`` writes it."""
-    return weights_of(content_of_archive(source.window), source.key)
+    return weights_of(content_of_archive(source.window), source.key, source.budget)
 
 
 def read_script(source: Source) -> Found:
     """Parameters and buffers of a TorchScript archive, and the constants of a frozen one."""
     archive = source.members
-    tensors = named_tensors(_content(archive, source.window, "data.pkl", "data"))
+    tensors = named_tensors(_content(archive, source.budget, "data.pkl", "data"), source.budget)
     notes = []
     if _folder(archive, "constants.pkl") is not None:
-        frozen = named_tensors(_content(archive, source.window, "constants.pkl", "constants"))
+        content = _content(archive, source.budget, "constants.pkl", "constants")
+        frozen = named_tensors(content, source.budget)
         if frozen and not tensors:
             notes.append("it is frozen: its weights are constants without names")
         tensors.update({f"constants.{name}": tensor for name, tensor in frozen.items()})
@@ -143,7 +144,7 @@ def read_program(source: Source) -> Found:
             # Before torch 2.8.
             inside = archive.member(name)
             if is_archive(inside):
-                tensors.update(named_tensors(content_of_archive(inside)))
+                tensors.update(named_tensors(content_of_archive(inside), source.budget))
     if not tensors and any(name.endswith(".so") for name in archive.names):
         raise Unsupported(
             "it was compiled, and its weights lie within machine code", "get it before compilation"
@@ -187,7 +188,7 @@ def is_pickle(source: Source) -> bool:
 
 def read_legacy(source: Source) -> Found:
     """As :func:`read_checkpoint_file`, in the format before archives."""
-    return weights_of(_legacy_content(source.window), source.key)
+    return weights_of(_legacy_content(source.window), source.key, source.budget)
 
 
 def _legacy_content(window: Window) -> Any:
@@ -239,6 +240,6 @@ def read_pickle(source: Source) -> Found:
         return content_of_archive(inside) if is_archive(inside) else _legacy_content(inside)
 
     content = load_pickle(window.stream(), window.budget, None, nested)
-    if isinstance(content, Made) and not named_tensors(content):
+    if isinstance(content, Made) and not named_tensors(content, source.budget):
         raise Unsupported(f"it is a pickle of {content.of}", "get the weights themselves")
-    return weights_of(content, source.key)
+    return weights_of(content, source.key, source.budget)

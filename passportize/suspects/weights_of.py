@@ -13,21 +13,22 @@ from passportize.suspects.quantised import dequantised
 from passportize.suspects.refusals import Damaged, Unsupported
 from passportize.suspects.source import Found
 from passportize.suspects.torch_pickle import Array
+from passportize.suspects.window import Budget
 
 __all__ = ["named_tensors", "weights_of"]
 
-MOST_NODES = 1_000_000
 DEEPEST = 64
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 _OPTIMIZER = ("optim", "opt_state", "lr_sched", "scheduler", "scaler")
 
 
-def weights_of(content: Any, key: str | None) -> Found:
+def weights_of(content: Any, key: str | None, budget: Budget) -> Found:
     """The weights in a checkpoint, under the keys where training scripts put them.
 
     Args:
         content: What its pickle describes.
         key: Where to look, if not in the usual places.
+        budget: Of the file.
 
     Raises:
         Unsupported: There are none under ``key``, or none at all.
@@ -38,7 +39,7 @@ def weights_of(content: Any, key: str | None) -> Found:
         if inside is None:
             raise Unsupported(f"it has nothing under {key!r}{_keys(content)}", "give another key")
         content = inside
-    content = _likeliest(content)
+    content = _likeliest(content, budget)
     if isinstance(content, Mapping):
         content = {
             name: value
@@ -46,7 +47,7 @@ def weights_of(content: Any, key: str | None) -> Found:
             if not str(name).lower().startswith(_OPTIMIZER)
         }
     scales: dict[str, float] = {}
-    tensors = named_tensors(content, scales)
+    tensors = named_tensors(content, budget, scales)
     if not tensors:
         raise Unsupported(f"it holds no tensors{_keys(content)}", "get the weights themselves")
     if isinstance(content, Made):
@@ -62,29 +63,31 @@ def _keys(content: Any) -> str:
     return f" (it has: {', '.join(sorted(str(name)[:40] for name in content)[:8])})"
 
 
-def _likeliest(content: Any, depth: int = 3) -> Any:
+def _likeliest(content: Any, budget: Budget, depth: int = 3) -> Any:
     """The state dict or model within a training checkpoint; itself if it is one, or has none."""
     if not isinstance(content, Mapping) or not depth:
         return content
-    direct = sum(_is_weight(value) for value in content.values())
+    direct = sum(_is_weight(value, budget) for value in content.values())
     if direct and direct >= len(content) / 2:
         return content
     for place in (*WEIGHT_KEYS, *AVERAGED_KEYS):
         inside = content.get(place)
-        if isinstance(inside, (Mapping, Made)) and named_tensors(inside):
-            return _likeliest(inside, depth - 1)
+        if isinstance(inside, (Mapping, Made)) and named_tensors(inside, budget):
+            return _likeliest(inside, budget, depth - 1)
     return content
 
 
-def _is_weight(value: Any) -> bool:
+def _is_weight(value: Any, budget: Budget) -> bool:
     if isinstance(value, Tensor):
         return True
     if isinstance(value, Array):
         return value.tensor is not None
-    return isinstance(value, (tuple, Made)) and bool(named_tensors(value))
+    return isinstance(value, (tuple, Made)) and bool(named_tensors(value, budget))
 
 
-def named_tensors(content: Any, scales: dict[str, float] | None = None) -> dict[str, Tensor]:
+def named_tensors(
+    content: Any, budget: Budget, scales: dict[str, float] | None = None
+) -> dict[str, Tensor]:
     """All tensors of a tree of values by the way to them.
 
     Modules count as their parameters, buffers and submodules do, so a whole model has the names
@@ -92,20 +95,21 @@ def named_tensors(content: Any, scales: dict[str, float] | None = None) -> dict[
 
     Args:
         content: The tree.
+        budget: Of the file.
         scales: Takes the scale of LoRA adapters by the name of their layer.
 
     Raises:
-        Damaged: It is deeper or has more values than any checkpoint.
+        Damaged: It is deeper than any checkpoint.
+        Unsupported: It has more values.
     """
     found: dict[str, Tensor] = {}
     # Each value with those that it lies in, so that a ring is not walked without end.
     todo: list[tuple[str, Any, tuple[int, ...]]] = [("", content, ())]
-    visited = 0
     while todo:
         name, value, around = todo.pop()
-        visited += 1
-        if visited > MOST_NODES or len(around) > DEEPEST:
-            raise Damaged("it is nested more deeply, or has more values, than any checkpoint")
+        budget.step()
+        if len(around) > DEEPEST:
+            raise Damaged("it is nested more deeply than any checkpoint")
         if isinstance(value, Array):
             value = value.tensor
         if isinstance(value, Tensor):

@@ -26,8 +26,8 @@ MOST_DIMENSIONS = 32
 # What tensors may take beside the file: quantised weights grow by 8 at most, tied ones count twice.
 GROWTH = 32
 SPARE = 32 * 2**20
-MOST_STEPS = 1_000_000
-"""Fields, tables and entries of one file; a model of ten thousand layers has fewer."""
+MOST_STEPS = 300_000
+"""Fields, tables and entries of one file: about a second's worth, and many thousand layers."""
 
 
 class Budget:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import EmbeddingFailed, InvalidArgument
+from passportize.layers.computed import effective_weight, set_effective_weight, sources_of
 from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
@@ -125,19 +126,23 @@ def embed_signature(
         raise InvalidArgument(f"embed_signature: ridge={ridge!r} must be a number above 0")
     layers = [layer for layer in passport_layers(model).values() if layer.passport.bound]
     branches = [layer.passport for layer in layers]
-    weights: dict[str, Tensor] = {
-        part.weight: getattr(owner, attribute)
+    owners: dict[str, tuple[nn.Module, str]] = {
+        part.weight: (owner, attribute)
         for branch in branches
         if branch.weights is not None
         for owner, attribute, part in branch.weights.owners
     }
-    for name, weight in weights.items():
-        _check(name, weight)
+    # What a weight is computed from, if it is, and itself if not.
+    sources = {id(source): source for place in owners.values() for source in sources_of(*place)}
+    for name, place in owners.items():
+        for source in sources_of(*place):
+            _check(name, source)
     before = sum(branch.matched() for branch in branches)
-    kept = {name: weight.clone() for name, weight in weights.items()}
+    weights = {name: effective_weight(*place).clone() for name, place in owners.items()}
+    kept = [(source, source.clone()) for source in sources.values()]
     marked = rows_of_layers(layers, margin)
     beside = companions(marked) if calibration is not None else []
-    kept_beside = [tensor.clone() for tensor in beside]
+    kept += [(tensor, tensor.clone()) for tensor in beside]
     by_output = 0
     if calibration is None and any(_trained(layer) for layer in layers):
         warnings.warn(
@@ -154,19 +159,25 @@ def embed_signature(
             moved = [_embed(branch, margin) for branch in branches]
             if not any(moved):
                 break
-        added = [_square_lengths(weight, kept[name]) for name, weight in weights.items()]
+        added = [
+            _square_lengths(effective_weight(*owners[name]), weight)
+            for name, weight in weights.items()
+        ]
         after = sum(branch.matched() for branch in branches)
+        bits = sum(branch.site.bits for branch in branches)
+        return Embedding(bits, before, after, *_changes(added), by_output)
     except BaseException:
-        for name, weight in weights.items():
-            weight.copy_(kept[name])
-        for tensor, values in zip(beside, kept_beside, strict=True):
+        for tensor, values in kept:
             tensor.copy_(values)
         raise
+
+
+def _changes(added: list[tuple[float, float]]) -> tuple[float, float]:
+    """Length of what was added over that of what was there: of all weights, and the largest."""
     ratios = [math.sqrt(change / length) for change, length in added if length > 0]
     length = sum(length for _, length in added)
     change = math.sqrt(sum(change for change, _ in added) / length) if length > 0 else 0.0
-    bits = sum(branch.site.bits for branch in branches)
-    return Embedding(bits, before, after, change, max(ratios, default=0.0), by_output)
+    return change, max(ratios, default=0.0)
 
 
 def _trained(layer: PassportLayer) -> bool:
@@ -194,8 +205,7 @@ def _embed(branch: Branch, margin: float | None) -> bool:
         branch.weights.owners, branch.secret.sides, strict=True
     ):
         # On the CPU, where float64 exists and every machine computes the same.
-        weight: Tensor = getattr(owner, attribute)
-        values = weight.cpu()
+        values = effective_weight(owner, attribute).cpu()
         side = side.to(values.device)
         rows = side.picked(anchor_rows(values, part, side.window)).double()
         bits = branch.secret.bits[start : start + part.bits].cpu().double()
@@ -204,8 +214,19 @@ def _embed(branch: Branch, margin: float | None) -> bool:
         if wanted is not None:
             moved = True
             added = added_to_rows(values, part, wanted - rows, side.window, side.rows)
-            weight.copy_(added)
+            _set(owner, attribute, part.weight, added)
     return moved
+
+
+def _set(owner: nn.Module, attribute: str, name: str, value: Tensor) -> None:
+    device = sources_of(owner, attribute)[0].device
+    try:
+        set_effective_weight(owner, attribute, value.to(device))
+    except ValueError as error:
+        raise EmbeddingFailed(
+            f"{name} is computed, and {error}; train with the sign loss instead, or take the "
+            "parametrization off first"
+        ) from None
 
 
 def _square_lengths(now: Tensor, before: Tensor) -> tuple[float, float]:

@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from passportize.errors import BranchMisuse, InvalidArgument
-from passportize.layers.joint_forward import JointOutput
+from passportize.errors import BranchLost, BranchMisuse, InvalidArgument
+from passportize.layers.joint_forward import JointOutput, RootHooks
 from passportize.layers.model import _mode, passport_layers, switch_of
 from passportize.layers.switch import Pass
 from passportize.utils.trees import call_model, map_tensors
 
 __all__ = [
     "JointLoss",
+    "check_hooks",
     "joint_loss",
     "loss_of",
     "passport_parameters",
@@ -83,6 +84,7 @@ def joint_loss(
     with _mode(model, Pass.JOINT):
         result = call_model(model, inputs)
     if not isinstance(result, JointOutput):
+        check_hooks(model)
         raise BranchMisuse(
             "joint_loss: the model is in eval mode, where there is nothing to train; call "
             "model.train() first, or use branch(model, 'private') to evaluate the private branch"
@@ -146,8 +148,20 @@ def train_jointly(model: nn.Module, joint: bool = True) -> nn.Module:
     Raises:
         NotPassportized: The model carries no private branch.
     """
-    switch_of(model).mode = Pass.JOINT if joint else Pass.PUBLIC
+    switch = switch_of(model)
+    check_hooks(model)
+    switch.mode = Pass.JOINT if joint else Pass.PUBLIC
     return model
+
+
+def check_hooks(model: nn.Module) -> None:
+    """Raise BranchLost if a passportized model has lost the hooks on its root."""
+    if not RootHooks.are_in(model):
+        raise BranchLost(
+            f"{type(model).__name__} has two-branch layers, but not the hooks that run both "
+            "branches: copies and files of a torch.fx.GraphModule drop them. Call "
+            "unlock(model, passport), which puts them back"
+        )
 
 
 def passport_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from passportize.layers.computed import effective_weight, is_computed
 from passportize.layers.layer import PassportLayer
 from passportize.layers.private_branch import has_statistics
 from passportize.signature.formulations import NORMALISED
@@ -81,8 +82,7 @@ class MarkedWeight:
     @property
     def values(self) -> Tensor:
         """The weight itself."""
-        value: Tensor = getattr(self.owner, self.attribute)
-        return value
+        return effective_weight(self.owner, self.attribute)
 
     @property
     def bias(self) -> Tensor | None:
@@ -94,12 +94,15 @@ class MarkedWeight:
     def choose_block(self) -> bool:
         """Set ``block``; False where rows are of a kind whose inputs are not looked at.
 
-        Those are rows that read channels instead of making them, of transposed convolutions and
-        mixtures of kernels, several side by side, or with windows too far apart.
+        Those are rows that read channels instead of making them, of transposed convolutions,
+        mixtures of kernels and computed weights, several side by side, or with windows too far
+        apart.
         """
         first, last = None, 0
         for each in self.rows:
             part = each.part
+            if is_computed(self.owner, self.attribute):
+                return False
             if part.axis != "output" or part.transposed or part.repeats > 1 or part.expert_shape:
                 return False
             window = each.vectors.window

@@ -20,6 +20,7 @@ __all__ = [
     "hooks_come_late",
     "input_shape_of",
     "is_packed_by_pyg",
+    "merged_later",
     "timm_exclusions",
     "unsplit_loss_of",
 ]
@@ -61,6 +62,24 @@ def is_packed_by_pyg(module: nn.Module) -> bool:
         if base.__module__.startswith(_PACKED_NORMS) and base.__module__ != PYG_BATCH_NORM[0]:
             return True
     return False
+
+
+def merged_later(model: nn.Module) -> set[str]:
+    """Names of the modules whose weights peft adds to those of a layer that was there before.
+
+    They start at zero, are merged into that layer or thrown away, and are in no released file.
+    """
+    found = set()
+    for name, module in model.named_modules():
+        if not any(base.__name__ == "BaseTunerLayer" for base in type(module).__mro__):
+            continue
+        for child, inside in module.named_children():
+            if child != "base_layer":
+                path = f"{name}.{child}" if name else child
+                found |= {
+                    f"{path}.{deeper}" if deeper else path for deeper, _ in inside.named_modules()
+                }
+    return found
 
 
 def input_shape_of(model: nn.Module) -> list[int] | None:

@@ -32,6 +32,8 @@ class Suspect:
     Attributes:
         tensors: Its weights by the names of the plain layers: with masks, adapters and the like
             put in.
+        carriers: Where bits are looked for: these, and what looks like the tensors of a private
+            branch, or a thief would hide weights by calling them so.
         module: A live model with these weights: the suspect itself or a copy of ``model``; None
             where there is none.
         named: The module's name for each tensor of the file; empty where they are the same.
@@ -48,6 +50,10 @@ class Suspect:
     notes: list[str] = field(default_factory=list)
     kept: dict[str, Tensor] = field(default_factory=dict)
     no_module: str = NO_MODULE
+    carriers: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.carriers = self.carriers or self.tensors
 
 
 def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
@@ -76,11 +82,12 @@ def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
         return Suspect(plain, suspect, notes=notes, kept=kept)
     place, found = _found(suspect)
     kept = _tensors(host_state_dict(found.kept))
-    tensors = _tensors(host_state_dict(found.tensors))
-    if not tensors:
+    everything = _tensors(found.tensors)
+    if not everything:
         raise InvalidArgument(f"verify: {place} holds no tensors by name")
-    opened = Suspect(tensors, None, kept=kept)
-    if len(tensors) < len(found.tensors):
+    tensors = host_state_dict(everything)
+    opened = Suspect(tensors, None, kept=kept, carriers=everything)
+    if len(tensors) < len(everything):
         opened.notes.append(f"{place} has private branches too; only the plain part was looked at")
     if not found.common:
         opened.notes.append(f"{place} is {found.kind}")

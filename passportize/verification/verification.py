@@ -104,7 +104,7 @@ def verify(
             nothing = Fidelity(None, None, None, "there is no private branch")
             return _verdict(None, str(error), None, None, nothing, None, opened.notes)
     key = ModelKey(passport, claimed.layout)
-    evidence = read_evidence(opened.tensors, key, claimed.layout)
+    evidence = read_evidence(opened.carriers, key, claimed.layout)
     accepted, reason = judge_evidence(evidence, claimed.layout)
     links = None
     if base is not None and released is None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, weight_norm
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 from tests.support.anchor_models import Built, Case, assert_bound, brief, conv, search
 
@@ -97,19 +97,22 @@ def test_rules(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrap", "weight"),
+    "wrap",
     [
-        (parametrizations.spectral_norm, "a.parametrizations.weight.original"),
-        (parametrizations.weight_norm, "a.parametrizations.weight.original1"),
-        (lambda m: weight_norm(m), "a.weight_v"),
+        parametrizations.spectral_norm,
+        parametrizations.weight_norm,
+        lambda m: weight_norm(m),
+        lambda m: prune.l1_unstructured(m, "weight", 0.3),
     ],
-    ids=["spectral", "weight_norm", "old weight_norm"],
+    ids=["spectral", "weight_norm", "old weight_norm", "pruned"],
 )
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
-def test_computed_weights(wrap: Callable[[nn.Module], nn.Module], weight: str) -> None:
+def test_computed_weights(wrap: Callable[[nn.Module], nn.Module]) -> None:
     model = Built(lambda m, x: m.norm(m.a(x)), a=wrap(nn.Linear(6, 8)), norm=nn.LayerNorm(8))
     before = {key: value.clone() for key, value in model.train().state_dict().items()}
     found = search(model)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert brief(found) == ("upstream", (weight, 8, 0, 1))
-    assert found.notes[1:] == [f"a.weight is computed from {weight}, which is bound in its place"]
+    assert brief(found) == ("upstream", ("a.weight", 8, 0, 1))
+    assert found.notes[1:] == [
+        "a.weight is computed from other parameters, and bound as the layer uses it"
+    ]

@@ -21,6 +21,11 @@ from passportize.release.claim import Claim, claim_of
 from tests.support.disguised import Attention, Bottlenecks, Stream
 from tests.support.small_protected import PASSPORT
 
+# Marks are put into trained models here on purpose, at any cost in accuracy.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::passportize.training.embedding.TrainedWeightsWarning"
+)
+
 TOKENS, PICTURE = torch.randn(2, 5, 6), torch.randn(2, 3, 8, 8)
 SMALL: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
     "layer norm": (lambda: Stream(nn.LayerNorm), TOKENS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,9 @@ from benchmarks.coverage.rows import read_table
 from benchmarks.coverage.timm_suite_page import write_page as write_timm_suite
 from benchmarks.marking import page as marking
 from benchmarks.point_clouds import pointnet_table, public
-from benchmarks.proof import disguises
+from benchmarks.proof import disguises, kin, symmetries
+from benchmarks.suspects import kinds
+from benchmarks.train_scripts import day
 from benchmarks.train_scripts.page import write_page as write_train_scripts
 from benchmarks.train_scripts.runs import COMMON
 from benchmarks.training import timm_families
@@ -35,9 +38,13 @@ def families(path: Path) -> None:
     write_families(path, rows, its.STEPS, its.BATCH, its.SIZE, its.RATES, its.WARM_UP)
 
 
+def record(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
 def suspects(path: Path) -> None:
-    record = json.loads((RESULTS / "disguises.json").read_text())
-    path.write_text(disguises.table(record))
+    path.write_text(disguises.table(record("disguises")))
 
 
 PAGES: dict[str, Callable[[Path], object]] = {
@@ -57,6 +64,10 @@ PAGES: dict[str, Callable[[Path], object]] = {
     ),
     "disguises": suspects,
     "marking": lambda path: path.write_text(marking.page()),
+    "symmetries": lambda path: path.write_text(symmetries.table(record("symmetries"))),
+    "kin": lambda path: path.write_text(kin.table(record("kin"))),
+    "suspect_kinds": lambda path: path.write_text(kinds.page(record("suspect_kinds"))),
+    "day": lambda path: path.write_text(day.page(record("day"))),
 }
 
 

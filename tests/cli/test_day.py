@@ -47,7 +47,7 @@ pytestmark = [
 def pictures(folder: Path) -> None:
     """Four kinds of noisy stripes, in folders as timm wants them."""
     generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 16), ("val", 10)):
+    for split, count in (("train", 24), ("val", 12)):
         for kind in range(4):
             place = folder / split / "abcd"[kind]
             place.mkdir(parents=True)
@@ -88,7 +88,7 @@ def day(tmp_path_factory):
         call(
             *("timm-train", "--passport", "a.passport", "--claim", "a.claim", SCRIPT, *TRAINING),
             *("--initial-checkpoint", "before/model_best.pth.tar", "--output", "run"),
-            *("--epochs", "7", "--model-ema"),
+            *("--epochs", "8", "--model-ema"),
         )
         best = "run/model_best.pth.tar"
         said["release"] = call(
@@ -158,7 +158,7 @@ def test_the_owners_own_release_passes_whatever_the_default_size(day):
     given = ("--model", "test_resnet", "--num-classes", "4", "--data", "data/val", "--json")
     line = ("verify", "release/2-publish/model.safetensors", *OWNER, *given, *sealed)
     verdict = json.loads(call(*line))
-    assert verdict["fidelity"] is True and verdict["samples"] == 40
+    assert verdict["fidelity"] is True and verdict["samples"] == 48
     assert "3 x 48 x 48" in verdict["preprocessing"]
     assert any("claimant's choice" in note for note in verdict["notes"])
     other = json.loads(call(*line, "--img-size", "160", "--mean", "0.9,0.1,0.9"))
@@ -178,7 +178,7 @@ def test_a_copy_turns_up(day, tmp_path):
     )
     assert made["accepted"] is True and made["same_weights"] is False
     page = Path("verdict.html").read_text()
-    for text in ("copy.safetensors", "CN=Test TSA", "passportize verify copy.safetensors", "48"):
+    for text in ("copy.safetensors", "CN=Test TSA", "--commitment", "48 samples"):
         assert text in page
     assert WORDS not in page
 

@@ -48,7 +48,7 @@ def short(tmp_path_factory, digits):
 def test_what_it_shows(short):
     result, _, _ = short
     assert result.verdict["matched"] == result.bits == 780
-    assert result.verdict["strength"] == 779
+    assert result.verdict["strength"] == 778
     assert result.verdict["message"]["owner"] == "Acme"
     assert result.public_accuracy >= result.plain_accuracy - 2
     assert result.private_accuracy >= result.public_accuracy - 3
@@ -62,7 +62,7 @@ def test_what_it_prints(short):
     result, text, _ = short
     for number in range(1, 7):
         assert f"{number}/6" in text
-    for shown in ("780 of 780 bits", "2^-779", result.claim, result.commitment, "report.html"):
+    for shown in ("780 of 780 bits", "2^-778", result.claim, result.commitment, "report.html"):
         assert shown in text
     assert "FAILED" not in text and bytes(range(32)).hex() not in text
 
@@ -73,7 +73,7 @@ def test_what_it_writes(short, digits):
     claim = pp.load_claim(out / "acme.claim.safetensors")
     assert claim.digest() == result.claim
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "780 / 780" in page and page.count("<img") == 5
+    assert "780 / 780" in page and page.count("<img") == 4
     weights = load_weights(out / "released.safetensors")
     model = build_model(3)
     model.load_state_dict(weights, strict=True)

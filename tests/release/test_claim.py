@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save, save_file
 from torch import nn
@@ -203,6 +203,7 @@ def test_truncated(tmp_path, path, share):
 
 
 @SETTINGS
+@example(place=0.9999999999999999, change=45)  # a space behind the header becomes another one
 @given(place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
 def test_one_byte_changed(tmp_path, path, place, change):
     data = bytearray(path.read_bytes())

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 import passportize as pp
 from passportize.passport.images import PassportImages
 from passportize.passport.passport import Passport
-from passportize.signature.evidence import read_evidence
+from passportize.signature.evidence import LOOKS_PRICE, read_evidence
 from passportize.signature.model_key import ModelKey
 from passportize.signature.null_model import log2_binomial_tail
 from passportize.signature.reading import prepare_sites, read_signature

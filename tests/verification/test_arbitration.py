@@ -26,6 +26,11 @@ from tests.support.kin import fine_tuned, public_base
 from tests.support.small_protected import PASSPORT, protected
 from tests.support.time_stamping_authority import NOON, Authority
 
+# Marks are put into trained models here on purpose, at any cost in accuracy.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::passportize.training.embedding.TrainedWeightsWarning"
+)
+
 THIEF = pp.Passport.generate("Mallory", date="2026-02-01", secret=bytes(range(1, 33)))
 EARLY, LATE = date(2026, 1, 31), date(2026, 6, 1)
 

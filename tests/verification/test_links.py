@@ -23,6 +23,11 @@ from passportize.thresholds import LINK_LIKENESS
 from tests.support.kin import fine_tuned, public_base
 from tests.support.small_protected import PASSPORT, TinyNet, loader, train
 
+# Marks are put into trained models here on purpose, at any cost in accuracy.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::passportize.training.embedding.TrainedWeightsWarning"
+)
+
 
 @functools.cache
 def owned() -> tuple[nn.Module, Claim]:

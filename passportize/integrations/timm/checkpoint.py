@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from passportize.errors import CheckpointError, WrongPassport
 from passportize.layers.model import passport_layers, switch_of
-from passportize.release.checkpoint import host_state_dict, is_private_key
+from passportize.layers.private_keys import private_prefixes
 from passportize.signature.marking import Marking
 
 __all__ = ["TASK_KEY", "BranchRecord", "join_state", "part_state"]
@@ -76,14 +76,15 @@ def part_state(
         model: The passportized model, unwrapped.
         state_dict: Its state dict.
     """
-    private = {name: value for name, value in state_dict.items() if is_private_key(name)}
-    plain = type(state_dict)(host_state_dict(state_dict))  # type: ignore[call-arg]
+    prefixes = tuple(private_prefixes(model))
+    private = {name: value for name, value in state_dict.items() if name.startswith(prefixes)}
+    plain = type(state_dict)(  # type: ignore[call-arg]
+        (name, value) for name, value in state_dict.items() if name not in private
+    )
     metadata = getattr(state_dict, "_metadata", None)
     if metadata is not None:
         kept = type(metadata)(
-            (name, value)
-            for name, value in metadata.items()
-            if not is_private_key(f"{name}.") and not name.endswith(".passport")
+            (name, value) for name, value in metadata.items() if not f"{name}.".startswith(prefixes)
         )
         plain._metadata = kept  # type: ignore[attr-defined]
     return plain, {"tensors": private, "record": BranchRecord.of(model).to_json()}  # type: ignore[return-value]
@@ -106,8 +107,9 @@ def join_state(
     joined = dict(state_dict)
     switch = switch_of(model)
     if branch is None:
-        expected = any(is_private_key(name) for name in model.state_dict())
-        if expected and not any(is_private_key(name) for name in joined):
+        prefixes = tuple(private_prefixes(model))
+        expected = any(name.startswith(prefixes) for name in model.state_dict())
+        if expected and not any(name.startswith(prefixes) for name in joined):
             raise CheckpointError(
                 "the checkpoint to resume holds no private branch: it was made without passports. "
                 "Start from its weights with --initial-checkpoint instead of --resume"

@@ -12,9 +12,9 @@ from passportize.config import PassportConfig
 from passportize.errors import CheckpointError, SurgeryError, TracingError, WrongPassport
 from passportize.integrations.timm.checkpoint import TASK_KEY, BranchRecord, join_state
 from passportize.integrations.timm.preprocessing import preprocessing_of
+from passportize.layers.private_keys import private_keys
 from passportize.passport.passport import Passport
 from passportize.release.checkpoint import (
-    is_private_key,
     load_weights,
     model_of_checkpoint,
     read_checkpoint,
@@ -98,7 +98,7 @@ def restore_checkpoint(
     state = content.get("task_state_ema" if ema else "task_state")
     branch = state.get(TASK_KEY) if isinstance(state, Mapping) else None
     bits_only = config is not None and not config.has_private_pass
-    if branch is None and not bits_only and not any(is_private_key(name) for name in weights):
+    if branch is None and not bits_only and not private_keys(weights):
         raise CheckpointError(f"{checkpoint}: it holds no private branch; it was made without one")
     model = model if model is not None else model_of_checkpoint(checkpoint)
     if branch is not None:

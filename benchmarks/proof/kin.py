@@ -1,0 +1,216 @@
+"""Likeness and aligned bits by kind of kinship: strangers, kin of one public base, and copies.
+
+Everything is really trained on scikit-learn's digits. One model of each architecture is marked and
+released. Against it stand models of other seeds trained on the same data, untrained ones,
+fine-tunings of the base that the released one was fine-tuned from, and copies that were fine-tuned
+and disguised. Nobody but a copy may be accepted; the bits of all others, read from entries that the
+alignment did not look at, must be those of a fair coin.
+
+    python -m benchmarks.proof.kin              # resumes; writes results/kin.json and kin.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import passportize as pp
+from benchmarks.common.paths import RESULTS
+from passportize.attacks.disguise import disguise
+from passportize.data.images import ImageData, digits_data
+from passportize.demo.recipe import accuracy, train
+from passportize.release.claim import Claim, claim_of
+from passportize.surgery.branches import take_out_branches
+from passportize.utils.files import write_atomically
+
+OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))
+EPOCHS, TUNING = 8, 3
+COUNTS = {"other seed": 6, "untrained": 6, "same base": 3, "copy": 2}
+VIT = {"img_size": 32, "patch_size": 8, "depth": 4, "embed_dim": 48, "num_heads": 3}
+ADAMW = ("vit", "mixer", "convnext_atto")
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "resnet10t": lambda: timm.create_model("resnet10t", num_classes=10, in_chans=1),
+    "mobilenetv3_small_050": lambda: timm.create_model(
+        "mobilenetv3_small_050", num_classes=10, in_chans=1
+    ),
+    "mobilenetv2_035": lambda: timm.create_model("mobilenetv2_035", num_classes=10, in_chans=1),
+    "convnext_atto": lambda: timm.create_model("convnext_atto", num_classes=10, in_chans=1),
+    "vit": lambda: timm.create_model(
+        "vit_tiny_patch16_224", num_classes=10, in_chans=1, **VIT
+    ),
+    "mixer": lambda: timm.create_model(
+        "mixer_s32_224", num_classes=10, in_chans=1, img_size=32, patch_size=8, embed_dim=64,
+        num_blocks=3,
+    ),
+}  # fmt: skip
+
+
+def built(name: str, seed: int) -> nn.Module:
+    """A fresh model."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MODELS[name]()
+
+
+def tuned(name: str, model: nn.Module, data: ImageData, epochs: int, seed: int) -> nn.Module:
+    """The model after some epochs of training; fine-tuning takes half of the learning rate."""
+    optimizer, rate = ("adamw", 3e-3) if name in ADAMW else ("sgd", 0.05)
+    rate = rate / 2 if epochs == TUNING else rate
+    train(model, data, epochs=epochs, seed=seed, lr=rate, optimizer=optimizer)
+    return model.eval()
+
+
+def released(name: str, base: nn.Module, data: ImageData) -> tuple[nn.Module, Claim]:
+    """The owner's marked fine-tuning of a base."""
+    config = pp.PassportConfig.signature(margin=1.0)
+    model = pp.passportize(copy.deepcopy(base), OWNER, config=config)
+    pp.embed_signature(model)
+    tuned(name, model, data, EPOCHS, 50)
+    claim = claim_of(model)
+    take_out_branches(model)
+    return model.eval(), claim
+
+
+def judge(
+    suspect: nn.Module, model: nn.Module, claim: Claim, base: nn.Module, data: ImageData
+) -> dict[str, Any]:
+    """One row: plain bits, aligned bits, likeness, and likeness beyond the base."""
+    example = data.test_images[:2]
+
+    def verify(**given: Any) -> pp.Verdict:
+        return pp.verify(suspect, OWNER, claim, released=model, example_inputs=example, **given)
+
+    verdict, beyond = verify(), verify(base=base)
+    row: dict[str, Any] = {
+        "accuracy": round(accuracy(suspect, data.test_images, data.test_labels), 2),
+        "plain": verdict.matched,
+        "accepted": bool(verdict.accepted),
+        "accepted beyond the base": bool(beyond.accepted),
+    }
+    links = verdict.links
+    if links is not None and links.similarity is not None:
+        assert beyond.links is not None and beyond.links.similarity is not None
+        row |= {
+            "aligned": links.aligned_matched,
+            "read": links.aligned_total,
+            "same entries": links.entries_matched,
+            "likeness": round(links.similarity.likeness, 4),
+            "p": links.similarity.p_value,
+            "beyond": round(beyond.links.similarity.likeness, 4),
+        }
+    return row
+
+
+def measure(name: str, data: ImageData, counts: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
+    """All suspects of one architecture."""
+    base = tuned(name, built(name, 0), data, EPOCHS, 0)
+    model, claim = released(name, base, data)
+
+    def copied(number: int) -> nn.Module:
+        suspect = tuned(name, copy.deepcopy(model), data, TUNING, 400 + number)
+        generator = torch.Generator().manual_seed(number)
+        disguise(suspect, generator, example_inputs=data.test_images[:2])
+        return suspect
+
+    make: dict[str, Callable[[int], nn.Module]] = {
+        "other seed": lambda number: tuned(
+            name, built(name, 100 + number), data, EPOCHS, 100 + number
+        ),
+        "untrained": lambda number: built(name, 200 + number).eval(),
+        "same base": lambda number: tuned(name, copy.deepcopy(base), data, TUNING, 300 + number),
+        "copy": copied,
+    }
+    return {
+        kind: [judge(make[kind](number), model, claim, base, data) for number in range(count)]
+        for kind, count in counts.items()
+    }
+
+
+def table(record: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# Kin is not copy",
+        "",
+        f"`{record['command']}`; {record['machine']}, torch {record['torch']}, digits. Aligned "
+        "bits: share of those that were read, mean over suspects, on entries that the alignment "
+        "did not look at. Deviation: of all aligned bits from a half, in standard deviations of a "
+        "fair coin. Likeness: least and most over suspects, and beyond the common base.",
+        "",
+        "| model | suspects | how many | accuracy | aligned bits | deviation | likeness "
+        "| beyond the base | accepted |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    strangers = {"bits": 0, "read": 0, "pairs": 0, "accepted": 0}
+    for name, kinds in record["models"].items():
+        for kind, rows in kinds.items():
+            judged = [row for row in rows if "aligned" in row]
+            bits, read = (sum(row[key] for row in judged) for key in ("aligned", "read"))
+            accepted = sum(row["accepted"] for row in rows)
+            if kind != "copy":
+                strangers["bits"] += bits
+                strangers["read"] += read
+                strangers["pairs"] += len(rows)
+                strangers["accepted"] += accepted
+            deviation = (bits - read / 2) / math.sqrt(max(1, read) / 4)
+            spans = [
+                f"{min(row[key] for row in judged):.3f} to {max(row[key] for row in judged):.3f}"
+                if judged
+                else ""
+                for key in ("likeness", "beyond")
+            ]
+            mean = sum(row["accuracy"] for row in rows) / len(rows)
+            share = f"{100 * bits / read:.1f} %" if read else "read plainly"
+            lines.append(
+                f"| {name} | {kind} | {len(rows)} | {mean:.1f} | {share} | "
+                f"{deviation:+.1f} | {spans[0]} | {spans[1]} | {accepted} |"
+            )
+    if strangers["read"]:
+        all_bits = strangers["bits"] - strangers["read"] / 2
+        lines += [
+            "",
+            f"All {strangers['pairs']} suspects that are no copies: {strangers['bits']} of "
+            f"{strangers['read']} bits, {all_bits / math.sqrt(strangers['read'] / 4):+.1f} "
+            f"standard deviations from a half; {strangers['accepted']} accepted.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--out", type=Path, default=RESULTS / "kin.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    data = digits_data()
+    record: dict[str, Any] = {
+        "question": "who is accepted through the released weights, by kind of kinship",
+        "command": "python -m benchmarks.proof.kin",
+        "machine": f"{platform.machine()}, 1 thread",
+        "torch": torch.__version__,
+        "models": {},
+    }
+    if arguments.out.exists():
+        record["models"] = json.loads(arguments.out.read_text())["models"]
+    for name in arguments.models:
+        if name in record["models"]:
+            continue
+        record["models"][name] = measure(name, data, COUNTS)
+        print(table(record), flush=True)
+        text = json.dumps(record, indent=1) + "\n"
+        write_atomically(arguments.out, text.encode(), overwrite=True)
+        page = arguments.out.with_suffix(".md")
+        write_atomically(page, table(record).encode(), overwrite=True)
+
+
+if __name__ == "__main__":
+    main()
