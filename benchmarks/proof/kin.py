@@ -49,7 +49,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         "vit_tiny_patch16_224", num_classes=10, in_chans=1, **VIT
     ),
     "mixer": lambda: timm.create_model(
-        "mixer_s32_224", num_classes=10, in_chans=1, img_size=32, patch_size=8, embed_dim=64,
+        "mixer_s16_224", num_classes=10, in_chans=1, img_size=32, embed_dim=64,
         num_blocks=3,
     ),
 }  # fmt: skip

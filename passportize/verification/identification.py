@@ -126,10 +126,10 @@ def identify(
     """Say whose copy a suspect is, of copies that :func:`passportize.mark_copy` marked.
 
     Licensees who mixed their copies are named as well, at least one of them, up to a number that
-    grows with the bits: about 2 with 500, 4 with 1,500, 8 with 5,000 (``docs/marking.md``). Nobody
-    is named by chance with more than ``2^-20`` for all that were asked about together. Who asks has
-    the passport, and could have marked a copy in anybody's name: this tells an owner who leaked,
-    and is no proof against the owner's word.
+    grows with the bits: 2 with 500, 3 with 1,500, 5 with 5,000, and mostly more
+    (``docs/marking.md``). The chance that somebody uninvolved is named is at most ``2^-20`` for
+    all that were asked about together. Who asks has the passport, and could have marked a copy in
+    anybody's name: this tells an owner who leaked, and is no proof against the owner's word.
 
     Args:
         suspect: A plain model, a state dict, or the path of a file of weights.

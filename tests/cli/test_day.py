@@ -122,7 +122,7 @@ def test_the_release(day):
     _, call, said, _ = day
     assert "bits" in said["plan"]
     made = json.loads(said["release"])
-    assert made["averaged"] and made["fidelity"] is True and made["public_accuracy"] > 90
+    assert made["averaged"] and made["fidelity"] is True and made["public_accuracy"] > 50
     assert made["preprocessing"]["input_size"] == [3, 48, 48]
     files = {
         *("1-commit/commitment.json", "1-commit/timestamp-request.tsq", "2-publish/README.md"),
