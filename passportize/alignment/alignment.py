@@ -106,17 +106,17 @@ class _Search:
         self._tied, self._held_out = tied, held_out
         raw = {name: _finite(tensor) for name, tensor in suspect.items()}
         self._released, self._suspect = Folded(tied, released), Folded(tied, raw)
-        self.orders: list[Tensor | None] = [None] * len(tied.groups)
+        self._orders: list[Tensor | None] = [None] * len(tied.groups)
         self._matrices: list[Tensor | None] = [None] * len(tied.spaces)
         self._inverses: list[Tensor | None] = [None] * len(tied.spaces)
         self._solved = [0] * len(tied.spaces)
-        self._replaced = {space.group for space in tied.spaces if space.group is not None}
+        self._replaced = tied.replaced
         self._scales = ChannelScales(tied, released, raw, held_out)
-        self._groups_of: dict[int, list[int]] = {}
+        self._groups_of: dict[int, list[tuple[int, Tensor]]] = {}
         for number, group in enumerate(tied.groups):
             if number not in self._replaced:
-                for place, _ in group.places:
-                    self._groups_of.setdefault(place, []).append(number)
+                for axis_number, places in group.places:
+                    self._groups_of.setdefault(axis_number, []).append((number, places))
         self._spaces_of: dict[int, list[tuple[int, Side]]] = {}
         for number, space in enumerate(tied.spaces):
             for side in space.sides:
@@ -162,12 +162,12 @@ class _Search:
                 if number in self._settled:
                     continue
                 order = self._match(number, late)
-                before = self.orders[number]
+                before = self._orders[number]
                 if order is not None and (before is None or not torch.equal(order, before)):
                     changed = True
                     moved = 1.0 if before is None else float((order != before).double().mean())
                     self._changes = max(self._changes, moved)
-                    self.orders[number] = order
+                    self._orders[number] = order
                     group = self._tied.groups[number]
                     self._scales.place(group, order)
                     self._forget(axis for axis, _ in group.places)
@@ -203,10 +203,7 @@ class _Search:
                 if compared and self._ready(axis):
                     own, other = self._matched(found.tensor)
                     kept = ~self._held_out.fitted(found.tensor)
-                    rows = [
-                        found.of(part * kept).movedim(found.dim, 0)[where.reshape(-1)].flatten(1)
-                        for part in (own, other)
-                    ]
+                    rows = [found.entries(part * kept, where).flatten(1) for part in (own, other)]
                     alike = torch.nn.functional.cosine_similarity(rows[0], rows[1]).abs()
                     chance = (2 / math.pi / max(1, int(kept[0].sum()))) ** 0.5
                     self._tested.append((float(alike.mean()) - chance, len(alike)))
@@ -240,17 +237,20 @@ class _Search:
         known = self._known.get((name, skip, placed))
         if known is not None:
             return known
-        moved = {name: tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)}
-        used = {group for number in numbers for group in self._groups_of.get(number, ())}
-        orders = [order if at in used else None for at, order in enumerate(self.orders)]
-        self._tied.permute(moved, orders, -1 if placed else skip)
+        moved = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+        for number in numbers:
+            axis = self._tied.axes[number]
+            for group, places in self._groups_of.get(number, ()):
+                order = self._orders[group]
+                if order is not None and axis.moves and (placed or number != skip):
+                    axis.reorder(moved, places, order)
         if tensor.dim() > 1:
             for number in numbers:
                 if number != skip:
-                    self._unmix(number, moved[name])
-                    self._scales.undo(self._tied.axes[number], moved[name])
-        self._known[name, skip, placed] = moved[name]
-        return moved[name]
+                    self._unmix(number, moved)
+                    self._scales.undo(self._tied.axes[number], moved)
+        self._known[name, skip, placed] = moved
+        return moved
 
     def unfolded(self, name: str) -> Tensor:
         """The same in the coordinates of the released weights."""
@@ -260,7 +260,7 @@ class _Search:
         """Channels that had another place, or a matrix on them."""
         count = sum(
             int((order != torch.arange(len(order))).sum())
-            for order in self.orders
+            for order in self._orders
             if order is not None
         )
         for matrices in self._matrices:
@@ -289,9 +289,7 @@ class _Search:
                 continue
             part = axis.of(tensor)
             undoing = inverses if side.writes else matrices.transpose(1, 2)
-            changed = act(undoing, side, axis, part)
-            entries = side.places.reshape(-1)
-            part.index_copy_(axis.dim, entries, changed.index_select(axis.dim, entries))
+            part.copy_(act(undoing, side, axis, part))
 
     def _solve(self, number: int, late: bool) -> None:
         """Find the matrices of a space."""
@@ -336,11 +334,9 @@ class _Search:
 
     def _along(self, side: Side, tensor: Tensor) -> Tensor:
         """The entries of a side, ``[blocks, size, features]``."""
-        axis = self._tied.axes[side.axis]
-        part = axis.of(tensor).movedim(axis.dim, 0)
         blocks, size, _ = side.places.shape
-        found: Tensor = part[side.places.reshape(-1)].reshape(blocks, size, -1)
-        return found
+        entries = self._tied.axes[side.axis].entries(tensor, side.places)
+        return entries.reshape(blocks, size, -1)
 
     # --- places ---------------------------------------------------------------------------------
 
@@ -407,7 +403,7 @@ class _Search:
             along = self._tied.axes[other]
             if along.dim == found.dim or not along.moves:
                 continue
-            if any(self.orders[group] is None for group in self._groups_of.get(other, ())):
+            if any(self._orders[group] is None for group, _ in self._groups_of.get(other, ())):
                 return False
             if any(self._matrices[at] is None for at, _ in self._spaces_of.get(other, ())):
                 return False
@@ -421,9 +417,7 @@ class _Search:
             return None
 
         def features(tensor: Tensor) -> Tensor:
-            part = axis.of(tensor).movedim(axis.dim, 0)
-            rows: Tensor = part[places.reshape(-1)].reshape(len(places), -1)
-            return rows
+            return axis.entries(tensor, places).reshape(len(places), -1)
 
         rows, others = features(own.float()), features(self.aligned(axis.tensor, number).float())
         chosen = features(self._held_out.fitted(axis.tensor))

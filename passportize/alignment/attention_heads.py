@@ -28,16 +28,17 @@ class HeadFeatures:
     def __init__(self, tied: TiedChannels) -> None:
         self._parts: dict[int, list[tuple[Side, Side | None]]] = {}
         self._bundles: dict[int, Tensor] = {}
+        spaces = [space for space in tied.spaces if space.group is None and space.blocks > 1]
+        of_heads = {side.axis for space in spaces for side in space.sides}
         entries = {
             (axis, entry): (number, bundle)
             for number, group in enumerate(tied.groups)
             for axis, places in group.places
+            if axis in of_heads
             for bundle, row in enumerate(places.tolist())
             for entry in row
         }
-        for space in tied.spaces:
-            if space.group is not None or space.blocks < 2:
-                continue
+        for space in spaces:
             sides = [side for side in space.sides if self._is_rows(tied, side)]
             writes = next((side for side in sides if side.writes), None)
             reads = next((side for side in sides if not side.writes), None)

@@ -57,6 +57,23 @@ class Axis:
             tensor = tensor.narrow(0, self.rows[0], self.rows[1] - self.rows[0])
         return tensor.narrow(self.dim, self.first, len(self.atoms))
 
+    def entries(self, tensor: Tensor, places: Tensor) -> Tensor:
+        """The entries of a tensor at some places of the axis, which come first."""
+        chosen: Tensor = self.of(tensor).movedim(self.dim, 0)[places.reshape(-1)]
+        return chosen
+
+    def reorder(self, tensor: Tensor, places: Tensor, order: Tensor) -> None:
+        """Put bundles of entries into another order, in place.
+
+        Args:
+            tensor: The tensor.
+            places: Entries of each bundle, ``[bundles, entries]``.
+            order: Which bundle goes to each place, int64 ``[bundles]``.
+        """
+        part = self.of(tensor)
+        moved = part.index_select(self.dim, places[order].reshape(-1).to(part.device))
+        part.index_copy_(self.dim, places.reshape(-1).to(part.device), moved)
+
     def spread(self, values: Tensor, tensor: Tensor) -> Tensor:
         """One value per entry of the axis, in a shape that broadcasts against :meth:`of`."""
         return values.reshape([-1 if d == self.dim else 1 for d in range(tensor.dim())])

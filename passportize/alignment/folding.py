@@ -85,14 +85,13 @@ def act(matrices: Tensor, side: Side, axis: Axis, part: Tensor) -> Tensor:
         part: What the axis means of the tensor.
 
     Returns:
-        A new tensor like ``part``; entries that belong to no channel of the space are zero if the
-        space does not cover the axis.
+        A new tensor like ``part``; what belongs to no channel of the space is as before.
     """
     turned = part.movedim(axis.dim, 0)
     blocks, size, copies = side.places.shape
     flat = side.places.reshape(-1)
     chosen = turned[flat].reshape(blocks, size, -1)
     mixed = torch.bmm(matrices.to(chosen), chosen)
-    result = torch.zeros_like(turned)
+    result = turned.clone()
     result[flat] = mixed.reshape(blocks * size * copies, *turned.shape[1:])
     return result.movedim(0, axis.dim)

@@ -107,6 +107,7 @@ def _long_rows(shape: torch.Size) -> bool:
     return len(shape) > 1 and shape[1:].numel() >= _LONG_ROW and shape[1] >= _MANY_KERNELS
 
 
+@functools.lru_cache(maxsize=64)
 def _fitting_columns(shape: torch.Size, dim: int, share: float) -> Tensor:
     rest = [size for d, size in enumerate(shape) if d != dim]
     numbers = torch.rand(math.prod(rest), generator=torch.Generator().manual_seed(0))

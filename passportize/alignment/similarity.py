@@ -97,10 +97,7 @@ def measure_similarity(
             own = released[axis.tensor]
             ancestor = base.get(axis.tensor, torch.zeros(()).expand(own.shape))
             whole = own, aligned[axis.tensor], ancestor, held_out.fitted(axis.tensor)
-            parts = [
-                axis.of(tensor).movedim(axis.dim, 0)[places.reshape(-1)].flatten(1)
-                for tensor in whole
-            ]
+            parts = [axis.entries(tensor, places).flatten(1) for tensor in whole]
             for entry in range(places.shape[1]):
                 mine, other, past, chosen = (part[entry :: places.shape[1]] for part in parts)
                 mine, other = (_beyond(rows.float(), past.float()) for rows in (mine, other))
@@ -127,13 +124,12 @@ def _matched_rows(
 
     Rows that nothing can have moved are compared as they lie, too.
     """
-    replaced = {space.group for space in tied.spaces}
     movable = {
         *(axis for group in tied.groups for axis, _ in group.places),
         *(side.axis for space in tied.spaces for side in space.sides),
     }
     for number, group in enumerate(tied.groups):
-        if number not in replaced:
+        if number not in tied.replaced:
             yield group.size, group.places
     for space in tied.spaces:
         if space.blocks == 1:

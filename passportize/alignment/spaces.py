@@ -21,7 +21,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import Axis, ChannelLabels, Diagonal, Heads
+from passportize.alignment.channels import Axis, ChannelLabels, Diagonal
 
 __all__ = ["MatrixKind", "MatrixSpace", "Side", "find_spaces", "fold_factors"]
 
@@ -90,8 +90,8 @@ def find_spaces(
     search = _Search(labels, axes, moving, scales)
     spaces = [search.stream(number, places) for number, places in enumerate(groups)]
     for heads in labels.heads:
-        spaces.append(search.heads([(heads.queries, True), (heads.keys, False)], heads))
-        spaces.append(search.heads([(heads.values, True)], heads))
+        spaces.append(search.heads([(heads.queries, True), (heads.keys, False)]))
+        spaces.append(search.heads([(heads.values, True)]))
     found = [space for space in spaces if space is not None]
     return tuple(sorted(found, key=lambda space: space.sides[0].axis))
 
@@ -202,16 +202,16 @@ class _Search:
             if not bool(torch.isin(through[self._scales[side]], base).all()):
                 return None
         kind = MatrixKind.LINEAR
+        levels = torch.unique(self._scales[torch.isin(self._moving, self._moving[first])])
         for which in (MatrixKind.ORTHOGONAL, MatrixKind.CENTRED):
             marked = self._normed[which]
-            levels = torch.unique(self._scales[torch.isin(self._moving, self._moving[first])])
             if bool(marked[levels].any()):
                 if not bool(marked[base].all()) or bool(marked[levels].sum() > len(base)):
                     return None
                 kind = which
         return MatrixSpace(kind, len(base), 1, tuple(sides), tuple(diagonals), number)
 
-    def heads(self, parts: Sequence[tuple[Tensor, bool]], heads: Heads) -> MatrixSpace | None:
+    def heads(self, parts: Sequence[tuple[Tensor, bool]]) -> MatrixSpace | None:
         """The space of values, or of queries and keys, of attention."""
         sides = []
         for atoms, covariant in parts:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import FIXED, Axis, ChannelLabels, Heads
+from passportize.alignment.channels import FIXED, Axis, ChannelLabels
 from passportize.alignment.spaces import MatrixSpace, find_spaces
 from passportize.alignment.walk import LabelWalk
 from passportize.errors import TracingError
@@ -53,7 +53,6 @@ class TiedChannels:
         signed: Whether its sign can change too, ``[classes]``.
         aliases: First name of every parameter and buffer that has several, by the others.
         spaces: Channels that more than permutations may act on, in the order of the forward pass.
-        heads: Attention whose heads were understood.
     """
 
     axes: tuple[Axis, ...]
@@ -63,11 +62,13 @@ class TiedChannels:
     signed: Tensor
     aliases: Mapping[str, str]
     spaces: tuple[MatrixSpace, ...] = ()
-    heads: tuple[Heads, ...] = ()
 
-    def permute(
-        self, tensors: Mapping[str, Tensor], orders: Sequence[Tensor | None], skip: int = -1
-    ) -> None:
+    @property
+    def replaced(self) -> frozenset[int]:
+        """Numbers of the groups that a space stands for: a matrix is more than a permutation."""
+        return frozenset(space.group for space in self.spaces if space.group is not None)
+
+    def permute(self, tensors: Mapping[str, Tensor], orders: Sequence[Tensor | None]) -> None:
         """Move channels, in place.
 
         Args:
@@ -75,24 +76,21 @@ class TiedChannels:
                 that are missing are passed over.
             orders: For every group which bundle goes to each place, int64 ``[size]``; None to
                 leave it.
-            skip: Number of an axis to leave alone.
         """
         for group, order in zip(self.groups, orders, strict=True):
             if order is None:
                 continue
             for number, places in group.places:
                 axis = self.axes[number]
-                if number != skip and axis.moves and axis.tensor in tensors:
-                    part = axis.of(tensors[axis.tensor])
-                    moved = part.index_select(axis.dim, places[order].reshape(-1).to(part.device))
-                    part.index_copy_(axis.dim, places.reshape(-1).to(part.device), moved)
+                if axis.moves and axis.tensor in tensors:
+                    axis.reorder(tensors[axis.tensor], places, order)
 
 
 def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChannels:
     """Find the channels of a model that can move together; the model is only read.
 
-    Inputs and outputs of the model stay where they are, and so does what passes through attention
-    between its projections, or through a step that is not known. Grouped convolutions and
+    Inputs and outputs of the model stay where they are, and so does what passes through a step that
+    is not known. Grouped convolutions and
     GroupNorm keep their groups in place; channels move within them.
 
     Args:
@@ -117,8 +115,7 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     axes = sorted(labels.axes, key=lambda axis: axis.step)
     groups = _groups(axes, moving)
     spaces = find_spaces(labels, axes, [group.places for group in groups], moving, scales)
-    heads = tuple(labels.heads)
-    return TiedChannels(tuple(axes), groups, scales, free, signed, _aliases(model), spaces, heads)
+    return TiedChannels(tuple(axes), groups, scales, free, signed, _aliases(model), spaces)
 
 
 def _settle_loose(labels: ChannelLabels, loose: Mapping[str, tuple[Tensor, int]]) -> None:

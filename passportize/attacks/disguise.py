@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import Axis, Diagonal
-from passportize.alignment.spaces import MatrixKind, MatrixSpace, fold_factors
+from passportize.alignment.channels import Diagonal
+from passportize.alignment.folding import act
+from passportize.alignment.spaces import MatrixKind, MatrixSpace, Side, fold_factors
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
@@ -139,20 +140,9 @@ def _mix(
         if side.axis in factors:
             values = values * axis.spread(factors[side.axis], values)
         acting = matrices if side.writes else inverses
-        part.copy_(_acted(acting, side.places, axis, values))
+        part.copy_(act(acting, side, axis, values))
     for diagonal, shift in zip(space.diagonals, shifts, strict=True):
         _reset(diagonal, shift, space, tied, tensors, matrices)
-
-
-def _acted(matrices: Tensor, places: Tensor, axis: Axis, values: Tensor) -> Tensor:
-    """Matrices on entries along one axis of a tensor."""
-    turned = values.movedim(axis.dim, 0)
-    blocks, size, copies = places.shape
-    chosen = turned[places.reshape(-1)].reshape(blocks, size, -1)
-    mixed = torch.bmm(matrices.to(chosen), chosen)
-    result = turned.clone()
-    result[places.reshape(-1)] = mixed.reshape(blocks * size * copies, *turned.shape[1:])
-    return result.movedim(0, axis.dim)
 
 
 def _shift(diagonal: Diagonal, tensors: Mapping[str, Tensor]) -> Tensor | None:
@@ -211,33 +201,14 @@ def _moved_shift(
     matrices: Tensor,
 ) -> Tensor:
     """A shift of a norm's channels, seen from the other coordinates of the space."""
-    channel = _channels(space, tied)
-    order = channel[diagonal.after if diagonal.kind != "norm" else diagonal.before]
-    result = torch.empty_like(shift)
-    count = space.size
-    # A norm over several copies of the channels (patch merging) has a shift for each.
-    seen = torch.zeros(count, dtype=torch.int64)
-    copies = torch.empty_like(order)
-    for at, number in enumerate(order.tolist()):
-        copies[at] = seen[number]
-        seen[number] += 1
-    for copy in range(int(copies.max()) + 1):
-        chosen = (copies == copy).nonzero().squeeze(1)
-        own = torch.zeros(count, dtype=torch.float64)
-        own[order[chosen]] = shift[chosen]
-        result[chosen] = (matrices[0] @ own)[order[chosen]]
-    return result
-
-
-def _channels(space: MatrixSpace, tied: TiedChannels) -> Tensor:
-    """Number of the channel of every atom of a space."""
-    group = tied.groups[space.group] if space.group is not None else None
-    assert group is not None
-    result = torch.full((len(tied.scales),), -1)
-    for number, places in group.places:
-        atoms = tied.axes[number].atoms[places]
-        result[atoms] = torch.arange(group.size)[:, None].expand(atoms.shape)
-    return result
+    assert space.group is not None  # heads have no norms
+    number, places = next(
+        (number, places)
+        for number, places in tied.groups[space.group].places
+        if tied.axes[number].tensor == diagonal.tensors["bias"]
+        and tied.axes[number].first == diagonal.first
+    )
+    return act(matrices, Side(number, places[None], True), tied.axes[number], shift)
 
 
 def _drawn(
