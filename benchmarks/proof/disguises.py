@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from torch import nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
+from benchmarks.common.records import write_record
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
 from passportize.data.images import ImageData, digits_data
@@ -33,7 +33,6 @@ from passportize.demo.recipe import accuracy, build_model, train
 from passportize.release.claim import Claim, claim_of
 from passportize.surgery.branches import take_out_branches
 from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
-from passportize.utils.files import write_atomically
 
 OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))
 DECADES = 2.0
@@ -183,7 +182,6 @@ def main() -> None:
         "torch": torch.__version__,
         "models": {},
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.models:
         preset, epochs = MODELS[name]
         released, claim = protect(name, data)
@@ -192,10 +190,7 @@ def main() -> None:
         for suspect, make in suspects(name, released, data).items():
             rows[suspect] = judge(make(), released, claim, data)
             print(name, suspect, rows[suspect], flush=True)
-            text = json.dumps(record, indent=1) + "\n"
-            write_atomically(arguments.out, text.encode(), overwrite=True)
-            page = arguments.out.with_suffix(".md")
-            write_atomically(page, table(record).encode(), overwrite=True)
+            write_record(arguments.out, record, table(record))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import platform
 from collections.abc import Callable
@@ -26,12 +25,12 @@ from torch import nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
+from benchmarks.common.records import earlier_rows, write_record
 from passportize.attacks.disguise import disguise
 from passportize.data.images import ImageData, digits_data
 from passportize.demo.recipe import accuracy, train
 from passportize.release.claim import Claim, claim_of
 from passportize.surgery.branches import take_out_branches
-from passportize.utils.files import write_atomically
 
 OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))
 EPOCHS, TUNING = 8, 3
@@ -197,19 +196,14 @@ def main() -> None:
         "command": "python -m benchmarks.proof.kin",
         "machine": f"{platform.machine()}, 1 thread",
         "torch": torch.__version__,
-        "models": {},
+        "models": earlier_rows(arguments.out),
     }
-    if arguments.out.exists():
-        record["models"] = json.loads(arguments.out.read_text())["models"]
     for name in arguments.models:
         if name in record["models"]:
             continue
         record["models"][name] = measure(name, data, COUNTS)
         print(table(record), flush=True)
-        text = json.dumps(record, indent=1) + "\n"
-        write_atomically(arguments.out, text.encode(), overwrite=True)
-        page = arguments.out.with_suffix(".md")
-        write_atomically(page, table(record).encode(), overwrite=True)
+        write_record(arguments.out, record, table(record))
 
 
 if __name__ == "__main__":

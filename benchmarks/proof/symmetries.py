@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -28,11 +27,11 @@ from torch import Tensor, nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
+from benchmarks.common.records import earlier_rows, write_record
 from passportize.attacks.disguise import disguise
 from passportize.errors import PassportizeError
 from passportize.release.claim import Claim, claim_of
 from passportize.surgery.branches import take_out_branches
-from passportize.utils.files import write_atomically
 
 OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))
 NOISE = 0.3
@@ -270,10 +269,8 @@ def main() -> None:
         "machine": f"{platform.machine()}, 1 thread",
         "torch": torch.__version__,
         "timm": timm.__version__,
-        "models": {},
+        "models": earlier_rows(arguments.out),
     }
-    if arguments.out.exists():
-        record["models"] = json.loads(arguments.out.read_text())["models"]
     for name in arguments.models:
         if name in record["models"]:
             continue
@@ -282,10 +279,7 @@ def main() -> None:
         except (PassportizeError, RuntimeError) as error:
             record["models"][name] = {"error": str(error).partition("\n")[0][:120]}
         print(name, record["models"][name], flush=True)
-        text = json.dumps(record, indent=1) + "\n"
-        write_atomically(arguments.out, text.encode(), overwrite=True)
-        page = arguments.out.with_suffix(".md")
-        write_atomically(page, table(record).encode(), overwrite=True)
+        write_record(arguments.out, record, table(record))
 
 
 if __name__ == "__main__":
