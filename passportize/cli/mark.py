@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 from torch import nn
 
 from passportize.cli.data_input import (
@@ -23,10 +20,10 @@ from passportize.cli.data_input import (
 )
 from passportize.cli.inputs import PassphraseFile, open_passport
 from passportize.cli.model_input import (
-    MODEL_HELP,
     Arguments,
     InputSize,
     NumClasses,
+    PlainModel,
     example_of,
     load_model,
 )
@@ -35,8 +32,8 @@ from passportize.cli.terminal import (
     REFUSED,
     AsJson,
     command,
+    counting,
     emit,
-    errors,
     leave,
     working,
 )
@@ -48,14 +45,6 @@ from passportize.release.preprocessing import Preprocessing
 __all__ = ["identify", "mark", "mark_copy"]
 
 OwnPassport = Annotated[Path, typer.Option("--passport", help="The owner's passport.")]
-PlainModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help=f"The plain model, where the checkpoint does not name it: {MODEL_HELP}",
-        show_default=False,
-    ),
-]
 Calibration = Annotated[
     str,
     typer.Option(
@@ -119,7 +108,7 @@ def mark(
         batches, prepared = _batches(data, plain, images, batch_size, given)
         config = PassportConfig.trained(margin=margin, bits=bits, licence_bits=licence_bits)
         marked = passportize(plain, opened, config=config, example_inputs=example_of(input_size))
-    with _bar("turning rows", as_json) as step:
+    with counting("turning rows", as_json) as step:
         done = embed_signature(marked, calibration=batches, progress=step)
     made = claim_of(marked, prepared)
     verdict = verify(unpassportize(marked), opened, made)
@@ -173,7 +162,7 @@ def mark_copy(
     with working(f"reading {released}", as_json):
         plain = _loaded(released, model or claim.architecture or None, num_classes, arg, False)
         batches, _ = _batches(data, plain, images, batch_size, {}, claim.preprocessing)
-    with _bar("turning rows", as_json) as step:
+    with counting("turning rows", as_json) as step:
         done = make_copy(
             plain, opened.licensee(licensee), claim, calibration=batches, progress=step
         )
@@ -288,15 +277,3 @@ def _batches(
         subset = torch.utils.data.Subset(pictures, chosen)
         loader = torch.utils.data.DataLoader(subset, batch_size=batch)
     return list(itertools.islice(loader, -(-images // batch))), prepared
-
-
-@contextmanager
-def _bar(title: str, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on standard error; nothing where there is no terminal."""
-    console = errors()
-    if as_json or not console.is_terminal:
-        yield None
-        return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

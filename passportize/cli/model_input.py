@@ -20,6 +20,7 @@ __all__ = [
     "Arguments",
     "InputSize",
     "NumClasses",
+    "PlainModel",
     "call_function",
     "example_of",
     "load_model",
@@ -34,6 +35,14 @@ Arguments = Annotated[
         "--arg",
         metavar="NAME=VALUE",
         help="Argument for making the model, img_size=96 say; repeatable.",
+        show_default=False,
+    ),
+]
+PlainModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help=f"The plain model, where the checkpoint does not name it: {MODEL_HELP}",
         show_default=False,
     ),
 ]

@@ -20,10 +20,10 @@ from passportize.cli.data_input import (
 )
 from passportize.cli.inputs import PassphraseFile, open_passport
 from passportize.cli.model_input import (
-    MODEL_HELP,
     Arguments,
     InputSize,
     NumClasses,
+    PlainModel,
     example_of,
     load_model,
 )
@@ -40,14 +40,6 @@ Checkpoint = Annotated[
     Path, typer.Argument(help="The training checkpoint whose weights will be released.")
 ]
 OwnPassport = Annotated[Path, typer.Option("--passport", help="The passport of the training.")]
-PlainModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help=f"The plain model, where the checkpoint does not name it: {MODEL_HELP}",
-        show_default=False,
-    ),
-]
 Preset = Annotated[
     str | None,
     typer.Option(

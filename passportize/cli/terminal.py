@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 
 from passportize.errors import PassportizeError
 
@@ -164,6 +164,21 @@ def progress(items: Iterable[Item], title: str, as_json: bool) -> Iterable[Item]
         return items
     total = len(items) if isinstance(items, Sequence) else None
     return track(items, description=title, total=total, console=console, transient=True)
+
+
+@contextmanager
+def counting(title: str, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error for work that counts itself; nothing where there is no terminal.
+
+    Gives what to call with how many steps are done, and how many there are.
+    """
+    console = errors()
+    if as_json or not console.is_terminal:
+        yield None
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def is_interactive() -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 from passportize.errors import InvalidArgument
 from passportize.layers.private_keys import private_keys
 
-__all__ = ["AuditReport", "is_clean"]
+__all__ = ["AuditReport", "Findings", "is_clean"]
 
 _OURS = "passportize"
 _HOOKS = (
@@ -31,8 +31,27 @@ _HOOKS = (
 
 
 @dataclass(frozen=True)
-class AuditReport:
+class Findings:
     """What was found. True in a condition if that is nothing.
+
+    Attributes:
+        findings: One line for each thing that must not be there.
+    """
+
+    findings: tuple[str, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def __bool__(self) -> bool:
+        return self.clean
+
+
+@dataclass(frozen=True)
+class AuditReport(Findings):
+    """What was found of private branches in a model. True in a condition if that is nothing.
 
     Attributes:
         findings: One line for each trace of a private branch.
@@ -41,17 +60,8 @@ class AuditReport:
             be saved whole.
     """
 
-    findings: tuple[str, ...]
     modules: int
     saved: bool
-
-    @property
-    def clean(self) -> bool:
-        """Whether no trace was found."""
-        return not self.findings
-
-    def __bool__(self) -> bool:
-        return self.clean
 
     def __str__(self) -> str:
         how = "" if self.saved else "; the model cannot be saved whole, so its bytes were not read"

@@ -17,6 +17,7 @@ from passportize.errors import CheckpointError, PassportizeError
 from passportize.layers.private_keys import private_keys
 from passportize.passport.file import PASSPORT_FORMAT
 from passportize.passport.sealing import SEALED_FORMAT
+from passportize.release.audit import Findings
 from passportize.release.checkpoint import read_checkpoint
 from passportize.release.release_commitment import FORMAT as COMMITMENT
 
@@ -35,24 +36,15 @@ _TRAINING = {
 
 
 @dataclass(frozen=True)
-class FileAudit:
-    """What was found. True in a condition if that is nothing.
+class FileAudit(Findings):
+    """What was found in files. True in a condition if that is nothing.
 
     Attributes:
         findings: One line for each thing that must not go out.
         files: How many files were read.
     """
 
-    findings: tuple[str, ...]
     files: int
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
-
-    def __bool__(self) -> bool:
-        return self.clean
 
     def __str__(self) -> str:
         if self.clean:

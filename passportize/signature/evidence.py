@@ -52,6 +52,11 @@ class Evidence:
         """Bits of evidence."""
         return max(0.0, -self.log2_p - self.log2_alternatives)
 
+    @property
+    def suffices(self) -> bool:
+        """Whether it would be enough for acceptance if all bits that were read matched."""
+        return self.reading.total - self.log2_alternatives >= ACCEPT_STRENGTH
+
 
 def read_evidence(tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout) -> Evidence:
     """The strongest of the readings by name and, while these fail or lack sites, by assignments.
@@ -126,7 +131,7 @@ def judge_evidence(evidence: Evidence, layout: Layout) -> tuple[bool | None, str
         return None, "no norm of the suspect can carry a signature"
     if not total:
         return None, "no site of the claim is in the suspect; is it a model of this architecture?"
-    if total - evidence.log2_alternatives < ACCEPT_STRENGTH:
+    if not evidence.suffices:
         return None, (
             f"{total} of {layout.bits} bits are there to be read, too few to reach "
             f"{ACCEPT_STRENGTH:g} bits of strength even if all match"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from passportize.signature.response import reach_of
-from passportize.signature.turning import ENOUGH, SPARE
+from passportize.signature.turning import SPARE, lacking_rows
 from passportize.signature.vectors import SignVectors
 
 __all__ = ["Metric", "least_output_rows"]
@@ -97,10 +97,7 @@ def least_output_rows(
     read = rows[:, window]
     length = torch.linalg.vector_norm(read, dim=1)
     gauge, answer = (read * signs[0]).sum(1), (read * signs[1]).sum(1)
-    now = torch.where(gauge < 0, -1.0, 1.0).to(rows.dtype)
-    enough = ENOUGH * reach * length
-    lacking = (gauge.abs() < enough) | (now * bits * answer < enough)
-    lacking &= length > 0
+    lacking = lacking_rows(gauge, answer, bits, reach, length)
     if not bool(lacking.any()):
         return None
     added = torch.zeros_like(rows)
@@ -108,7 +105,7 @@ def least_output_rows(
     stiffer = 1.0
     for _ in range(_TRIES):
         left = []
-        for part in todo.split(_BLOCK):
+        for part in torch.split(todo, _BLOCK):
             found, settled = _turned(
                 rows[part], signs[:, part], bits[part], reach, metric, window, stiffer, centred
             )

@@ -19,6 +19,24 @@ ENOUGH = 0.999
 """Rows that reach so much of the margin stay as they are."""
 
 
+def lacking_rows(
+    gauge: Tensor, answer: Tensor, bits: Tensor, reach: float, length: Tensor
+) -> Tensor:
+    """Which rows do not carry their bits with the margin, bool; rows of zeros are left out.
+
+    Args:
+        gauge: ``w . s``, ``[rows]``.
+        answer: ``w . t``.
+        bits: -1 and +1.
+        reach: The margin, in units of the length.
+        length: ``|w|``.
+    """
+    now = torch.where(gauge < 0, -1.0, 1.0).to(gauge.dtype)
+    enough = ENOUGH * reach * length
+    lacking = (gauge.abs() < enough) | (now * bits * answer < enough)
+    return lacking & (length > 0)
+
+
 def turned_rows(rows: Tensor, vectors: SignVectors, bits: Tensor, margin: float) -> Tensor | None:
     """The nearest rows of the same lengths whose gauge and bit keep a margin.
 
@@ -42,10 +60,7 @@ def turned_rows(rows: Tensor, vectors: SignVectors, bits: Tensor, margin: float)
     reach = reach_of(margin, shape.entries)
     length = torch.linalg.vector_norm(rows, dim=1)
     gauge, answer = (rows * s).sum(1), (rows * t).sum(1)
-    now = torch.where(gauge < 0, -1.0, 1.0).to(rows.dtype)
-    enough = ENOUGH * reach * length
-    lacking = (gauge.abs() < enough) | (now * bits * answer < enough)
-    lacking &= length > 0
+    lacking = lacking_rows(gauge, answer, bits, reach, length)
     if not bool(lacking.any()):
         return None
     least = SPARE * reach * length

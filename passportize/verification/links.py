@@ -266,7 +266,7 @@ def _second_link(
     if not similarity.accepted:
         where = "beyond the base, " if beyond else ""
         return False, f"link 2: {where}the suspect's weights are not those that were released"
-    if reading.total - aligned.log2_alternatives < ACCEPT_STRENGTH:
+    if not aligned.suffices:
         return None, (
             f"link 2: only {reading.total} bits are there to be read, too few to tell a copy from "
             "kin"
