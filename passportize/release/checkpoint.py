@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,7 +158,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
 def _told(error: Exception) -> str:
     """What a reader's error says of the file, without the advice of torch to load it unsafely."""
     kind = type(error).__name__
-    if isinstance(error, pickle.UnpicklingError):
+    if "weights_only" in str(error):
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         return f"{kind}: it asks for {found[1]}" if found else kind
     return f"{kind}: " + str(error).partition("\n")[0][:200]
