@@ -33,6 +33,7 @@ from passportize.surgery.planning import plan
 from passportize.surgery.selection import Where, site_configs
 from passportize.surgery.site_plan import Plan
 from passportize.surgery.stand_ins import stand_ins
+from passportize.utils.all_or_nothing import all_or_nothing
 
 __all__ = ["UnsavedBranchWarning", "passportize", "unlock", "unpassportize"]
 
@@ -45,6 +46,7 @@ class UnsavedBranchWarning(UserWarning):
     """A trained private branch is about to be thrown away without a claim having been saved."""
 
 
+@all_or_nothing
 def passportize(
     model: Model,
     passport: Passport,
@@ -124,6 +126,7 @@ def passportize(
     return model
 
 
+@all_or_nothing
 def unpassportize(model: Model) -> Model:
     """Restore the plain model, in place and exactly; returns the same object.
 
@@ -148,12 +151,13 @@ def unpassportize(model: Model) -> Model:
             "save_claim(model, path) its statistics are lost and only the signature can be "
             "verified",
             UnsavedBranchWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     take_out_branches(model)
     return model
 
 
+@all_or_nothing
 def unlock(model: Model, passport: Passport) -> Model:
     """Give a passportized model that was loaded from a file its secret back, in place.
 

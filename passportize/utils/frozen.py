@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import random
 import sys
@@ -13,16 +14,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from passportize.errors import InvalidArgument
 
 __all__ = [
+    "FUSED_KERNELS",
     "MODULE_CALLS",
+    "ModuleRecord",
     "close",
+    "copy_to_run",
     "eager_mode",
     "frozen_model",
     "frozen_random_state",
+    "fused_kernels_off",
     "in_eval_mode",
     "silent_warnings",
+    "tensor_values",
     "trial",
+    "write_back",
 ]
 
 _CONTAINERS = (dict, list, set)
@@ -33,7 +43,47 @@ _CONTAINERS = (dict, list, set)
 MODULE_CALLS = threading.RLock()
 
 
-class _ModuleRecord:
+class _FusedKernels:
+    """torch's one switch for the fused kernels of attention, which several threads may want off."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._depths: dict[int, int] = {}
+        self._before = True
+
+    def depth(self) -> int:
+        """How many times this thread wants them off."""
+        return self._depths.get(threading.get_ident(), 0)
+
+    def leave_to(self, depth: int) -> None:
+        """Set how many times it does; they are as before when no thread does any more."""
+        with self.lock:
+            was_off = bool(self._depths)
+            self._depths[threading.get_ident()] = depth
+            if not depth:
+                del self._depths[threading.get_ident()]
+            if self._depths and not was_off:
+                self._before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            elif was_off and not self._depths:
+                torch.backends.mha.set_fastpath_enabled(self._before)
+
+
+FUSED_KERNELS = _FusedKernels()
+
+
+@contextmanager
+def fused_kernels_off(wanted: bool = True) -> Iterator[None]:
+    """Run without the fused kernel of nn.TransformerEncoderLayer, which passes over its norms."""
+    depth = FUSED_KERNELS.depth()
+    try:
+        FUSED_KERNELS.leave_to(depth + wanted)
+        yield
+    finally:
+        FUSED_KERNELS.leave_to(depth)
+
+
+class ModuleRecord:
     """The attributes of one module, one level into its plain containers."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -46,13 +96,13 @@ class _ModuleRecord:
         ]
 
     def restore(self) -> None:
+        """Put all of it back; objects that are still the same are not touched."""
         for container, content in self.contents:
             if not _same(container, content):
                 _refill(container, content)
         current = vars(self.module)
         if not _same(current, self.attributes):
-            current.clear()
-            current.update(self.attributes)
+            _refill(current, self.attributes)
 
 
 def _same(container: Any, content: Any) -> bool:
@@ -72,11 +122,18 @@ def _same(container: Any, content: Any) -> bool:
 
 
 def _refill(container: Any, content: Any) -> None:
-    container.clear()
+    """Give a container its content back; nothing that belongs in it is ever missing meanwhile."""
     if isinstance(container, list):
-        container.extend(content)
+        container[:] = content
+    elif isinstance(container, set):
+        container.update(content)
+        container.intersection_update(content)
     else:
         container.update(content)
+        for key in [key for key in container if key not in content]:
+            del container[key]
+        for key in content:  # in their order
+            container[key] = container.pop(key)
 
 
 @contextmanager
@@ -115,6 +172,28 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def copy_to_run(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares its parameters, to be run and changed in the model's stead.
+
+    Raises:
+        InvalidArgument: It cannot be copied.
+    """
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    for module in model.modules():
+        for value in vars(module).values():
+            # What a weight norm of the old kind has computed last; it does so anew when it is run.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise InvalidArgument(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), and a "
+            "model that somebody else may be using is never run itself; give its state dict, and "
+            "a model of the same architecture as model="
+        ) from None
+
+
 @contextmanager
 def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
     """Put every attribute of every module back on leaving, also after an exception.
@@ -127,31 +206,44 @@ def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
         model: The model.
         values: Also write back the values of buffers that were changed in place.
     """
-    records = [_ModuleRecord(module) for module in model.modules()]
-    saved = _tensor_values(records, values)
+    records = [ModuleRecord(module) for module in model.modules()]
+    saved = tensor_values(records, values)
     try:
         yield
     finally:
         for record in records:
             record.restore()
-        with torch.no_grad():
-            for tensor, copy, version in saved:
-                # Not the version alone: some batch_norm kernels update their statistics
-                # without counting it.
-                if tensor._version != version or not (tensor.is_meta or torch.equal(tensor, copy)):
-                    tensor.copy_(copy)
+        write_back(saved)
 
 
-def _tensor_values(records: list[_ModuleRecord], buffers: bool) -> list[tuple[Tensor, Tensor, int]]:
+def tensor_values(records: list[ModuleRecord], buffers: bool) -> list[tuple[Tensor, Tensor, int]]:
+    """Tensors that modules hold beside their parameters, with copies, for :func:`write_back`.
+
+    Args:
+        records: Of the modules.
+        buffers: Also the registered ones.
+    """
     found: dict[int, Tensor] = {}
     for record in records:
         registered = record.attributes.get("_buffers", {}).values() if buffers else ()
         for value in (*registered, *record.attributes.values()):
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            if isinstance(value, Tensor) and not (
+                isinstance(value, nn.Parameter) or is_lazy(value)
+            ):
                 found.setdefault(id(value), value)
     # Tensors made under inference mode have no version counter, and can't be changed in place.
     tensors = [tensor for tensor in found.values() if not tensor.is_inference()]
     return [(tensor, tensor.detach().clone(), tensor._version) for tensor in tensors]
+
+
+@torch.no_grad()
+def write_back(saved: list[tuple[Tensor, Tensor, int]]) -> None:
+    """Give tensors that were changed in place their values back."""
+    for tensor, before, version in saved:
+        # Not the version alone: some batch_norm kernels update their statistics without
+        # counting it.
+        if tensor._version != version or not (tensor.is_meta or torch.equal(tensor, before)):
+            tensor.copy_(before)
 
 
 # --- forward passes that leave nothing behind, and comparing what they give -------------------
