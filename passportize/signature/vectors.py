@@ -27,7 +27,6 @@ __all__ = [
     "Vectors",
     "draw_raw_vectors",
     "draw_sign_vectors",
-    "plane_values",
 ]
 
 WINDOW = 256
@@ -72,13 +71,10 @@ class SignVectors(NamedTuple):
 
     def signs(self, dtype: torch.dtype) -> Tensor:
         """``s``, ``t`` and ``r`` themselves, ``[3, rows, entries]``."""
-        planes = plane_values(self.codes.device)[:, None, None]
-        return 1 - 2 * (self.codes & planes).ne(0).to(dtype)
-
-
-def plane_values(device: torch.device) -> Tensor:
-    """The values of the bits of a code, uint8 ``[3]``: 1, 2, 4; made on the device itself."""
-    return torch.pow(2, torch.arange(3, dtype=torch.uint8, device=device))
+        # The values of the bits of a code, 1, 2 and 4, made on the device itself.
+        number = torch.arange(3, dtype=torch.uint8, device=self.codes.device)
+        planes = torch.pow(2, number)[:, None, None]
+        return torch.where((self.codes & planes).bool(), -1.0, 1.0).to(dtype)
 
 
 class RawVectors(NamedTuple):
