@@ -30,7 +30,7 @@ from passportize.signature.response import (
     standardised,
 )
 from passportize.signature.sign_loss import Hinges, hinge_loss
-from passportize.signature.vectors import SignVectors
+from passportize.signature.vectors import SignVectors, turns_of
 
 __all__ = ["Gathered", "can_gather"]
 
@@ -89,11 +89,11 @@ class Gathered:
                     block.level(gradient)
                     self.gradients.append(gradient)
         gauge, gamma, beta = products
-        gamma = torch.where(gauge < 0, -gamma, gamma)
+        gamma = torch.where(gauge * turns_of(signs) < 0, -gamma, gamma)
         self.answers.append(torch.tanh(torch.stack([gamma, beta])))
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """``tanh(u)`` and ``tanh(v)`` of every site by name, ``[channels]``, without gradient."""
+        """``tanh(q u)`` and ``tanh(v)`` of every site by name, ``[channels]``; no gradient."""
         sides: dict[str, dict[int, Tensor]] = {}
         for block, answers in zip(self.blocks, self.answers, strict=True):
             parts = answers.split_with_sizes(block.counts, dim=1)

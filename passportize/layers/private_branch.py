@@ -17,7 +17,7 @@ from passportize.signature.formulations import Formulation, formulation_of
 from passportize.signature.response import Responses
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart, Role, Site
-from passportize.signature.vectors import SecretVectors, Vectors
+from passportize.signature.vectors import SecretVectors, SignVectors, Vectors
 
 __all__ = ["STATISTICS", "AnchorWeights", "Branch", "has_statistics"]
 
@@ -180,7 +180,8 @@ class Branch(nn.Module):
             penalty = None if constant else self._penalty(responses)
             known = responses.gamma, responses.beta
             if self.bottleneck is None:
-                known = torch.tanh(responses.gamma.detach()), torch.tanh(responses.beta.detach())
+                turned = responses.gamma.detach() * self._turns(responses.gamma.dtype)
+                known = torch.tanh(turned), torch.tanh(responses.beta.detach())
         if not self.transforms:
             return scale, shift, penalty
         gamma, beta = known
@@ -199,6 +200,11 @@ class Branch(nn.Module):
         kept = None if private_shift is None else private_shift.to(dtype)
         return private_scale.to(dtype), kept, penalty
 
+    def _turns(self, dtype: torch.dtype) -> Tensor:
+        """``q``, see :meth:`~passportize.signature.vectors.SignVectors.turns`."""
+        sides = [side for side in self.secret.sides if isinstance(side, SignVectors)]
+        return torch.cat([side.turns(dtype) for side in sides])
+
     def _penalty(self, responses: Responses) -> Tensor:
         config = self.config
         bits = self.secret.bits.to(responses.gamma.dtype)
@@ -211,9 +217,9 @@ class Branch(nn.Module):
     def _keyed(
         self, gamma: Tensor, beta: Tensor, scale: Tensor | None, shift: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """``scale1 = scale0 tanh(u)``, ``shift1 = shift0 + k scale0 tanh(v)``: nothing is free.
+        """``scale1 = scale0 tanh(q u)``, ``shift1 = shift0 + k scale0 tanh(v)``: nothing is free.
 
-        ``tanh(u)`` and ``tanh(v)`` are constants here: the sign loss alone moves the responses.
+        ``tanh(q u)`` and ``tanh(v)`` are constants here: the sign loss alone moves the responses.
 
         Both are multiples of the public scale, ``u`` is even in the weight and ``v`` odd, so a
         thief's rescaling or sign flip of a channel cancels in the private branch wherever it
