@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.config import PassportConfig
+from passportize.errors import BranchLost
 from passportize.layers.computed import effective_weight
 from passportize.layers.own_methods import OwnMethods
 from passportize.layers.switch import Switch
@@ -49,11 +50,22 @@ class AnchorWeights:
         ]
 
     def windows(self, sides: Sequence[Vectors]) -> list[Tensor]:
-        """The entries of each part's rows that answer to vectors, ``[rows_i, entries_i]``."""
-        return [
-            side.picked(anchor_rows(effective_weight(module, attribute), part, side.window))
-            for (module, attribute, part), side in zip(self.owners, sides, strict=True)
-        ]
+        """The entries of each part's rows that answer to vectors, ``[rows_i, entries_i]``.
+
+        Raises:
+            BranchLost: A weight was resized after surgery.
+        """
+        found = []
+        for (module, attribute, part), side in zip(self.owners, sides, strict=True):
+            weight = effective_weight(module, attribute)
+            rows = side.picked(anchor_rows(weight, part, side.window))
+            if rows.shape[1] != side.entries:
+                raise BranchLost(
+                    f"{part.weight} has the shape {tuple(weight.shape)}, whose rows do not fit "
+                    "their vectors; change sizes first and passportize then"
+                )
+            found.append(rows)
+        return found
 
 
 class Branch(nn.Module):

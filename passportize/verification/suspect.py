@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from passportize.errors import AlreadyPassportized, CheckpointError, InvalidArgument
+from passportize.layers.computed import can_compute, effective_weight, is_in_files
 from passportize.layers.model import is_passportized
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.release.checkpoint import host_state_dict
@@ -79,6 +81,7 @@ def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
         _check_plain(suspect, "the suspect")
         kept = _tensors(host_state_dict(suspect))
         plain, notes = plain_layers(kept, suspect)
+        plain.update(_computed(suspect, plain))
         return Suspect(plain, suspect, notes=notes, kept=kept)
     place, found = _found(suspect)
     kept = _tensors(host_state_dict(found.kept))
@@ -136,6 +139,21 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
                 f"verify: {name} is on the meta device and has no values; load the weights first"
             )
     return tensors
+
+
+def _computed(model: nn.Module, plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a live model computes by parametrizations of which its tensors alone do not tell."""
+    found = {}
+    for name, module in model.named_modules():
+        for attribute in module.parametrizations if parametrize.is_parametrized(module) else ():
+            place = f"{name}.{attribute}" if name else attribute
+            if (
+                place in plain
+                and can_compute(module, attribute)
+                and not is_in_files(module, attribute)
+            ):
+                found[place] = effective_weight(module, attribute).detach()
+    return found
 
 
 def _dense(tensor: Tensor) -> Tensor:
