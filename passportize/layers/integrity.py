@@ -37,7 +37,8 @@ def check_layers(root: nn.Module, switch: Switch) -> None:
     if len(present) > len(switch.sites) or any(x.passport.switch is not switch for x in present):
         raise BranchLost(_copies(root, switch))
     for layer in present:
-        if not reaches_class(layer):
+        # Only the weight counts of a layer that carries bits in its own.
+        if layer.scale_name and not reaches_class(layer):
             raise BranchLost(
                 f"{kind}: the forward of {layer.passport.site.name} was set on the object after "
                 "passportize, so its private branch would never run; patch first and passportize "

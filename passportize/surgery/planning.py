@@ -103,6 +103,8 @@ def _plan(
     sites = []
     for norm, wanted in zip(found, chosen, strict=True):
         sites.append(_site(model, norm, wanted, search, config, include_frozen))
+    if not config.has_private_pass and where is None and not anchors and not _any_bound(sites):
+        return _plan_of_weights(model, config, where, anchors, include_frozen)
     mixed = [norm.name for norm in found if norm.adapter is None and measures_batch(norm.module)]
     if mixed and config.has_private_pass:
         search.notes.append(
@@ -123,6 +125,10 @@ def _plan(
         frozenset(norm.name for norm in found if _sees_samples_only(norm, search)),
         tuple(search.trail(name) for name in widths),
     )
+
+
+def _any_bound(sites: list[Site]) -> bool:
+    return any(site.role is Role.BOUND for site in sites)
 
 
 def _sees_samples_only(norm: FoundNorm, search: AnchorSearch) -> bool:
@@ -155,7 +161,7 @@ def _plan_of_weights(
             "anchors, choose among them with where="
         )
     sites = list(weight_sites(model, where, include_frozen, MINIMUM_FAN_IN))
-    notes = ["no norms: the bits lie in the weights themselves"]
+    notes = ["no norm carries bits: they lie in the weights themselves"]
     if config.bits is not None:
         sites, note = picked_sites(model, sites, config.bits, config.shortest_row)
         notes.append(note)

@@ -13,6 +13,7 @@ from passportize.utils.names import describe_type
 __all__ = [
     "expert_shape_of",
     "is_weight_module",
+    "matrix_shape",
     "owns_weight",
     "standardises_weight",
     "weight_shape",
@@ -57,6 +58,28 @@ def owns_weight(module: nn.Module) -> bool:
     if weight is None or next(module.children(), None) is not None:
         return False
     return nn.parameter.is_lazy(weight) or weight.dim() >= 2
+
+
+def matrix_shape(module: nn.Module) -> tuple[int, ...] | None:
+    """Shape of the ``weight`` of a layer if its first dimension counts outputs, else None.
+
+    Besides convolutions and linear layers of torch those of others (PyTorch Geometric, say): a
+    layer that says how many inputs and outputs it has, and whose weight is ``[out, in]``.
+
+    Args:
+        module: Not a lazy one that has seen no data yet.
+    """
+    shape = weight_shape(module)
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return shape
+    if shape is not None or expert_shape_of(module):
+        return tuple(weight.shape)
+    for front, back in (("out_channels", "in_channels"), ("out_features", "in_features")):
+        sizes = (getattr(module, front, None), getattr(module, back, None))
+        if tuple(weight.shape) == sizes:
+            return tuple(weight.shape)
+    return None
 
 
 def weight_shape(module: nn.Module) -> tuple[int, ...] | None:
