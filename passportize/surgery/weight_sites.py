@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import nn
+from torch.jit import ScriptModule
 
 from passportize.anchors.weight_parts import part_of
 from passportize.errors import NoNormalization, UninitializedModule
@@ -84,6 +85,8 @@ def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, ...]]
     """
     seen: set[int] = set()
     for name, module in model.named_modules():
+        if isinstance(module, ScriptModule):
+            continue
         own = module._parameters.get("weight")
         if own is not None and nn.parameter.is_lazy(own):
             raise UninitializedModule(

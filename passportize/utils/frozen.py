@@ -135,14 +135,49 @@ def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
         for record in records:
             record.restore()
         with torch.no_grad():
-            for tensor, copy, version in saved:
-                # Not the version alone: some batch_norm kernels update their statistics
-                # without counting it.
-                if tensor._version != version or not (tensor.is_meta or torch.equal(tensor, copy)):
-                    tensor.copy_(copy)
+            for tensor in saved:
+                tensor.restore()
 
 
-def _tensor_values(records: list[_ModuleRecord], buffers: bool) -> list[tuple[Tensor, Tensor, int]]:
+class _TensorRecord:
+    """The shape, the strides and the values of one tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.alias = tensor.detach()  # keeps shape and strides, whatever the tensor is resized to
+        self.version = tensor._version
+        self.copies = [part.clone() for part in parts_of(self.alias)]
+
+    def restore(self) -> None:
+        if self.tensor.layout == torch.strided and (
+            self.tensor.shape != self.alias.shape or self.tensor.stride() != self.alias.stride()
+        ):
+            self.tensor.set_(self.alias)  # type: ignore[call-overload]
+        # Not the version alone: some batch_norm kernels update their statistics without counting
+        # it.
+        changed = self.tensor._version != self.version
+        for part, copy in zip(parts_of(self.alias), self.copies, strict=True):
+            if changed or not (part.is_meta or torch.equal(part, copy)):
+                part.copy_(copy)
+        if self.tensor.layout != torch.strided and changed:
+            self.tensor.copy_(self.alias)
+
+
+def parts_of(tensor: Tensor) -> list[Tensor]:
+    """The dense tensors that a tensor is kept in: itself, or indices and values of a sparse one.
+
+    None of a quantised one, which no forward pass changes.
+    """
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [] if tensor.is_quantized else [tensor]
+
+
+def _tensor_values(records: list[_ModuleRecord], buffers: bool) -> list[_TensorRecord]:
     found: dict[int, Tensor] = {}
     for record in records:
         registered = record.attributes.get("_buffers", {}).values() if buffers else ()
@@ -151,7 +186,7 @@ def _tensor_values(records: list[_ModuleRecord], buffers: bool) -> list[tuple[Te
                 found.setdefault(id(value), value)
     # Tensors made under inference mode have no version counter, and can't be changed in place.
     tensors = [tensor for tensor in found.values() if not tensor.is_inference()]
-    return [(tensor, tensor.detach().clone(), tensor._version) for tensor in tensors]
+    return [_TensorRecord(tensor) for tensor in tensors]
 
 
 # --- forward passes that leave nothing behind, and comparing what they give -------------------

@@ -20,6 +20,7 @@ from passportize.layers.wrappers import refuse_wrapped
 from passportize.release.checkpoint import host_state_dict
 from passportize.signature.matching import find_by_name
 from passportize.suspects.reading import Opened, plain_layers, read_suspect
+from passportize.utils.dense import dense
 from passportize.verification.counterparts import find_counterparts, structure_of
 
 __all__ = ["Suspect", "open_suspect"]
@@ -125,20 +126,24 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
         if isinstance(name, str) and isinstance(value, Tensor):
-            tensors[name] = _dense(value.detach())
+            tensors[name] = _dense(name, value)
         elif isinstance(name, str) and isinstance(value, tuple):
             # Weight and bias of a quantised layer of torch.
             tensors.update(
-                (f"{name}.{place}", _dense(part.detach()))
+                (f"{name}.{place}", _dense(name, part))
                 for place, part in enumerate(value)
                 if isinstance(part, Tensor)
             )
-    for name, tensor in tensors.items():
-        if tensor.is_meta:
-            raise InvalidArgument(
-                f"verify: {name} is on the meta device and has no values; load the weights first"
-            )
     return tensors
+
+
+def _dense(name: str, tensor: Tensor) -> Tensor:
+    try:
+        return dense(tensor.detach())
+    except ValueError as error:
+        raise InvalidArgument(
+            f"verify: {name} {error}; load the weights as dense tensors"
+        ) from None
 
 
 def _computed(model: nn.Module, plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -156,12 +161,6 @@ def _computed(model: nn.Module, plain: Mapping[str, Tensor]) -> dict[str, Tensor
     return found
 
 
-def _dense(tensor: Tensor) -> Tensor:
-    if tensor.is_quantized or type(tensor).__module__.startswith("torchao."):
-        return tensor.dequantize()
-    return tensor if tensor.layout == torch.strided else tensor.to_dense()
-
-
 def _check_plain(model: nn.Module, what: str) -> None:
     refuse_wrapped(model)
     if is_passportized(model):
@@ -172,7 +171,13 @@ def _check_plain(model: nn.Module, what: str) -> None:
 
 
 def _load_copy(opened: Suspect, model: nn.Module, place: str, found: Opened) -> None:
-    twin = copy.deepcopy(model)
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:  # whatever its parts raise
+        raise InvalidArgument(
+            f"verify: model= cannot be copied ({type(error).__name__}: {error}); load the weights "
+            "into it and give it as the suspect"
+        ) from None
     own = twin.state_dict()
     # A model that is made of parts itself takes the parts.
     tensors, match = max(
@@ -194,7 +199,9 @@ def _load_copy(opened: Suspect, model: nn.Module, place: str, found: Opened) -> 
         raise CheckpointError(f"{place}: {lacks}; give a model of the right architecture as model=")
     with torch.no_grad():
         for name, other in filled.items():
-            own[name].copy_(tensors[other])
+            # Sparse and quantised buffers are no weights, and stay as the model has them.
+            if own[name].layout == torch.strided and not own[name].is_quantized:
+                own[name].copy_(tensors[other])
     opened.module = twin
     opened.named = {other: name for name, other in filled.items()}
     missing = [name for name, other in match.items() if other is None]
