@@ -252,6 +252,31 @@ class Branch(nn.Module):
         layout[self.site.channel_axis] = -1
         return side.reshape(layout).expand(tuple(shape))
 
+    def reset_statistics(self) -> None:
+        """Begin the running statistics anew, as those of a fresh norm."""
+        for name, start in zip(STATISTICS, (0, 1, 0), strict=True):
+            buffer = getattr(self, name)
+            if buffer is not None:
+                buffer.fill_(start)
+
+    def fill_in(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Let plain weights load strictly: private statistics start from those of the norm.
+
+        Args:
+            state_dict: What is being loaded into the norm; changed in place.
+            prefix: Of the norm's keys.
+        """
+        own = f"{prefix}passport."
+        if any(key.startswith(own) for key in state_dict):
+            return
+        for name in STATISTICS:
+            value = state_dict.get(prefix + name)
+            if name not in self._non_persistent_buffers_set and isinstance(value, Tensor):
+                # A copy, or load_state_dict(assign=True) would make them one.
+                state_dict[own + name] = value.clone()
+        if "counter" in self._modules:
+            state_dict[f"{own}counter._extra_state"] = torch.tensor(self.switch.step)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Branch:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if not self.secret.locked:

@@ -20,6 +20,7 @@ from passportize.errors import (
     WrongPassport,
 )
 from passportize.layers.joint_forward import RootHooks
+from passportize.layers.missing_bits import warn_of_missing_bits
 from passportize.layers.model import is_passportized, passport_layers, switch_of
 from passportize.layers.own_methods import wrapped_later
 from passportize.layers.private_keys import check_own_keys
@@ -139,6 +140,7 @@ def unpassportize(model: Model) -> Model:
 
     Warns:
         UnsavedBranchWarning: The branch was trained and no claim was saved since.
+        MissingBitsWarning: Likewise, and the weights do not carry the signature either.
     """
     _check_model(model, "unpassportize")
     if not is_passportized(model):
@@ -160,6 +162,8 @@ def unpassportize(model: Model) -> Model:
             UnsavedBranchWarning,
             stacklevel=2,
         )
+    if switch.trained and not switch.saved:
+        warn_of_missing_bits(model, stacklevel=2)
     take_out_branches(model)
     return model
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from passportize.errors import BranchMisuse, InvalidArgument
 from passportize.layers.layer import PassportLayer
-from passportize.layers.model import branch, passport_layers
-from passportize.layers.private_branch import has_statistics
+from passportize.layers.model import branch
 from passportize.passport.passport import Passport
 from passportize.surgery.branches import branches_put_in
 from passportize.thresholds import FIDELITY_GAP
+from passportize.training.private_statistics import measure_private_statistics
 from passportize.utils.frozen import frozen_model, frozen_random_state
-from passportize.utils.trees import call_model, moved_inputs, place_of, tensors_in
+from passportize.utils.trees import call_model, moved_inputs, place_of
 from passportize.verification.expectation import Placement
 
 __all__ = ["Fidelity", "measure_fidelity"]
@@ -93,7 +93,7 @@ def _count_both(
     ):
         for site, tensors in zip(marking.sites, private.tensors, strict=True):
             _fill(model.get_submodule(site.name), tensors)
-        _measure_statistics(model, loader)
+        measure_private_statistics(model, (_pair(batch)[0] for batch in loader))
         return _count(model, loader, ("public", "private"))
 
 
@@ -103,27 +103,6 @@ def _fill(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     parameters = dict(layer.passport.named_parameters())
     for name, tensor in tensors.items():
         parameters[name].copy_(tensor)
-
-
-def _measure_statistics(model: nn.Module, loader: Iterable[Any]) -> None:
-    """Take the private running statistics of all layers as plain means over some data."""
-    layers = [layer for layer in passport_layers(model).values() if has_statistics(layer)]
-    if not layers:
-        return
-    for layer in layers:
-        layer.train()
-        # None: the plain mean over all batches.
-        layer.momentum = None  # type: ignore[assignment]
-        layer.passport.num_batches_tracked.zero_()  # type: ignore[union-attr]
-    place = place_of(model)
-    with branch(model, "private"):
-        for batch in loader:
-            inputs = moved_inputs(_pair(batch)[0], place)
-            # One sample has no variance of its own in a norm that sees one value of each.
-            if next((t.shape[0] for t in tensors_in(inputs) if t.dim()), 2) > 1:
-                call_model(model, inputs)
-    for layer in layers:
-        layer.eval()
 
 
 @dataclass
