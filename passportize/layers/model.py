@@ -10,7 +10,7 @@ from torch import nn
 from passportize.errors import InvalidArgument, NotPassportized
 from passportize.layers.layer import PassportLayer
 from passportize.layers.switch import Pass, Switch
-from passportize.utils.frozen import fused_kernels_off
+from passportize.utils.fused_kernels import fused_kernels_off
 
 __all__ = ["branch", "is_passportized", "passport_layers", "switch_of"]
 

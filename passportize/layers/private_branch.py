@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from passportize.config import PassportConfig
+from passportize.errors import BranchLost
 from passportize.layers.computed import effective_weight
 from passportize.layers.keyed_factors import KeyedFactors
 from passportize.layers.own_methods import OwnMethods
@@ -49,11 +51,22 @@ class AnchorWeights:
         ]
 
     def windows(self, sides: Sequence[Vectors]) -> list[Tensor]:
-        """The entries of each part's rows that answer to vectors, ``[rows_i, entries_i]``."""
-        return [
-            side.picked(anchor_rows(effective_weight(module, attribute), part, side.window))
-            for (module, attribute, part), side in zip(self.owners, sides, strict=True)
-        ]
+        """The entries of each part's rows that answer to vectors, ``[rows_i, entries_i]``.
+
+        Raises:
+            BranchLost: A weight was resized after surgery.
+        """
+        found = []
+        for (module, attribute, part), side in zip(self.owners, sides, strict=True):
+            weight = effective_weight(module, attribute)
+            rows = side.picked(anchor_rows(weight, part, side.window))
+            if rows.shape[1] != side.entries:
+                raise BranchLost(
+                    f"{part.weight} has the shape {tuple(weight.shape)}, whose rows do not fit "
+                    "their vectors; change sizes first and passportize then"
+                )
+            found.append(rows)
+        return found
 
 
 class Branch(nn.Module):
@@ -250,6 +263,31 @@ class Branch(nn.Module):
         layout = [1] * len(shape)
         layout[self.site.channel_axis] = -1
         return side.reshape(layout).expand(tuple(shape))
+
+    def reset_statistics(self) -> None:
+        """Begin the running statistics anew, as those of a fresh norm."""
+        for name, start in zip(STATISTICS, (0, 1, 0), strict=True):
+            buffer = getattr(self, name)
+            if buffer is not None:
+                buffer.fill_(start)
+
+    def fill_in(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Let plain weights load strictly: private statistics start from those of the norm.
+
+        Args:
+            state_dict: What is being loaded into the norm; changed in place.
+            prefix: Of the norm's keys.
+        """
+        own = f"{prefix}passport."
+        if any(key.startswith(own) for key in state_dict):
+            return
+        for name in STATISTICS:
+            value = state_dict.get(prefix + name)
+            if name not in self._non_persistent_buffers_set and isinstance(value, Tensor):
+                # A copy, or load_state_dict(assign=True) would make them one.
+                state_dict[own + name] = value.clone()
+        if "counter" in self._modules:
+            state_dict[f"{own}counter._extra_state"] = torch.tensor(self.switch.step)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Branch:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

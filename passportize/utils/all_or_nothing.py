@@ -20,13 +20,9 @@ from torch.overrides import _get_current_function_mode_stack, _pop_mode
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 
-from passportize.utils.frozen import (
-    FUSED_KERNELS,
-    MODULE_CALLS,
-    ModuleRecord,
-    tensor_values,
-    write_back,
-)
+from passportize.utils.frozen import MODULE_CALLS
+from passportize.utils.fused_kernels import FUSED_KERNELS
+from passportize.utils.records import ModuleRecord, tensor_values, write_back
 
 __all__ = ["all_or_nothing"]
 
@@ -78,7 +74,7 @@ class _Before:
         self.fused = FUSED_KERNELS.depth()
         self.autocast = {
             device: torch.is_autocast_enabled(device)
-            for device in {"cpu", *(value.device.type for value, _, _ in self.values)}
+            for device in {"cpu", *(record.tensor.device.type for record in self.values)}
             if torch.amp.is_autocast_available(device)
         }
         self.filters = warnings.filters

@@ -14,126 +14,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from passportize.errors import InvalidArgument
+from passportize.utils.records import ModuleRecord, tensor_values, write_back
 
 __all__ = [
-    "FUSED_KERNELS",
     "MODULE_CALLS",
-    "ModuleRecord",
     "close",
     "copy_to_run",
     "eager_mode",
     "frozen_model",
     "frozen_random_state",
-    "fused_kernels_off",
     "in_eval_mode",
     "silent_warnings",
-    "tensor_values",
     "trial",
-    "write_back",
 ]
-
-_CONTAINERS = (dict, list, set)
-
 
 # The call of modules is intercepted on the class that all of them share. Two threads that did so at
 # once would undo each other's changes in the wrong order.
 MODULE_CALLS = threading.RLock()
-
-
-class _FusedKernels:
-    """torch's one switch for the fused kernels of attention, which several threads may want off."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self._depths: dict[int, int] = {}
-        self._before = True
-
-    def depth(self) -> int:
-        """How many times this thread wants them off."""
-        return self._depths.get(threading.get_ident(), 0)
-
-    def leave_to(self, depth: int) -> None:
-        """Set how many times it does; they are as before when no thread does any more."""
-        with self.lock:
-            was_off = bool(self._depths)
-            self._depths[threading.get_ident()] = depth
-            if not depth:
-                del self._depths[threading.get_ident()]
-            if self._depths and not was_off:
-                self._before = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-            elif was_off and not self._depths:
-                torch.backends.mha.set_fastpath_enabled(self._before)
-
-
-FUSED_KERNELS = _FusedKernels()
-
-
-@contextmanager
-def fused_kernels_off(wanted: bool = True) -> Iterator[None]:
-    """Run without the fused kernel of nn.TransformerEncoderLayer, which passes over its norms."""
-    depth = FUSED_KERNELS.depth()
-    try:
-        FUSED_KERNELS.leave_to(depth + wanted)
-        yield
-    finally:
-        FUSED_KERNELS.leave_to(depth)
-
-
-class ModuleRecord:
-    """The attributes of one module, one level into its plain containers."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.attributes = dict(vars(module))
-        self.contents = [
-            (value, value.copy())
-            for value in self.attributes.values()
-            if isinstance(value, _CONTAINERS)
-        ]
-
-    def restore(self) -> None:
-        """Put all of it back; objects that are still the same are not touched."""
-        for container, content in self.contents:
-            if not _same(container, content):
-                _refill(container, content)
-        current = vars(self.module)
-        if not _same(current, self.attributes):
-            _refill(current, self.attributes)
-
-
-def _same(container: Any, content: Any) -> bool:
-    """Whether two containers hold the same objects in the same order, without calling ``==``."""
-    if len(container) != len(content):
-        return False
-    if not content:
-        return True
-    if isinstance(container, dict):
-        return all(
-            a is c and b is d
-            for (a, b), (c, d) in zip(container.items(), content.items(), strict=True)
-        )
-    if isinstance(container, list):
-        return all(a is b for a, b in zip(container, content, strict=True))
-    return {id(item) for item in container} == {id(item) for item in content}
-
-
-def _refill(container: Any, content: Any) -> None:
-    """Give a container its content back; nothing that belongs in it is ever missing meanwhile."""
-    if isinstance(container, list):
-        container[:] = content
-    elif isinstance(container, set):
-        container.update(content)
-        container.intersection_update(content)
-    else:
-        container.update(content)
-        for key in [key for key in container if key not in content]:
-            del container[key]
-        for key in content:  # in their order
-            container[key] = container.pop(key)
 
 
 @contextmanager
@@ -214,36 +113,6 @@ def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
         for record in records:
             record.restore()
         write_back(saved)
-
-
-def tensor_values(records: list[ModuleRecord], buffers: bool) -> list[tuple[Tensor, Tensor, int]]:
-    """Tensors that modules hold beside their parameters, with copies, for :func:`write_back`.
-
-    Args:
-        records: Of the modules.
-        buffers: Also the registered ones.
-    """
-    found: dict[int, Tensor] = {}
-    for record in records:
-        registered = record.attributes.get("_buffers", {}).values() if buffers else ()
-        for value in (*registered, *record.attributes.values()):
-            if isinstance(value, Tensor) and not (
-                isinstance(value, nn.Parameter) or is_lazy(value)
-            ):
-                found.setdefault(id(value), value)
-    # Tensors made under inference mode have no version counter, and can't be changed in place.
-    tensors = [tensor for tensor in found.values() if not tensor.is_inference()]
-    return [(tensor, tensor.detach().clone(), tensor._version) for tensor in tensors]
-
-
-@torch.no_grad()
-def write_back(saved: list[tuple[Tensor, Tensor, int]]) -> None:
-    """Give tensors that were changed in place their values back."""
-    for tensor, before, version in saved:
-        # Not the version alone: some batch_norm kernels update their statistics without
-        # counting it.
-        if tensor._version != version or not (tensor.is_meta or torch.equal(tensor, before)):
-            tensor.copy_(before)
 
 
 # --- forward passes that leave nothing behind, and comparing what they give -------------------
