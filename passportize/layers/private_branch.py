@@ -60,13 +60,22 @@ class AnchorWeights:
         for (module, attribute, part), side in zip(self.owners, sides, strict=True):
             weight = effective_weight(module, attribute)
             rows = side.picked(anchor_rows(weight, part, side.window))
-            if rows.shape[1] != side.entries:
-                raise BranchLost(
-                    f"{part.weight} has the shape {tuple(weight.shape)}, whose rows do not fit "
-                    "their vectors; change sizes first and passportize then"
-                )
+            check_rows(rows, side, part, weight)
             found.append(rows)
         return found
+
+
+def check_rows(rows: Tensor, vectors: Vectors, part: AnchorPart, weight: Tensor) -> None:
+    """See that rows are as long as the vectors that they answer to.
+
+    Raises:
+        BranchLost: The weight was resized after surgery.
+    """
+    if rows.shape[1] != vectors.entries:
+        raise BranchLost(
+            f"{part.weight} has the shape {tuple(weight.shape)}, whose rows do not fit their "
+            "vectors; change sizes first and passportize then"
+        )
 
 
 class Branch(nn.Module):

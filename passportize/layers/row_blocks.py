@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from passportize.layers.computed import effective_weight
-from passportize.layers.private_branch import Branch
+from passportize.layers.private_branch import Branch, check_rows
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart
 from passportize.signature.vectors import SignVectors
@@ -68,7 +68,9 @@ def _pieces_of(branch: Branch) -> Iterator[Piece]:
         branch.weights.owners, branch.secret.sides, strict=True
     ):
         assert isinstance(vectors, SignVectors)
-        piece = _piece(branch, start, vectors, part, effective_weight(owner, attribute))
+        weight = effective_weight(owner, attribute)
+        piece = _piece(branch, start, vectors, part, weight)
+        check_rows(piece.rows, vectors, part, weight)
         yield piece
         start += len(piece.rows)
 
