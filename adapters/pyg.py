@@ -1,8 +1,9 @@
 """PyTorch Geometric's norms on packed nodes ``[N, C]``, with or without a batch vector.
 
 ``BatchNorm`` and ``DiffGroupNorm`` need no adapter of their own: they hold a
-:class:`torch.nn.BatchNorm1d`, which is the site. For ``BatchNorm(allow_single_element=True)`` see
-:mod:`passportize.layers.pyg_single_row`.
+:class:`torch.nn.BatchNorm1d`, which is the site. That of ``DiffGroupNorm`` has several channels for
+each row of the layer before, so it keeps private statistics and carries no bits. For
+``BatchNorm(allow_single_element=True)`` see :mod:`passportize.layers.pyg_single_row`.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ from passportize.layers.registry import register_adapter
 from passportize.passport.passport import Passport
 from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
-from passportize.release.claim_file import load_claim, save_claim
+from passportize.release.claim_file import check_claimable, load_claim, save_claim
 from passportize.release.licensed_copy import LicensedCopy, mark_copy
 from passportize.release.opening import OpenedCommitment, commit_release, open_commitment
 from passportize.release.release_commitment import ReleaseCommitment
@@ -58,6 +58,7 @@ from passportize.surgery.site_plan import Plan
 from passportize.surgery.surgery import passportize, unlock, unpassportize
 from passportize.training.embedding import Embedding, embed_signature
 from passportize.training.loss import JointLoss, joint_loss, passport_parameters, signature_accuracy
+from passportize.training.private_statistics import renew_statistics
 from passportize.verification.arbitration import Arbitration, Party, arbitrate
 from passportize.verification.identification import Identification, identify
 from passportize.verification.verdict import Verdict
@@ -83,6 +84,7 @@ __all__ = [
     "Verdict",
     "arbitrate",
     "branch",
+    "check_claimable",
     "commit_release",
     "embed_signature",
     "host_state_dict",
@@ -95,6 +97,7 @@ __all__ = [
     "passportize",
     "plan",
     "register_adapter",
+    "renew_statistics",
     "save_claim",
     "signature_accuracy",
     "unlock",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrizations import _Orthogonal, _SpectralNorm, _WeightNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -23,6 +23,7 @@ __all__ = [
     "computed_tensors",
     "effective_weight",
     "is_computed",
+    "is_in_files",
     "set_effective_weight",
     "sources_of",
 ]
@@ -40,9 +41,20 @@ def can_compute(module: nn.Module, name: str) -> bool:
     if not parametrize.is_parametrized(module, name):
         return _hook(module, name) is not None
     return all(
-        isinstance(step, _SpectralNorm) or next(step.buffers(), None) is None
+        isinstance(step, (_SpectralNorm, _Orthogonal)) or next(step.buffers(), None) is None
         for step in _steps(module, name)
     )
+
+
+def is_in_files(module: nn.Module, name: str) -> bool:
+    """Whether a computed tensor can be had from a state dict too, where the computation is none.
+
+    So it is for the hooks and parametrizations of torch that keep a weight and what changes it.
+    """
+    if not parametrize.is_parametrized(module, name):
+        return _hook(module, name) is not None
+    steps = _steps(module, name)
+    return len(steps) == 1 and isinstance(steps[0], (_SpectralNorm, _WeightNorm))
 
 
 def effective_weight(module: nn.Module, name: str) -> Tensor:

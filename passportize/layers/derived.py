@@ -16,7 +16,7 @@ __all__ = [
     "class_before",
     "is_parametrized_class",
     "make_class",
-    "make_class_anew",
+    "parametrized_class",
     "plain_class",
 ]
 
@@ -40,14 +40,10 @@ class MadeOnDemand(nn.Module):
         return (_blank, type(self).recipe, *reduced[2:])
 
 
-def make_class_anew(
-    family: type[nn.Module], host_class: type[nn.Module], names: tuple[tuple[str, Any], ...] = ()
+@functools.cache
+def _make(
+    family: type[Any], host_class: type[nn.Module], names: tuple[tuple[str, Any], ...]
 ) -> Any:
-    """The class ``(family, host_class)``, another one at every call; else as :func:`make_class`."""
-    properties = {}
-    if is_parametrized_class(host_class):
-        # Where torch looks for them when a parametrization is taken off again.
-        properties = {k: v for k, v in vars(host_class).items() if isinstance(v, property)}
     made: Any = type(
         f"Passport{host_class.__name__}",
         (family, host_class),
@@ -56,16 +52,12 @@ def make_class_anew(
             "__doc__": f":class:`{host_class.__name__}` as it is while it is passportized.",
             "host_class": host_class,
             "recipe": (family, host_class, names),
-            **properties,
             **dict(names),
         },
     )
     if getattr(made, "scale_name", ""):
         made.view_class = make_view_class(made)
     return made
-
-
-_make = functools.cache(make_class_anew)
 
 
 def make_class(
@@ -80,10 +72,11 @@ def make_class(
         host_class: The class of the live layer.
         names: Class attributes to set, such as ``("scale_name", "gamma")``.
     """
-    # torch makes a class for each parametrized module, so that none would be found again.
+    if is_parametrized_class(host_class):
+        plain = make_class(family, host_class.__bases__[0], names)
+        return cast("type[Family]", parametrized_class(plain, host_class))
     # mypy takes the __hash__ of a class for that of its instances.
-    make: Any = make_class_anew if is_parametrized_class(host_class) else _make
-    made: type[Family] = make(cast(Hashable, family), cast(Hashable, host_class), names)
+    made: type[Family] = _make(cast(Hashable, family), cast(Hashable, host_class), names)
     return made
 
 
@@ -101,21 +94,45 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
     return kind.__bases__[0] if is_parametrized_class(kind) else kind
 
 
-def class_before(kind: type[Any]) -> type[nn.Module]:
-    """What the class of a module was before surgery; later parametrizations stay.
+def parametrized_class(kind: type[nn.Module], before: type[nn.Module]) -> type[nn.Module]:
+    """A class of ours for a parametrized module, as torch makes one if we come first.
+
+    So parametrizations can be put on and taken off while the module is passportized; with the last
+    one torch gives it the class ``kind``.
 
     Args:
-        kind: A class with ``host_class``, or what torch made of one.
+        kind: The class that the module would get without parametrization.
+        before: The class that torch made for it.
+    """
+    name = f"Parametrized{kind.__name__}"
+    return type(name, (kind,), {**_made_by_torch(before), "class_before_surgery": before})
+
+
+def class_before(kind: type[Any]) -> type[nn.Module]:
+    """What the class of a module was before surgery; parametrizations are those that it has now.
+
+    Args:
+        kind: A class with ``host_class``, or what torch or :func:`parametrized_class` made of one.
     """
     host: type[nn.Module] = kind.host_class
     if not is_parametrized_class(kind):
         return host
-    kept = {
-        name: value
-        for name, value in vars(kind).items()
-        if isinstance(value, property) or name in ("__getstate__", "__deepcopy__", "__module__")
-    }
-    return type(f"Parametrized{host.__name__}", (host,), kept)
+    now = _made_by_torch(kind)
+    before: type[nn.Module] | None = vars(kind).get("class_before_surgery")
+    if before is None:
+        return type(f"Parametrized{host.__name__}", (host,), now)
+    # Torch made it for this module, and would have changed it in the same way.
+    for name in _made_by_torch(before).keys() - now.keys():
+        delattr(before, name)
+    for name in now.keys() - _made_by_torch(before).keys():
+        setattr(before, name, now[name])
+    return before
+
+
+def _made_by_torch(kind: type) -> dict[str, Any]:
+    """What torch writes into the class of a parametrized module: a property for each tensor."""
+    names = ("__getstate__", "__deepcopy__", "__module__")
+    return {k: v for k, v in vars(kind).items() if isinstance(v, property) or k in names}
 
 
 def _blank(

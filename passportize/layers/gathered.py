@@ -30,7 +30,7 @@ from passportize.signature.response import (
     standardised,
 )
 from passportize.signature.sign_loss import Hinges, hinge_loss
-from passportize.signature.vectors import SignVectors
+from passportize.signature.vectors import SignVectors, turns_of
 
 __all__ = ["Gathered", "can_gather"]
 
@@ -91,11 +91,11 @@ class Gathered:
                 if learns:
                     block.level(gradient)
                     self.gradients.append(gradient)
-        products[1].mul_(turn)
+        products[1].mul_(turn).mul_(turns_of(signs))
         self.answers.append(torch.tanh(products[1:]))
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """``tanh(u)`` and ``tanh(v)`` of every site by name, ``[channels]``, without gradient."""
+        """``tanh(q u)`` and ``tanh(v)`` of every site by name, ``[channels]``; no gradient."""
         sides: dict[str, dict[int, Tensor]] = {}
         for block, answers in zip(self.blocks, self.answers, strict=True):
             parts = answers.split_with_sizes(block.counts, dim=1)

@@ -86,6 +86,10 @@ def view_of(norm: PassportLayer, replaced: dict[str, Any]) -> HostView:
     attributes["_parameters"] = {k: v for k, v in norm._parameters.items() if k not in values}
     attributes["_buffers"] = {k: v for k, v in norm._buffers.items() if k not in values}
     attributes["_modules"] = {k: v for k, v in norm._modules.items() if k != "passport"}
+    computed: Any = norm._modules.get("parametrizations") or ()
+    for name in computed:
+        if name not in values:
+            attributes[name] = getattr(norm, name)
     for name, function in norm.passport.own_methods.functions.items():
         attributes[name] = MethodType(function, view)
     return view

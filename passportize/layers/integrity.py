@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import MethodType
 
 from torch import nn
 
 from passportize.errors import BranchLost
+from passportize.layers.computed import can_compute, effective_weight, is_computed, is_in_files
 from passportize.layers.layer import PassportLayer
+from passportize.layers.own_methods import reaches_class
 from passportize.layers.switch import Switch
+from passportize.signature.layout import Layout
 
-__all__ = ["check_layers"]
+__all__ = ["check_anchors", "check_layers"]
 
 
 def check_layers(root: nn.Module, switch: Switch) -> None:
@@ -35,12 +37,12 @@ def check_layers(root: nn.Module, switch: Switch) -> None:
     if len(present) > len(switch.sites) or any(x.passport.switch is not switch for x in present):
         raise BranchLost(_copies(root, switch))
     for layer in present:
-        forward = vars(layer).get("forward")
-        if type(forward) is MethodType and forward.__func__ is not type(layer).forward:
+        # Only the weight counts of a layer that carries bits in its own.
+        if layer.scale_name and not reaches_class(layer):
             raise BranchLost(
                 f"{kind}: the forward of {layer.passport.site.name} was set on the object after "
                 "passportize, so its private branch would never run; patch first and passportize "
-                "then"
+                "then, or wrap with functools.wraps what is there"
             )
     # The replicas of DataParallel read the weights of the model that they are made from.
     if not getattr(root, "_is_replica", False):
@@ -50,12 +52,44 @@ def check_layers(root: nn.Module, switch: Switch) -> None:
 def _check_weights(kind: str, layers: Iterable[PassportLayer], there: set[int]) -> None:
     for layer in layers:
         weights = layer.passport.weights
-        for owner, _, part in weights.owners if weights is not None else ():
+        for owner, attribute, part in weights.owners if weights is not None else ():
+            what = f"{kind}: {part.weight}, which {layer.passport.site.name} is bound to,"
             if id(owner) not in there:
                 raise BranchLost(
-                    f"{kind}: the layer with {part.weight}, which {layer.passport.site.name} is "
-                    "bound to, was replaced after passportize (by a quantised one, or as its "
-                    "parametrization was taken off); replace first and passportize then"
+                    f"{what} is of a layer that was replaced after passportize (by a quantised "
+                    "one, say); replace first and passportize then"
+                )
+            if is_computed(owner, attribute) and not can_compute(owner, attribute):
+                raise BranchLost(
+                    f"{what} got a parametrization after passportize that has buffers, which may "
+                    "change whenever somebody asks for the weight; take it off"
+                )
+
+
+def check_anchors(root: nn.Module, layout: Layout) -> None:
+    """Raise BranchLost if bits could not be read from the weights of a model as it is now.
+
+    Args:
+        root: A passportized model, not sharded.
+        layout: Where its bits lie.
+    """
+    bound = [m for m in root.modules() if isinstance(m, PassportLayer) and m.passport.bound]
+    for layer, shapes in zip(bound, layout.shapes, strict=True):
+        weights = layer.passport.weights
+        assert weights is not None
+        for (owner, attribute, part), shape in zip(weights.owners, shapes, strict=True):
+            what = f"{type(root).__name__}: {part.weight}, which {layer.passport.site.name} is "
+            if owner._parameters.get(attribute) is None and not is_in_files(owner, attribute):
+                raise BranchLost(
+                    f"{what}bound to, is computed in a way that no file of weights tells; take "
+                    "that off first (torch.nn.utils.parametrize.remove_parametrizations, or "
+                    "whatever has put it on)"
+                )
+            now = tuple(effective_weight(owner, attribute).shape)
+            if now != shape:
+                raise BranchLost(
+                    f"{what}bound to, had the shape {shape} when passportize was called and has "
+                    f"{now} now; resize first and passportize then"
                 )
 
 

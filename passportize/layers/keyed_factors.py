@@ -80,7 +80,7 @@ def ready_factors(
     Args:
         layers: Norms; those whose factors have another shape or dtype than the responses compute
             theirs by themselves.
-        factors: ``tanh(u)`` and ``tanh(v)`` by name of the site.
+        factors: ``tanh(q u)`` and ``tanh(v)`` by name of the site.
     """
     alike: dict[
         tuple[torch.device, torch.dtype, int, float], list[tuple[str, Tensor, Tensor | None]]

@@ -139,6 +139,12 @@ class PassportLayer(nn.Module):
             self.passport(scale, shift, like),
         )
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.passport.fill_in(state_dict, prefix)
+
     # --- the switch ------------------------------------------------------------------------------
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:

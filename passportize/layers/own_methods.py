@@ -7,13 +7,14 @@ place, on the norm for the public branch and on a view of it for the private one
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 from torch import nn
 
-__all__ = ["OwnMethods", "foreign_forward"]
+__all__ = ["OwnMethods", "foreign_forward", "reaches_class", "wrapped_later"]
 
 
 class OwnMethods:
@@ -47,8 +48,16 @@ class OwnMethods:
         return self.functions.get("forward")
 
     def put_back(self, norm: nn.Module) -> None:
-        """Set the forward on the norm again, the same object where it is the same norm."""
-        if self.forward is not None:
+        """Set the forward on the norm again, the same object where it is the same norm.
+
+        Must be called while the norm is a two-branch layer.
+        """
+        if self.forward is None:
+            left: Any = vars(norm).get("forward")
+            if _is_method(left, norm) and left.__func__ is type(norm).forward:
+                # By wrappers that were put on after surgery and taken off again.
+                del vars(norm)["forward"]
+        else:
             kept = self._bound.get("forward")
             same = kept is not None and kept.__self__ is norm
             vars(norm)["forward"] = kept if same else MethodType(self.forward, norm)
@@ -57,4 +66,30 @@ class OwnMethods:
 def foreign_forward(module: nn.Module) -> bool:
     """Whether a forward is set on a module that is no method of it, so nobody can run it apart."""
     forward = vars(module).get("forward")
-    return forward is not None and not (type(forward) is MethodType and forward.__self__ is module)
+    return forward is not None and not _is_method(forward, module)
+
+
+def reaches_class(module: nn.Module) -> bool:
+    """Whether calling a module runs the forward of its class, be it through wrappers.
+
+    Wrappers are believed if they say what they wrap, as those of :func:`functools.wraps` do.
+    """
+    forward = vars(module).get("forward")
+    if forward is None:
+        return True
+    inner: Any = inspect.unwrap(forward)
+    if inner is type(module).forward:
+        return True
+    return _is_method(inner, module) and inner.__func__ is type(module).forward
+
+
+def wrapped_later(module: nn.Module) -> bool:
+    """Whether something that was put around the forward of a two-branch layer is still there."""
+    forward = vars(module).get("forward")
+    if forward is None or not reaches_class(module):
+        return False
+    return not (_is_method(forward, module) and forward.__func__ is type(module).forward)
+
+
+def _is_method(forward: Any, module: nn.Module) -> bool:
+    return type(forward) is MethodType and forward.__self__ is module

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from passportize.config import PassportConfig
+from passportize.errors import BranchLost
 from passportize.layers.computed import effective_weight
 from passportize.layers.keyed_factors import KeyedFactors
 from passportize.layers.own_methods import OwnMethods
@@ -17,7 +19,7 @@ from passportize.signature.formulations import Formulation, formulation_of
 from passportize.signature.response import Responses
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart, Role, Site
-from passportize.signature.vectors import SecretVectors, Vectors
+from passportize.signature.vectors import SecretVectors, SignVectors, Vectors
 
 __all__ = ["STATISTICS", "AnchorWeights", "Branch", "has_statistics"]
 
@@ -49,11 +51,22 @@ class AnchorWeights:
         ]
 
     def windows(self, sides: Sequence[Vectors]) -> list[Tensor]:
-        """The entries of each part's rows that answer to vectors, ``[rows_i, entries_i]``."""
-        return [
-            side.picked(anchor_rows(effective_weight(module, attribute), part, side.window))
-            for (module, attribute, part), side in zip(self.owners, sides, strict=True)
-        ]
+        """The entries of each part's rows that answer to vectors, ``[rows_i, entries_i]``.
+
+        Raises:
+            BranchLost: A weight was resized after surgery.
+        """
+        found = []
+        for (module, attribute, part), side in zip(self.owners, sides, strict=True):
+            weight = effective_weight(module, attribute)
+            rows = side.picked(anchor_rows(weight, part, side.window))
+            if rows.shape[1] != side.entries:
+                raise BranchLost(
+                    f"{part.weight} has the shape {tuple(weight.shape)}, whose rows do not fit "
+                    "their vectors; change sizes first and passportize then"
+                )
+            found.append(rows)
+        return found
 
 
 class Branch(nn.Module):
@@ -180,7 +193,8 @@ class Branch(nn.Module):
             penalty = None if constant else self._penalty(responses)
             known = responses.gamma, responses.beta
             if self.bottleneck is None:
-                known = torch.tanh(responses.gamma.detach()), torch.tanh(responses.beta.detach())
+                turned = responses.gamma.detach() * self._turns(responses.gamma.dtype)
+                known = torch.tanh(turned), torch.tanh(responses.beta.detach())
         if not self.transforms:
             return scale, shift, penalty
         gamma, beta = known
@@ -199,6 +213,11 @@ class Branch(nn.Module):
         kept = None if private_shift is None else private_shift.to(dtype)
         return private_scale.to(dtype), kept, penalty
 
+    def _turns(self, dtype: torch.dtype) -> Tensor:
+        """``q``, see :meth:`~passportize.signature.vectors.SignVectors.turns`."""
+        sides = [side for side in self.secret.sides if isinstance(side, SignVectors)]
+        return torch.cat([side.turns(dtype) for side in sides])
+
     def _penalty(self, responses: Responses) -> Tensor:
         config = self.config
         bits = self.secret.bits.to(responses.gamma.dtype)
@@ -211,9 +230,9 @@ class Branch(nn.Module):
     def _keyed(
         self, gamma: Tensor, beta: Tensor, scale: Tensor | None, shift: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """``scale1 = scale0 tanh(u)``, ``shift1 = shift0 + k scale0 tanh(v)``: nothing is free.
+        """``scale1 = scale0 tanh(q u)``, ``shift1 = shift0 + k scale0 tanh(v)``: nothing is free.
 
-        ``tanh(u)`` and ``tanh(v)`` are constants here: the sign loss alone moves the responses.
+        ``tanh(q u)`` and ``tanh(v)`` are constants here: the sign loss alone moves the responses.
 
         Both are multiples of the public scale, ``u`` is even in the weight and ``v`` odd, so a
         thief's rescaling or sign flip of a channel cancels in the private branch wherever it
@@ -244,6 +263,31 @@ class Branch(nn.Module):
         layout = [1] * len(shape)
         layout[self.site.channel_axis] = -1
         return side.reshape(layout).expand(tuple(shape))
+
+    def reset_statistics(self) -> None:
+        """Begin the running statistics anew, as those of a fresh norm."""
+        for name, start in zip(STATISTICS, (0, 1, 0), strict=True):
+            buffer = getattr(self, name)
+            if buffer is not None:
+                buffer.fill_(start)
+
+    def fill_in(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Let plain weights load strictly: private statistics start from those of the norm.
+
+        Args:
+            state_dict: What is being loaded into the norm; changed in place.
+            prefix: Of the norm's keys.
+        """
+        own = f"{prefix}passport."
+        if any(key.startswith(own) for key in state_dict):
+            return
+        for name in STATISTICS:
+            value = state_dict.get(prefix + name)
+            if name not in self._non_persistent_buffers_set and isinstance(value, Tensor):
+                # A copy, or load_state_dict(assign=True) would make them one.
+                state_dict[own + name] = value.clone()
+        if "counter" in self._modules:
+            state_dict[f"{own}counter._extra_state"] = torch.tensor(self.switch.step)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Branch:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

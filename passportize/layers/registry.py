@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import cast
 
 from torch import nn
 
 from passportize.errors import UnsupportedNorm
-from passportize.layers.derived import is_parametrized_class, make_class_anew, plain_class
+from passportize.layers.derived import is_parametrized_class, parametrized_class, plain_class
 from passportize.layers.host_view import make_view_class
 from passportize.layers.layer import PassportLayer
 from passportize.utils.names import describe_type
@@ -78,7 +79,7 @@ def adapter_for(module: nn.Module) -> type[PassportLayer] | None:
     if adapter is None and is_parametrized_class(type(module)):
         plain = _ADAPTERS.get(plain_class(module))
         if plain is not None:
-            adapter = make_class_anew(plain, type(module))
+            return cast("type[PassportLayer]", parametrized_class(plain, type(module)))
     return adapter
 
 

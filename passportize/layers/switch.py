@@ -167,7 +167,7 @@ class Switch:
         return Pass.PRIVATE if self.mode is Pass.PRIVATE else Pass.PUBLIC
 
     def known(self, name: str) -> tuple[Tensor, Tensor] | None:
-        """``tanh(u)`` and ``tanh(v)`` of a site, where the root has computed them for this pass.
+        """``tanh(q u)`` and ``tanh(v)`` of a site, where the root has computed them for this pass.
 
         A part of the model that is called on its own gets none: weights may have changed since.
         """

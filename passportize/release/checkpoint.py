@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,12 +148,20 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        detail = str(error).partition("\n")[0][:200]
         raise CheckpointError(
             f"{file}: it is damaged, no checkpoint, or holds pickled Python objects, which are "
-            f"never loaded ({type(error).__name__}: {detail}); get a complete copy, or export the "
+            f"never loaded ({_told(error)}); get a complete copy, or export the "
             "state dict with passportize.host_state_dict and safetensors"
         ) from None
+
+
+def _told(error: Exception) -> str:
+    """What a reader's error says of the file, without the advice of torch to load it unsafely."""
+    kind = type(error).__name__
+    if "weights_only" in str(error):
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return f"{kind}: it asks for {found[1]}" if found else kind
+    return f"{kind}: " + str(error).partition("\n")[0][:200]
 
 
 def in_natural_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

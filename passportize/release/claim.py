@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from passportize.config import PassportConfig
-from passportize.errors import BranchLost, ClaimError, InvalidArgument
+from passportize.errors import ClaimError, InvalidArgument
+from passportize.layers.integrity import check_anchors, check_layers
 from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.wrappers import refuse_wrapped
@@ -123,22 +124,20 @@ def claim_of(model: nn.Module, preprocessing: Preprocessing | None = None) -> Cl
     Raises:
         NotPassportized: The model carries no private branch.
         WrappedModel: It is inside DDP, torch.compile or the like.
-        BranchLost: Layers were replaced after surgery.
+        BranchLost: Layers were replaced, copied or patched after surgery, or bits cannot be read
+            from their weights as they are kept.
         ClaimError: The private statistics are not finite.
     """
     if not isinstance(model, nn.Module):
         raise InvalidArgument(f"expected a passportized model, got {type(model).__name__}")
     refuse_wrapped(model)
     switch = switch_of(model)
+    check_layers(model, switch)
+    layout = switch.layout
+    assert layout is not None
+    check_anchors(model, layout)
     layers = passport_layers(model)
     branches = [layer.passport for layer in layers.values()]
-    layout = switch.layout
-    bound = tuple(branch.site.name for branch in branches if branch.bound)
-    if layout is None or bound != tuple(site.name for site in layout.sites):
-        raise BranchLost(
-            f"{type(model).__name__}: its two-branch layers are no longer those that passportize "
-            "made; a later conversion replaced some. Convert first and passportize then"
-        )
     for layer in layers.values():
         _check_finite(layer)
     return Claim(

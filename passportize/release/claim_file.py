@@ -13,13 +13,14 @@ from safetensors.torch import load, save
 from torch import nn
 
 from passportize.errors import ClaimFileError, PassportizeError
+from passportize.layers.missing_bits import warn_of_missing_bits
 from passportize.layers.model import switch_of
 from passportize.release.claim import VERSION, Claim, claim_of
 from passportize.release.claim_format import check_claim, claim_from
 from passportize.release.preprocessing import Preprocessing
-from passportize.utils.files import write_atomically
+from passportize.utils.files import check_writable, write_atomically
 
-__all__ = ["FORMAT", "load_claim", "read_claim", "save_claim", "write_claim"]
+__all__ = ["FORMAT", "check_claimable", "load_claim", "read_claim", "save_claim", "write_claim"]
 
 FORMAT = "passportize claim"
 _KEYS = {"format", "version", "header", "digest"}
@@ -111,6 +112,24 @@ def _metadata(data: bytes, file: Path) -> dict[str, str]:
     return dict(metadata)
 
 
+def check_claimable(
+    model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Try, before days of training, what :func:`save_claim` will need after them; writes nothing.
+
+    Args:
+        model: A passportized model, to be trained.
+        path: Where the claim will be written to.
+        overwrite: As it will be given then.
+
+    Raises:
+        NotPassportized, WrappedModel, BranchLost, ClaimError, CheckpointError: As save_claim would.
+        ClaimFileError: The file exists, or none can be written there.
+    """
+    claim_of(model)
+    check_writable(path, overwrite=overwrite, error=ClaimFileError)
+
+
 def save_claim(
     model: nn.Module,
     path: str | os.PathLike[str],
@@ -134,8 +153,12 @@ def save_claim(
         NotPassportized: The model carries no private branch.
         WrappedModel: It is inside DDP, torch.compile or the like; give the plain model.
         ClaimError: There is nothing sound to save, or the file cannot be written.
+
+    Warns:
+        MissingBitsWarning: The weights do not carry the signature. The claim is saved all the same.
     """
     claim = claim_of(model, preprocessing)
+    warn_of_missing_bits(model, stacklevel=2)
     write_claim(claim, path, overwrite=overwrite)
     switch_of(model).saved = True
     return claim

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from passportize.errors import CheckpointError
 from passportize.passport.derivation import encode_label
+from passportize.utils.dense import dense
 
 __all__ = ["feed_tensor", "weights_digest"]
 
@@ -22,7 +23,7 @@ def weights_digest(state_dict: Mapping[str, object]) -> str:
     Names, dtypes, shapes and raw bytes enter; the file format and the device do not.
 
     Raises:
-        CheckpointError: A tensor has no bytes to read (meta, sparse or quantized).
+        CheckpointError: A tensor has no bytes to read (meta, nested, or far too large if dense).
     """
     digest = hashlib.sha256(encode_label(_DOMAIN))
     for name in sorted(state_dict):
@@ -33,13 +34,15 @@ def weights_digest(state_dict: Mapping[str, object]) -> str:
 
 
 def feed_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    """Hash one tensor: name, dtype, shape, bytes in row-major order."""
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+    """Hash one tensor: name, dtype, shape, bytes in row-major order; a sparse one as if dense."""
+    try:
+        tensor = dense(tensor.detach())
+    except ValueError as error:
         raise CheckpointError(
-            f"{name}: a {tensor.layout} tensor on {tensor.device} ({tensor.dtype}) has no plain "
-            "bytes to hash; load the weights as dense tensors first"
-        )
+            f"{name} {error}, so it has no plain bytes to hash; load the weights as dense tensors "
+            "first, or register what is no weight with persistent=False"
+        ) from None
     dtype = str(tensor.dtype).removeprefix("torch.")
     digest.update(encode_label(name, dtype, tensor.dim(), *tensor.shape))
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = tensor.cpu().contiguous().reshape(-1)
     digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")

@@ -27,6 +27,7 @@ __all__ = [
     "Vectors",
     "draw_raw_vectors",
     "draw_sign_vectors",
+    "turns_of",
 ]
 
 WINDOW = 256
@@ -75,6 +76,20 @@ class SignVectors(NamedTuple):
         bit = torch.arange(3, dtype=torch.uint8, device=self.codes.device)[:, None, None]
         negative = ((self.codes >> bit) & 1).view(torch.int8)
         return (1 - 2 * negative).to(dtype)
+
+    def turns(self, dtype: torch.dtype) -> Tensor:
+        """Which way the response of each row turns its channel's private scale, ``[rows]``.
+
+        The first sign of ``r``, -1 or +1: a coin that no bit depends on. Channels that the private
+        branch turns over are used by both branches in other ways than the rest, which shows a
+        little in their rows and factors; so that says nothing of the bits.
+        """
+        return turns_of(self.signs(dtype))
+
+
+def turns_of(signs: Tensor) -> Tensor:
+    """The same from ``s``, ``t`` and ``r``, ``[3, rows, entries]``: ``[rows]``."""
+    return signs[2, :, 0]
 
 
 class RawVectors(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -16,12 +15,11 @@ from passportize.layers.own_methods import foreign_forward
 from passportize.layers.private_branch import STATISTICS
 from passportize.layers.registry import NOT_ADAPTED, adapter_for
 from passportize.layers.unregistered_norm import structural_adapter
-from passportize.utils.names import describe_type
+from passportize.utils.names import describe_type, is_name_of_norm
 
 __all__ = ["FoundNorm", "find_norms", "measures_batch"]
 
 _NORM_PARENTS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-_NORM_NAME = re.compile(r"norm|^(frozen)?(bn|ln|gn)\d*d?$|batchnorm|rms", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def _looks_like_norm(module: nn.Module) -> bool:
     # A container that merely speaks of norms ("PreNorm") has its norms inside.
     kind = plain_class(module)
     inside = any(name != "parametrizations" for name, _ in module.named_children())
-    return bool(_NORM_NAME.search(kind.__name__)) and not inside
+    return is_name_of_norm(kind.__name__) and not inside
 
 
 def _set_on_it(module: nn.Module) -> str:

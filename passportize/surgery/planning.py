@@ -16,17 +16,20 @@ from passportize.errors import InvalidArgument, NoNormalization
 from passportize.layers.computed import effective_weight, sources_of
 from passportize.layers.derived import plain_class
 from passportize.layers.weight_owner import OWN_RULE
+from passportize.layers.wrappers import refuse_scripted
 from passportize.signature.formulations import NORMALISED, formulation_of
 from passportize.signature.rows import anchor_fan_in
 from passportize.signature.site import Anchor, Role, Site
 from passportize.surgery.branches import anchor_weights
 from passportize.surgery.mean_free_rows import read_less_mean_rows
 from passportize.surgery.norms import FoundNorm, find_norms, measures_batch
+from passportize.surgery.own_tensors import check_own_tensors
 from passportize.surgery.picking import picked_sites
 from passportize.surgery.selection import Where, select
 from passportize.surgery.site_plan import Plan
 from passportize.surgery.stand_ins import put_in_stand_ins, take_out_stand_ins
 from passportize.surgery.weight_sites import weight_sites
+from passportize.utils.all_or_nothing import all_or_nothing
 from passportize.utils.names import describe_type
 
 __all__ = ["plan"]
@@ -34,6 +37,7 @@ __all__ = ["plan"]
 _logger = logging.getLogger(__name__)
 
 
+@all_or_nothing
 def plan(
     model: nn.Module,
     *,
@@ -60,6 +64,8 @@ def plan(
         NoNormalization: The model has no norm at all, and the formulation needs one.
         TracingError: The model could not be read.
         UninitializedModule: A lazy norm has not seen data yet.
+        WrappedModel: It, or a part of it with norms, is TorchScript.
+        SurgeryError: A tensor of the model could not be trained, or not be claimed later.
     """
     if not isinstance(model, nn.Module):
         raise InvalidArgument(f"plan: expected a torch.nn.Module, got {type(model).__name__}")
@@ -68,6 +74,8 @@ def plan(
         raise InvalidArgument(
             f"config={config!r} must be a PassportConfig, such as PassportConfig.keyed()"
         )
+    refuse_scripted(model)
+    check_own_tensors(model)
     exposed = put_in_stand_ins(model, {norm.name for norm in find_norms(model)}, example_inputs)
     try:
         return _plan(model, config, where, example_inputs, anchors, include_frozen)
@@ -103,6 +111,8 @@ def _plan(
     sites = []
     for norm, wanted in zip(found, chosen, strict=True):
         sites.append(_site(model, norm, wanted, search, config, include_frozen))
+    if not config.has_private_pass and where is None and not anchors and not _any_bound(sites):
+        return _plan_of_weights(model, config, where, anchors, include_frozen)
     mixed = [norm.name for norm in found if norm.adapter is None and measures_batch(norm.module)]
     if mixed and config.has_private_pass:
         search.notes.append(
@@ -123,6 +133,10 @@ def _plan(
         frozenset(norm.name for norm in found if _sees_samples_only(norm, search)),
         tuple(search.trail(name) for name in widths),
     )
+
+
+def _any_bound(sites: list[Site]) -> bool:
+    return any(site.role is Role.BOUND for site in sites)
 
 
 def _sees_samples_only(norm: FoundNorm, search: AnchorSearch) -> bool:
@@ -155,7 +169,7 @@ def _plan_of_weights(
             "anchors, choose among them with where="
         )
     sites = list(weight_sites(model, where, include_frozen, MINIMUM_FAN_IN))
-    notes = ["no norms: the bits lie in the weights themselves"]
+    notes = ["no norm carries bits: they lie in the weights themselves"]
     if config.bits is not None:
         sites, note = picked_sites(model, sites, config.bits, config.shortest_row)
         notes.append(note)

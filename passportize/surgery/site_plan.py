@@ -93,7 +93,8 @@ class Plan:
     def summary(self) -> str:
         """One line: how many sites of each role, how many bits."""
         counts = [f"{len(self.role(role))} {role.value}" for role in Role if self.role(role)]
-        return f"{self.model}: {len(self.sites)} norms, {', '.join(counts)}; {self.bits} bits"
+        kind = "layers" if self.method == "weights" else "norms"
+        return f"{self.model}: {len(self.sites)} {kind}, {', '.join(counts)}; {self.bits} bits"
 
     def __str__(self) -> str:
         header = ("site", "norm", "bits", "role", "anchor or reason")

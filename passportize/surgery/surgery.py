@@ -16,10 +16,13 @@ from passportize.errors import (
     DegenerateSite,
     InvalidArgument,
     NotPassportized,
+    SurgeryError,
     WrongPassport,
 )
 from passportize.layers.joint_forward import RootHooks
+from passportize.layers.missing_bits import warn_of_missing_bits
 from passportize.layers.model import is_passportized, passport_layers, switch_of
+from passportize.layers.own_methods import wrapped_later
 from passportize.layers.private_keys import check_own_keys
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.passport.passport import Passport
@@ -33,6 +36,7 @@ from passportize.surgery.planning import plan
 from passportize.surgery.selection import Where, site_configs
 from passportize.surgery.site_plan import Plan
 from passportize.surgery.stand_ins import stand_ins
+from passportize.utils.all_or_nothing import all_or_nothing
 
 __all__ = ["UnsavedBranchWarning", "passportize", "unlock", "unpassportize"]
 
@@ -45,6 +49,7 @@ class UnsavedBranchWarning(UserWarning):
     """A trained private branch is about to be thrown away without a claim having been saved."""
 
 
+@all_or_nothing
 def passportize(
     model: Model,
     passport: Passport,
@@ -124,6 +129,7 @@ def passportize(
     return model
 
 
+@all_or_nothing
 def unpassportize(model: Model) -> Model:
     """Restore the plain model, in place and exactly; returns the same object.
 
@@ -133,14 +139,23 @@ def unpassportize(model: Model) -> Model:
     Raises:
         NotPassportized: The model carries no private branch.
         WrappedModel: The model is still wrapped.
+        SurgeryError: The forward of a layer is. The model is as before.
 
     Warns:
         UnsavedBranchWarning: The branch was trained and no claim was saved since.
+        MissingBitsWarning: Likewise, and the weights do not carry the signature either.
     """
     _check_model(model, "unpassportize")
     if not is_passportized(model):
         raise NotPassportized(f"{type(model).__name__} carries no private branch")
     refuse_wrapped(model)
+    for name, layer in passport_layers(model).items():
+        if wrapped_later(layer):
+            raise SurgeryError(
+                f"{name}: its forward was wrapped after passportize (as hooks of accelerate do) "
+                "and would call the two-branch layer that it no longer is; take the wrapper off "
+                "first (accelerate.hooks.remove_hook_from_module(model, recurse=True), say)"
+            )
     switch = switch_of(model)
     if switch.trained and not switch.saved:
         warnings.warn(
@@ -148,12 +163,15 @@ def unpassportize(model: Model) -> Model:
             "save_claim(model, path) its statistics are lost and only the signature can be "
             "verified",
             UnsavedBranchWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
+    if switch.trained and not switch.saved:
+        warn_of_missing_bits(model, stacklevel=2)
     take_out_branches(model)
     return model
 
 
+@all_or_nothing
 def unlock(model: Model, passport: Passport) -> Model:
     """Give a passportized model that was loaded from a file its secret back, in place.
 

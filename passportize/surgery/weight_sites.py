@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
+from torch.jit import ScriptModule
 
 from passportize.anchors.weight_parts import part_of
-from passportize.errors import NoNormalization
+from passportize.errors import NoNormalization, UninitializedModule
+from passportize.layers.computed import can_compute, sources_of
+from passportize.layers.derived import plain_class
 from passportize.layers.weight_owner import OWN_RULE
 from passportize.signature.rows import anchor_fan_in, anchor_width
 from passportize.signature.site import Anchor, AnchorPart, Role, Site
 from passportize.surgery.selection import Where, select
-from passportize.tracing.weight_layers import is_weight_module
+from passportize.tracing.weight_layers import matrix_shape
 from passportize.utils.names import describe_type
 
 __all__ = ["weight_sites"]
@@ -22,7 +25,10 @@ __all__ = ["weight_sites"]
 def weight_sites(
     model: nn.Module, where: Where | None, include_frozen: bool, minimum_fan_in: int
 ) -> tuple[Site, ...]:
-    """One site for every conv and linear layer that owns a weight, in registration order.
+    """One site for every layer with a matrix of its own, in registration order.
+
+    Convolutions and linear layers of torch and of others, see
+    :func:`~passportize.tracing.weight_layers.matrix_shape`.
 
     Args:
         model: A model without norms; it is only read.
@@ -32,6 +38,7 @@ def weight_sites(
 
     Raises:
         NoNormalization: The model has no such layer either.
+        UninitializedModule: One has not seen data yet.
         UnknownSite: A pattern names no such layer.
     """
     owners = list(_owners(model))
@@ -42,13 +49,14 @@ def weight_sites(
         )
     chosen = select([(name,) for name, _, _ in owners], where, "where")
     sites = []
-    for (name, module, weight), wanted in zip(owners, chosen, strict=True):
-        part = _part(name, module, weight)
-        fan_in = anchor_fan_in(tuple(weight.shape), part)
+    for (name, module, shape), wanted in zip(owners, chosen, strict=True):
+        part = _part(name, module, shape)
+        fan_in = anchor_fan_in(shape, part)
+        trains = any(source.requires_grad for source in sources_of(module, "weight"))
         reason = ""
         if not wanted:
             reason = "left out by where="
-        elif not weight.requires_grad and not include_frozen:
+        elif not trains and not include_frozen:
             reason = "its weight is frozen; bind it with include_frozen=True"
         elif fan_in < minimum_fan_in:
             reason = (
@@ -58,7 +66,7 @@ def weight_sites(
         sites.append(
             Site(
                 name=name,
-                layer_type=describe_type(type(module)),
+                layer_type=describe_type(plain_class(module)),
                 role=Role.SKIPPED if reason else Role.BOUND,
                 channels=part.channels,
                 anchor=None if reason else Anchor((part,), OWN_RULE),
@@ -69,19 +77,31 @@ def weight_sites(
     return tuple(sites)
 
 
-def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Layers with a weight of their own; a weight that several share counts once."""
+def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, ...]]]:
+    """Layers with a matrix of their own, and its shape; one that several share counts once.
+
+    Raises:
+        UninitializedModule: A lazy layer has not seen data yet.
+    """
     seen: set[int] = set()
     for name, module in model.named_modules():
-        if not is_weight_module(module):
+        if isinstance(module, ScriptModule):
             continue
-        # Not a weight that is computed by a parametrization.
-        weight = module._parameters.get("weight")
-        if weight is not None and id(weight) not in seen:
-            seen.add(id(weight))
-            yield name, module, weight
+        own = module._parameters.get("weight")
+        if own is not None and nn.parameter.is_lazy(own):
+            raise UninitializedModule(
+                f"{name}: {describe_type(type(module))} has not seen data yet, so its width is "
+                "unknown; run the model once on an example input before passportizing it"
+            )
+        shape = matrix_shape(module)
+        if shape is None or (own is None and not can_compute(module, "weight")):
+            continue
+        sources = {id(source) for source in sources_of(module, "weight")}
+        if seen.isdisjoint(sources):
+            yield name, module, shape
+        seen |= sources
 
 
-def _part(name: str, module: nn.Module, weight: Tensor) -> AnchorPart:
+def _part(name: str, module: nn.Module, shape: tuple[int, ...]) -> AnchorPart:
     part = part_of(module, f"{name}.weight" if name else "weight")
-    return replace(part, channels=anchor_width(weight.shape, part))
+    return replace(part, channels=anchor_width(shape, part))

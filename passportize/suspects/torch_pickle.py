@@ -117,6 +117,12 @@ def storage_name(identity: Any) -> tuple[torch.dtype, str, int]:
     raise Damaged("a storage is described in a way that torch does not use")
 
 
+_COMPRESSED = {
+    str(layout): layout
+    for layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+}
+
+
 def load_pickle(
     stream: WindowStream,
     budget: Budget,
@@ -160,7 +166,7 @@ def _builders(budget: Budget, nested: Callable[[bytes], Any] | None) -> dict[str
         return None if tensor is None else _dequantised(tensor, scheme, budget)
 
     def sparse(layout: Any, data: Any, *_: Any) -> Tensor | None:
-        return _from_sparse(data, budget)
+        return _from_sparse(layout, data, budget)
 
     def meta(dtype: Any, size: Any, *_: Any) -> Tensor:
         return torch.empty(size, dtype=TORCH_NAMES[dtype.name], device="meta")
@@ -190,6 +196,7 @@ def _builders(budget: Budget, nested: Callable[[bytes], Any] | None) -> dict[str
         "torch._utils._rebuild_tensor_v3": typed,
         "torch._utils._rebuild_qtensor": quantised,
         "torch._utils._rebuild_sparse_tensor": sparse,
+        "torch.serialization._get_layout": _first,
         "torch._utils._rebuild_meta_tensor_no_storage": meta,
         "torch._utils._rebuild_parameter": _first,
         "torch._utils._rebuild_parameter_with_state": _first,
@@ -251,14 +258,20 @@ def _dequantised(tensor: Tensor, scheme: Any, budget: Budget) -> Tensor:
     raise Damaged(f"a tensor quantised by {kind or 'nothing that has a name'}")
 
 
-def _from_sparse(data: Any, budget: Budget) -> Tensor | None:
-    indices, values, size = data[:3]
-    if len(data) > 4 or not isinstance(indices, Tensor) or not isinstance(values, Tensor):
-        # CSR and its kin; weights of networks are saved as COO, if at all.
-        raise Damaged("a sparse tensor of a layout other than COO")
-    shape = tuple(size)
+def _from_sparse(layout: Any, data: Any, budget: Budget) -> Tensor | None:
+    compressed = layout in _COMPRESSED
+    parts, size = (data[:3], data[3]) if compressed else (data[:2], data[2])
+    if not all(isinstance(part, Tensor) for part in parts):
+        raise Damaged("a sparse tensor without its indices or values")
+    values, shape = parts[-1], tuple(size)
     checked_size(shape, "a sparse tensor")
     budget.charge(math.prod(shape) * values.dtype.itemsize, f"a sparse tensor of shape {shape}")
+    if compressed:
+        made = torch.sparse_compressed_tensor(
+            parts[0], parts[1], values, shape, layout=_COMPRESSED[layout], check_invariants=True
+        )
+        return made.to_dense()
+    indices = parts[0]
     if indices.dim() != 2 or indices.shape[0] > len(shape):
         raise Damaged(f"a sparse tensor of shape {shape} with indices of other dimensions")
     return torch.sparse_coo_tensor(indices, values, shape, check_invariants=True).to_dense()

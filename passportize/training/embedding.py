@@ -21,12 +21,14 @@ from torch import Tensor, nn
 
 from passportize.errors import EmbeddingFailed, InvalidArgument
 from passportize.layers.computed import effective_weight, set_effective_weight, sources_of
+from passportize.layers.integrity import check_layers
 from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
 from passportize.signature.rows import added_to_rows, anchor_rows
 from passportize.training.calibration import RIDGE, Progress, turn_by_output
 from passportize.training.marked_rows import companions, rows_of_layers
+from passportize.utils.all_or_nothing import all_or_nothing
 
 __all__ = ["Embedding", "TrainedWeightsWarning", "embed_signature"]
 
@@ -67,6 +69,7 @@ class TrainedWeightsWarning(UserWarning):
     """Weights that are trained already were turned without regard to what their layers compute."""
 
 
+@all_or_nothing
 @torch.no_grad()
 def embed_signature(
     model: nn.Module,
@@ -112,6 +115,7 @@ def embed_signature(
     Raises:
         NotPassportized: The model carries no private branch.
         PassportLocked: The private branch was loaded without its secret.
+        BranchLost: Layers were replaced, copied or patched after surgery.
         EmbeddingFailed: A weight is sharded or has no values. All weights are as before.
         InvalidArgument: The margin, the ridge or the calibration makes no sense.
 
@@ -119,7 +123,7 @@ def embed_signature(
         TrainedWeightsWarning: The norms are no longer as they were made, and there is no
             ``calibration``.
     """
-    switch_of(model)
+    check_layers(model, switch_of(model))
     if margin is not None and not (0 < margin < math.inf):
         raise InvalidArgument(f"embed_signature: margin={margin!r} must be a number above 0")
     if not (0 < ridge < math.inf):
@@ -150,7 +154,7 @@ def embed_signature(
             "until they are trained on; give calibration=, a few batches of inputs, to keep what "
             "the layers compute",
             TrainedWeightsWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     try:
         if calibration is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from passportize.errors import PassportizeError
 
-__all__ = ["read_limited", "sha256_of_file", "write_atomically"]
+__all__ = ["check_writable", "read_limited", "sha256_of_file", "write_atomically"]
 
 
 def read_limited(
@@ -95,21 +95,56 @@ def write_atomically(
     target = Path(path)
     try:
         _write(target, data, mode, overwrite)
-    except OSError as problem:
+    except (OSError, ValueError) as problem:
         if error is None:
             raise
-        if isinstance(problem, FileExistsError) and not overwrite:
-            reason, step = "it exists already", "choose another name or pass overwrite=True"
-        else:
-            reason, step = problem.strerror or type(problem).__name__, _next_step(problem)
-        raise error(f"Cannot write {target}: {reason}; {step}") from None
+        raise error(_cannot(target, problem, overwrite)) from None
 
 
-def _write(target: Path, data: bytes, mode: int, overwrite: bool) -> None:
+def check_writable(
+    path: str | os.PathLike[str], *, overwrite: bool = True, error: type[PassportizeError]
+) -> None:
+    """Try whether :func:`write_atomically` could write a file now; nothing is left behind.
+
+    Args:
+        path: Where to.
+        overwrite: Whether an existing file would be replaced.
+        error: Class to raise, with path, reason and next step.
+
+    Raises:
+        PassportizeError: Of the class ``error``: it could not.
+    """
+    target = Path(path)
+    try:
+        _check_target(target, overwrite)
+        temporary = target.parent / f".passportize-{secrets.token_hex(8)}.tmp"
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        temporary.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            target.lstat()  # too long a name, say
+    except (OSError, ValueError) as problem:
+        raise error(_cannot(target, problem, overwrite)) from None
+
+
+def _cannot(target: Path, problem: OSError | ValueError, overwrite: bool) -> str:
+    if isinstance(problem, ValueError):
+        return f"Cannot write {str(target)!r}: the path is not valid; choose another name"
+    if isinstance(problem, FileExistsError) and not overwrite:
+        reason, step = "it exists already", "choose another name or pass overwrite=True"
+    else:
+        reason, step = problem.strerror or type(problem).__name__, _next_step(problem)
+    return f"Cannot write {target}: {reason}; {step}"
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     if not overwrite and os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+
+def _write(target: Path, data: bytes, mode: int, overwrite: bool) -> None:
+    _check_target(target, overwrite)
     temporary = target.parent / f".passportize-{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags, mode)

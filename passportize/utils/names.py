@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 
-__all__ = ["closest_names", "describe_type"]
+__all__ = ["closest_names", "describe_type", "is_name_of_norm"]
+
+_NORM_NAME = re.compile(r"norm|^(frozen)?(bn|ln|gn)\d*d?$|batchnorm|rms", re.IGNORECASE)
+
+
+def is_name_of_norm(name: str) -> bool:
+    """Whether a class of this name is a normalization layer, or speaks of one."""
+    return bool(_NORM_NAME.search(name))
 
 
 def describe_type(norm_class: type) -> str:

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.errors import InvalidArgument
+from passportize.errors import BranchMisuse, InvalidArgument
 from passportize.layers.layer import PassportLayer
-from passportize.layers.model import branch, passport_layers
-from passportize.layers.private_branch import has_statistics
+from passportize.layers.model import branch
 from passportize.passport.passport import Passport
 from passportize.surgery.branches import branches_put_in
 from passportize.thresholds import FIDELITY_GAP
+from passportize.training.private_statistics import measure_private_statistics
 from passportize.utils.frozen import frozen_model, frozen_random_state
-from passportize.utils.trees import call_model, moved_inputs, place_of, tensors_in
+from passportize.utils.trees import call_model, moved_inputs, place_of
 from passportize.verification.expectation import Placement
 
 __all__ = ["Fidelity", "measure_fidelity"]
@@ -76,18 +76,25 @@ def measure_fidelity(
     reason = private if isinstance(private, str) else ""
     with frozen_random_state(cuda=True), frozen_model(model, values=True), torch.no_grad():
         model.eval()
-        if isinstance(private, str):
-            counts = _count(model, loader, ("public",))
-        else:
-            marking = private.marking
-            with branches_put_in(
-                model, marking.sites, passport, marking.config, marking.configs, private.layout
-            ):
-                for site, tensors in zip(marking.sites, private.tensors, strict=True):
-                    _fill(model.get_submodule(site.name), tensors)
-                _measure_statistics(model, loader)
-                counts = _count(model, loader, ("public", "private"))
-    return _judge(counts, reason)
+        if not isinstance(private, str):
+            try:
+                return _judge(_count_both(model, passport, private, loader), "")
+            except BranchMisuse as error:
+                reason = str(error)
+        return _judge(_count(model, loader, ("public",)), reason)
+
+
+def _count_both(
+    model: nn.Module, passport: Passport, private: Placement, loader: Iterable[Any]
+) -> _Counts:
+    marking = private.marking
+    with branches_put_in(
+        model, marking.sites, passport, marking.config, marking.configs, private.layout
+    ):
+        for site, tensors in zip(marking.sites, private.tensors, strict=True):
+            _fill(model.get_submodule(site.name), tensors)
+        measure_private_statistics(model, (_pair(batch)[0] for batch in loader))
+        return _count(model, loader, ("public", "private"))
 
 
 def _fill(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -98,32 +105,13 @@ def _fill(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         parameters[name].copy_(tensor)
 
 
-def _measure_statistics(model: nn.Module, loader: Iterable[Any]) -> None:
-    """Take the private running statistics of all layers as plain means over some data."""
-    layers = [layer for layer in passport_layers(model).values() if has_statistics(layer)]
-    if not layers:
-        return
-    for layer in layers:
-        layer.train()
-        # None: the plain mean over all batches.
-        layer.momentum = None  # type: ignore[assignment]
-        layer.passport.num_batches_tracked.zero_()  # type: ignore[union-attr]
-    place = place_of(model)
-    with branch(model, "private"):
-        for batch in loader:
-            inputs = moved_inputs(_pair(batch)[0], place)
-            # One sample has no variance of its own in a norm that sees one value of each.
-            if next((t.shape[0] for t in tensors_in(inputs) if t.dim()), 2) > 1:
-                call_model(model, inputs)
-    for layer in layers:
-        layer.eval()
-
-
 @dataclass
 class _Counts:
     samples: int
     classes: int
     hits: dict[str, int]
+    differ: bool = False
+    """Whether the private branch ever gave other scores than the public one."""
 
 
 def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> _Counts:
@@ -132,6 +120,7 @@ def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> 
     for batch in loader:
         inputs, targets = _pair(batch)
         inputs = moved_inputs(inputs, place)
+        first = None
         for index, which in enumerate(branches):
             if len(branches) == 1:
                 scores = _scores(call_model(model, inputs))
@@ -147,8 +136,11 @@ def _count(model: nn.Module, loader: Iterable[Any], branches: Sequence[str]) -> 
                 )
             counts.hits[which] += int((best.reshape(-1) == labels).sum())
             if index == 0:
+                first = scores
                 counts.samples += labels.numel()
                 counts.classes = scores.shape[1]
+            elif first is not None and not torch.equal(first, scores):
+                counts.differ = True
     return counts
 
 
@@ -182,6 +174,9 @@ def _judge(counts: _Counts, reason: str) -> Fidelity:
     if "private" not in counts.hits:
         return Fidelity(public, None, None, reason, counts.samples)
     private = 100.0 * counts.hits["private"] / counts.samples
+    if not counts.differ:
+        reason = "the private branch computes the public one, so its accuracy shows nothing"
+        return Fidelity(public, private, None, reason, counts.samples)
     if public < 200.0 / counts.classes:
         reason = "the suspect itself is near chance on these data, as it stands"
         return Fidelity(public, private, None, reason, counts.samples)

@@ -11,13 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from passportize.errors import AlreadyPassportized, CheckpointError, InvalidArgument
+from passportize.layers.computed import can_compute, effective_weight, is_in_files
 from passportize.layers.model import is_passportized
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.release.checkpoint import host_state_dict
 from passportize.signature.matching import find_by_name
 from passportize.suspects.reading import Opened, plain_layers, read_suspect
+from passportize.utils.dense import dense
+from passportize.utils.frozen import copy_to_run
 from passportize.verification.counterparts import find_counterparts, structure_of
 
 __all__ = ["Suspect", "open_suspect"]
@@ -34,7 +38,7 @@ class Suspect:
             put in.
         carriers: Where bits are looked for: these, and what looks like the tensors of a private
             branch, or a thief would hide weights by calling them so.
-        module: A live model with these weights: the suspect itself or a copy of ``model``; None
+        module: A live model with these weights: a copy of the suspect or of ``model``; None
             where there is none.
         named: The module's name for each tensor of the file; empty where they are the same.
         whole: Whether the module has all of its weights from the suspect.
@@ -79,7 +83,13 @@ def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
         _check_plain(suspect, "the suspect")
         kept = _tensors(host_state_dict(suspect))
         plain, notes = plain_layers(kept, suspect)
-        return Suspect(plain, suspect, notes=notes, kept=kept)
+        plain.update(_computed(suspect, plain))
+        opened = Suspect(plain, None, notes=notes, kept=kept)
+        try:
+            opened.module = copy_to_run(suspect)
+        except InvalidArgument as error:
+            opened.no_module = str(error)
+        return opened
     place, found = _found(suspect)
     kept = _tensors(host_state_dict(found.kept))
     everything = _tensors(found.tensors)
@@ -122,26 +132,39 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
         if isinstance(name, str) and isinstance(value, Tensor):
-            tensors[name] = _dense(value.detach())
+            tensors[name] = _dense(name, value)
         elif isinstance(name, str) and isinstance(value, tuple):
             # Weight and bias of a quantised layer of torch.
             tensors.update(
-                (f"{name}.{place}", _dense(part.detach()))
+                (f"{name}.{place}", _dense(name, part))
                 for place, part in enumerate(value)
                 if isinstance(part, Tensor)
-            )
-    for name, tensor in tensors.items():
-        if tensor.is_meta:
-            raise InvalidArgument(
-                f"verify: {name} is on the meta device and has no values; load the weights first"
             )
     return tensors
 
 
-def _dense(tensor: Tensor) -> Tensor:
-    if tensor.is_quantized or type(tensor).__module__.startswith("torchao."):
-        return tensor.dequantize()
-    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+def _dense(name: str, tensor: Tensor) -> Tensor:
+    try:
+        return dense(tensor.detach())
+    except ValueError as error:
+        raise InvalidArgument(
+            f"verify: {name} {error}; load the weights as dense tensors"
+        ) from None
+
+
+def _computed(model: nn.Module, plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a live model computes by parametrizations of which its tensors alone do not tell."""
+    found = {}
+    for name, module in model.named_modules():
+        for attribute in module.parametrizations if parametrize.is_parametrized(module) else ():
+            place = f"{name}.{attribute}" if name else attribute
+            if (
+                place in plain
+                and can_compute(module, attribute)
+                and not is_in_files(module, attribute)
+            ):
+                found[place] = effective_weight(module, attribute).detach()
+    return found
 
 
 def _check_plain(model: nn.Module, what: str) -> None:
@@ -154,7 +177,13 @@ def _check_plain(model: nn.Module, what: str) -> None:
 
 
 def _load_copy(opened: Suspect, model: nn.Module, place: str, found: Opened) -> None:
-    twin = copy.deepcopy(model)
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:  # whatever its parts raise
+        raise InvalidArgument(
+            f"verify: model= cannot be copied ({type(error).__name__}: {error}); load the weights "
+            "into it and give it as the suspect"
+        ) from None
     own = twin.state_dict()
     # A model that is made of parts itself takes the parts.
     tensors, match = max(
@@ -176,7 +205,9 @@ def _load_copy(opened: Suspect, model: nn.Module, place: str, found: Opened) -> 
         raise CheckpointError(f"{place}: {lacks}; give a model of the right architecture as model=")
     with torch.no_grad():
         for name, other in filled.items():
-            own[name].copy_(tensors[other])
+            # Sparse and quantised buffers are no weights, and stay as the model has them.
+            if own[name].layout == torch.strided and not own[name].is_quantized:
+                own[name].copy_(tensors[other])
     opened.module = twin
     opened.named = {other: name for name, other in filled.items()}
     missing = [name for name, other in match.items() if other is None]

@@ -41,3 +41,19 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
     assert verdict.accepted and verdict.message.owner == "Acme Vision"
     assert verdict.public_accuracy > 80 and verdict.private_accuracy > 70
     assert "780 bits" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_graphs():
+    names: dict = {}
+    torch.manual_seed(0)
+    for block in blocks("docs/graphs.md"):
+        exec(block, names)
+        loss = names.get("loss")
+        if loss is not None:
+            assert bool(loss.total.isfinite()) and float(loss.sign.detach()) >= 0
+            assert all(layer.passport.site.bits for layer in _layers(names["model"]))
+
+
+def _layers(model: torch.nn.Module) -> list[pp.PassportLayer]:
+    return [module for module in model.modules() if isinstance(module, pp.PassportLayer)]

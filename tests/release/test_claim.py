@@ -154,6 +154,24 @@ def test_digest_binds_everything():
     assert len({claim.digest(), *(other.digest() for other in others)}) == len(others) + 1
 
 
+@pytest.mark.parametrize("preset", ["keyed", "signature"])
+def test_a_claim_says_nothing_of_the_bits(preset):
+    """But for two digests it is the same for every key and all weights of one model."""
+
+    def made(seed):
+        torch.manual_seed(seed)
+        passport = pp.Passport.generate("Acme", secret=seed.to_bytes(32, "big"))
+        model = pp.passportize(TinyNet(), passport, config=pp.PassportConfig.preset(preset))
+        pp.embed_signature(model)
+        return claim_of(model)
+
+    claims = [made(seed) for seed in (1, 2)]
+    assert not any(claim.tensors for claim in claims)
+    first, second = (json.loads(claim.header()) for claim in claims)
+    assert {key for key in first if first[key] != second[key]} == {"commitment", "weights"}
+    assert first.keys() == second.keys()
+
+
 def test_unlock_takes_the_right_passport_only(tmp_path):
     torch.save(live("keyed"), tmp_path / "model.pt")
     model = torch.load(tmp_path / "model.pt", weights_only=False)

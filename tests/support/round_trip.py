@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import passportize as pp
+from passportize.layers.computed import sources_of
 from passportize.layers.joint_forward import RootHooks
 from passportize.layers.model import passport_layers, switch_of
 from passportize.signature.site import Role
@@ -224,9 +225,8 @@ def assert_joint_step(
 def _gradient(owner: nn.Module, attribute: str, weight: Tensor) -> Tensor | None:
     if isinstance(weight, nn.Parameter):
         return weight.grad
-    # A parametrized weight is computed; its originals hold the gradients.
-    originals = owner.parametrizations[attribute].parameters()
-    return next((tensor.grad for tensor in originals if tensor.grad is not None), None)
+    # A computed weight; what it is made of holds the gradients.
+    return next((t.grad for t in sources_of(owner, attribute) if t.grad is not None), None)
 
 
 def assert_round_trip(

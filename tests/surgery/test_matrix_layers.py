@@ -1,0 +1,171 @@
+"""Layers with a matrix of their own, whoever wrote them: they carry bits where no norm does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+
+with warnings.catch_warnings():
+    # PyG's own use of torch.jit.script.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import torch_geometric.nn as pyg
+
+import passportize as pp
+from passportize.errors import NoNormalization, UninitializedModule
+from passportize.signature.site import Role
+from tests.support.round_trip import assert_round_trip
+
+PASSPORT = pp.Passport.generate("Matrices", secret=bytes(range(32)))
+SIGNATURE = pp.PassportConfig.signature(sign_every=1)
+NODES = 24
+
+
+def graph() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    edges = torch.randint(0, NODES, (2, 4 * NODES), generator=generator)
+    return torch.randn(NODES, 16, generator=generator), edges
+
+
+GRAPH_MODELS: dict[str, Callable[[], nn.Module]] = {
+    "GCN": lambda: pyg.GCN(16, 32, 2, 8),
+    "GAT": lambda: pyg.GAT(16, 32, 2, 8),
+    "GraphSAGE": lambda: pyg.GraphSAGE(16, 32, 2, 8),
+    "GIN": lambda: pyg.GIN(16, 32, 2, 8, norm=None),
+    "GraphUNet": lambda: pyg.GraphUNet(16, 32, 8, 1),
+    "NeuralFingerprint": lambda: pyg.models.NeuralFingerprint(16, 24, 8, 1, max_degree=3),
+    "DiffGroupNorm": lambda: pyg.GCN(
+        16, 32, 2, 8, norm="diff_group_norm", norm_kwargs={"groups": 4}
+    ),
+}
+
+
+def network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return GRAPH_MODELS[name]()
+
+
+def share_of_bound_weights(model: nn.Module) -> float:
+    plan = pp.plan(model, config=SIGNATURE)
+    bound = {site.anchor.parts[0].weight for site in plan.sites if site.anchor is not None}
+    matrices = {name: p.numel() for name, p in model.named_parameters() if p.dim() >= 2}
+    return sum(matrices[name] for name in bound) / sum(matrices.values())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("name", GRAPH_MODELS)
+def test_graph_models_without_bound_norms(name: str) -> None:
+    """GCN, GAT and their kin are made of PyG's own Linear."""
+    assert share_of_bound_weights(network(name)) > 0.9
+    joint = name != "NeuralFingerprint"  # a degree that no node has leaves its weights alone
+    layers = assert_round_trip(network(name), PASSPORT, graph(), config=SIGNATURE, joint=joint)
+    assert len(layers) >= 2
+
+
+def test_a_marked_graph_model_is_found(tmp_path: Path) -> None:
+    model = pp.passportize(network("GCN"), PASSPORT, config=SIGNATURE, example_inputs=graph())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    targets = torch.arange(NODES) % 8
+    for _ in range(80):
+        optimizer.zero_grad()
+        pp.joint_loss(model.train(), graph(), targets, F.cross_entropy).total.backward()
+        optimizer.step()
+    assert pp.signature_accuracy(model) == 1.0
+    claim = pp.save_claim(model, tmp_path / "claim")
+    verdict = pp.verify(pp.unpassportize(model), PASSPORT, claim)
+    assert (verdict.matched, verdict.total) == (40, 40)
+
+
+class OthersLinear(nn.Module):
+    """Linear as libraries write it that do not derive from torch's."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = inputs, outputs
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / inputs**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+class InFront(OthersLinear):
+    """Inputs first: its rows are no outputs, so it is left alone."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(outputs, inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+class Table(nn.Module):
+    """A matrix that nobody says the meaning of."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+def test_by_its_shape_and_what_it_says() -> None:
+    mixed = nn.Sequential(OthersLinear(16, 24), nn.ReLU(), Table(24, 24), nn.Linear(24, 20))
+    plan = pp.plan(mixed, config=SIGNATURE)
+    assert [(site.name, site.channels) for site in plan.role(Role.BOUND)] == [("0", 24), ("3", 20)]
+    assert plan.summary() == "Sequential: 2 layers, 2 bound; 44 bits"
+    assert len(assert_round_trip(mixed, PASSPORT, torch.randn(4, 16), config=SIGNATURE)) == 2
+    with pytest.raises(NoNormalization, match="neither normalization nor"):
+        pp.plan(nn.Sequential(Table(24, 24)), config=SIGNATURE)
+
+
+def _pruned(layer: nn.Module) -> nn.Module:
+    prune.random_unstructured(layer, "weight", 0.2)
+    with torch.no_grad():
+        for hook in layer._forward_pre_hooks.values():
+            hook(layer, ())
+    return layer
+
+
+COMPUTED = {
+    "weight norm": parametrizations.weight_norm,
+    "spectral norm": parametrizations.spectral_norm,
+    "pruned": _pruned,
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_computed_matrices(name: str, tmp_path: Path) -> None:
+    """Vocoders have weight norm everywhere, and no other norm."""
+    torch.manual_seed(0)
+    change = COMPUTED[name]
+    model = nn.Sequential(
+        change(nn.Conv1d(4, 32, 3)), nn.LeakyReLU(), change(nn.ConvTranspose1d(32, 24, 4))
+    )
+    inputs = torch.randn(4, 4, 12)
+    assert len(assert_round_trip(model, PASSPORT, inputs, config=SIGNATURE)) == 2
+    pp.passportize(model, PASSPORT, config=SIGNATURE)
+    assert pp.embed_signature(model).after == 56
+    claim = pp.save_claim(model, tmp_path / "claim")
+    pp.unpassportize(model)
+    assert pp.verify(model.state_dict(), PASSPORT, claim).matched == 56
+
+
+@pytest.mark.parametrize("lazy", [lambda: nn.LazyLinear(8), lambda: pyg.Linear(-1, 8)])
+def test_lazy_layers_are_named(lazy: Callable[[], nn.Module]) -> None:
+    with pytest.raises(UninitializedModule, match=r"0: .*Linear has not seen data yet"):
+        pp.plan(nn.Sequential(lazy()), config=SIGNATURE)
+
+
+def test_forward_on_the_object_of_a_linear_layer() -> None:
+    """It may do what it likes: bits are read from the weight."""
+    layer = nn.Linear(16, 32)
+    layer.forward = lambda x: F.linear(x, layer.weight, layer.bias) * 2
+    model = nn.Sequential(layer, nn.ReLU(), nn.Linear(32, 16))
+    assert len(assert_round_trip(model, PASSPORT, torch.randn(4, 16), config=SIGNATURE)) == 2
