@@ -41,7 +41,8 @@ class PassportConfig:
             (:func:`passportize.layers.joint_forward.weight_for`).
         private_fraction: Share of the batch that also passes through the private branch; at least
             8 samples where norms use statistics of the batch, and 16 where one of them sees a
-            single value per channel of each sample.
+            single value per channel of each sample. With two passes it is a share of the batches:
+            a quarter is the whole of every fourth batch.
         private_every: The private branch is run at every so many training steps.
         sign_every: The sign loss is applied at every so many training steps; in the others the
             responses are constants, so that nothing is learned through them.
@@ -198,6 +199,19 @@ class PassportConfig:
     def has_private_pass(self) -> bool:
         """Whether there is a private branch to run, or bits only."""
         return self.formulation != "signature"
+
+    @property
+    def private_period(self) -> int:
+        """At every so many-th step the private branch is run.
+
+        A batch that cannot be appended to cannot be parted either, so where there are two passes
+        ``private_fraction`` counts batches instead of samples.
+
+        >>> PassportConfig.keyed(passes="separate", private_fraction=0.25).private_period
+        4
+        """
+        batches = round(1 / self.private_fraction) if self.passes == "separate" else 1
+        return self.private_every * batches
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form; :meth:`from_dict` is the inverse.

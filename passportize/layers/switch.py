@@ -46,7 +46,7 @@ class Switch:
         mixed: Whether the last joint step was two passes, one for each branch.
         sign_due: Whether the joint pass under way takes the sign loss.
         private_due: Whether it runs the private branch.
-        step: Joint steps begun so far, where ``private_every`` or ``sign_every`` ask for them.
+        step: Joint steps begun so far, where ``private_period`` or ``sign_every`` ask for them.
         trained: Whether a joint step was ever taken.
         saved: Whether a claim was saved after the last joint step.
         commitment: Commitment of the passport, safe to publish.
@@ -119,7 +119,7 @@ class Switch:
     @property
     def counts(self) -> bool:
         """Whether there are steps in which not everything happens."""
-        return self.config.private_every > 1 or self.config.sign_every > 1
+        return self.config.private_period > 1 or self.config.sign_every > 1
 
     @property
     def responses_constant(self) -> bool:
@@ -140,7 +140,7 @@ class Switch:
         """Say what is due in the joint step that begins, and count it."""
         self.sign_due = self.step % self.config.sign_every == 0
         self.private_due = (
-            self.config.has_private_pass and self.step % self.config.private_every == 0
+            self.config.has_private_pass and self.step % self.config.private_period == 0
         )
         self.step += 1
 

@@ -103,6 +103,27 @@ def test_the_private_branch_runs_at_every_third_step_on_its_share() -> None:
     assert rows == [10, 0, 0, 10]
 
 
+@pytest.mark.parametrize(
+    ("fraction", "every", "expected"),
+    [(0.25, 1, "1000100"), (1.0, 1, "1111111"), (0.3, 1, "1001001"), (0.5, 3, "1000001")],
+)
+def test_two_passes_take_a_share_of_the_batches(fraction: float, every: int, expected: str) -> None:
+    config = pp.PassportConfig.keyed(
+        passes="separate", private_fraction=fraction, private_every=every
+    )
+    model = small(config)
+    x, y = batch()
+    passes = []
+    model.project.register_forward_hook(lambda *_: passes.append(1))
+    for due in expected:
+        passes.clear()
+        loss = pp.joint_loss(model, x, y, F.cross_entropy)
+        assert len(passes) == 1 + int(due)
+        assert (loss.private is not None) == bool(int(due))
+        if loss.private_output is not None:
+            assert len(loss.private_output) == len(x)
+
+
 def test_a_copy_has_a_switch_of_its_own_and_shares_the_secret() -> None:
     model = train_jointly(small(CONFIGS["keyed"]))
     average = copy.deepcopy(model)
