@@ -28,9 +28,10 @@ def averaging_factor(norm: _BatchNorm, branch: Branch) -> float:
     """
     if not (norm.training and branch.num_batches_tracked is not None):
         return 0.0 if norm.momentum is None else norm.momentum
-    branch.num_batches_tracked.add_(1)
     if norm.momentum is None:
+        branch.num_batches_tracked.add_(1)
         return 1.0 / float(branch.num_batches_tracked)
+    branch.switch.count_batch(branch.num_batches_tracked)
     return norm.momentum
 
 

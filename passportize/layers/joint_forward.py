@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from passportize.errors import BranchMisuse
 from passportize.layers.batch import append_rows, count_rows, cut_rows, is_packing
-from passportize.layers.gathered import can_gather, gathered_factors, gathered_penalty
+from passportize.layers.gathered import Gathered, can_gather
 from passportize.layers.integrity import check_layers
+from passportize.layers.keyed_factors import ready_factors
 from passportize.layers.layer import PassportLayer
-from passportize.layers.private_branch import Branch
 from passportize.layers.switch import Pass, Switch
 from passportize.layers.weight_owner import WeightOwner
 from passportize.utils.trees import map_tensors, tensors_in
@@ -54,10 +54,6 @@ class JointOutput(NamedTuple):
     penalty: Tensor
     private_rows: int
     private_weight: float
-
-
-def _branches(root: nn.Module) -> list[Branch]:
-    return [module.passport for module in root.modules() if isinstance(module, PassportLayer)]
 
 
 class RootHooks:
@@ -112,7 +108,8 @@ class RootHooks:
             switch.current = Pass.PUBLIC
         else:
             switch.current = switch.mode
-        switch.factors, switch.gathered = {}, frozenset()
+        switch.factors, switch.gathered, switch.values, switch.rows = {}, frozenset(), {}, None
+        switch.counters = []
         if switch.current is Pass.PUBLIC:
             return None
         if switch.current is Pass.JOINT:
@@ -143,10 +140,21 @@ class RootHooks:
     def _gather(self, root: nn.Module) -> None:
         """Compute the factors of all sites whose weights are there; take over their sign loss."""
         switch = self.switch
-        ready = [branch for branch in _branches(root) if can_gather(branch)]
-        switch.gathered = frozenset(branch.site.name for branch in ready)
-        if switch.current is Pass.PRIVATE or switch.private_due:
-            switch.factors = gathered_factors(branch for branch in ready if branch.transforms)
+        layers = [module for module in root.modules() if isinstance(module, PassportLayer)]
+        ready = [layer for layer in layers if can_gather(layer.passport)]
+        switch.gathered = frozenset(layer.passport.site.name for layer in ready)
+        sign_due = switch.current is Pass.JOINT and switch.sign_due
+        private_due = switch.current is Pass.PRIVATE or switch.private_due
+        if not (ready and (sign_due or private_due)):
+            return
+        rows = Gathered([layer.passport for layer in ready], sign_due)
+        if private_due:
+            keyed = [layer for layer in ready if layer.passport.transforms]
+            switch.factors = rows.factors()
+            if not torch.compiler.is_compiling():
+                switch.values = ready_factors(keyed, switch.factors)
+        if sign_due:
+            switch.rows = rows
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """In joint training append the private part of the batch here instead of at the root."""
@@ -184,7 +192,8 @@ class RootHooks:
             return JointOutput(output, private, penalty, rows, weight)
         finally:
             switch.active = False
-            switch.penalties = {}
+            switch.penalties, switch.rows = {}, None
+            switch.add_counts()
 
     def _check_unpacked(self, arguments: Any, rows: int) -> None:
         """Nodes of both branches would meet wherever a packed batch is pooled."""
@@ -198,9 +207,7 @@ class RootHooks:
 
     def _penalty(self, root: nn.Module) -> Tensor:
         gathered = self.switch.gathered
-        terms = []
-        if self.switch.sign_due:
-            terms = gathered_penalty(b for b in _branches(root) if b.site.name in gathered)
+        terms = [] if self.switch.rows is None else [self.switch.rows.penalty()]
         for layer, collected in self.switch.penalties.values():
             term: Tensor | None = collected
             if torch.is_grad_enabled() and not collected.requires_grad:
@@ -221,6 +228,8 @@ class RootHooks:
                     terms.append(term)
         if not terms:
             return torch.zeros(())
+        if len(terms) == 1:
+            return terms[0]
         return torch.stack([term.to(terms[0].device) for term in terms]).sum()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from passportize.errors import InvalidArgument, NotPassportized
 from passportize.layers.layer import PassportLayer
 from passportize.layers.switch import Pass, Switch
+from passportize.utils.fused_kernels import fused_kernels_off
 
 __all__ = ["branch", "is_passportized", "passport_layers", "switch_of"]
 
@@ -45,6 +45,7 @@ def switch_of(model: nn.Module) -> Switch:
 def branch(model: nn.Module, which: str) -> Iterator[nn.Module]:
     """Run one branch alone within a ``with`` block.
 
+    >>> import torch
     >>> import passportize as pp
     >>> model = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64))
     >>> inputs = torch.randn(2, 8)
@@ -77,13 +78,9 @@ def branch(model: nn.Module, which: str) -> Iterator[nn.Module]:
 def _mode(model: nn.Module, mode: Pass) -> Iterator[None]:
     switch = switch_of(model)
     before = switch.mode
-    fused = torch.backends.mha.get_fastpath_enabled()
-    switch.mode = mode
-    if mode is not Pass.PUBLIC:
-        # nn.TransformerEncoderLayer's fused kernel would pass over its norms.
-        torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        switch.mode = before
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with fused_kernels_off(mode is not Pass.PUBLIC):
+        try:
+            switch.mode = mode
+            yield
+        finally:
+            switch.mode = before

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from passportize.config import PassportConfig
 from passportize.errors import BranchLost
 from passportize.layers.computed import effective_weight
+from passportize.layers.keyed_factors import KeyedFactors
 from passportize.layers.own_methods import OwnMethods
 from passportize.layers.switch import Switch
 from passportize.signature.formulations import Formulation, formulation_of
 from passportize.signature.response import Responses
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart, Role, Site
-from passportize.signature.vectors import SecretVectors, Vectors
+from passportize.signature.vectors import SecretVectors, SignVectors, Vectors
 
 __all__ = ["STATISTICS", "AnchorWeights", "Branch", "has_statistics"]
 
@@ -192,7 +193,8 @@ class Branch(nn.Module):
             penalty = None if constant else self._penalty(responses)
             known = responses.gamma, responses.beta
             if self.bottleneck is None:
-                known = torch.tanh(responses.gamma.detach()), torch.tanh(responses.beta.detach())
+                turned = responses.gamma.detach() * self._turns(responses.gamma.dtype)
+                known = torch.tanh(turned), torch.tanh(responses.beta.detach())
         if not self.transforms:
             return scale, shift, penalty
         gamma, beta = known
@@ -206,8 +208,15 @@ class Branch(nn.Module):
                 private_scale, private_shift = (self.spread(side, shape) for side in learned)
         reference = scale if scale is not None else like
         dtype = private_scale.dtype if reference is None else reference.dtype
-        kept = private_shift.to(dtype) if shift is not None or scale is None else None
+        if shift is None and scale is not None:
+            private_shift = None
+        kept = None if private_shift is None else private_shift.to(dtype)
         return private_scale.to(dtype), kept, penalty
+
+    def _turns(self, dtype: torch.dtype) -> Tensor:
+        """``q``, see :meth:`~passportize.signature.vectors.SignVectors.turns`."""
+        sides = [side for side in self.secret.sides if isinstance(side, SignVectors)]
+        return torch.cat([side.turns(dtype) for side in sides])
 
     def _penalty(self, responses: Responses) -> Tensor:
         config = self.config
@@ -220,10 +229,10 @@ class Branch(nn.Module):
 
     def _keyed(
         self, gamma: Tensor, beta: Tensor, scale: Tensor | None, shift: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """``scale1 = scale0 tanh(u)``, ``shift1 = shift0 + k scale0 tanh(v)``: nothing is free.
+    ) -> tuple[Tensor, Tensor | None]:
+        """``scale1 = scale0 tanh(q u)``, ``shift1 = shift0 + k scale0 tanh(v)``: nothing is free.
 
-        ``tanh(u)`` and ``tanh(v)`` are constants here: the sign loss alone moves the responses.
+        ``tanh(q u)`` and ``tanh(v)`` are constants here: the sign loss alone moves the responses.
 
         Both are multiples of the public scale, ``u`` is even in the weight and ``v`` odd, so a
         thief's rescaling or sign flip of a channel cancels in the private branch wherever it
@@ -234,13 +243,16 @@ class Branch(nn.Module):
         if scale is None:
             return gamma, moved * beta
         gamma, beta = self.spread(gamma, scale.shape), self.spread(beta, scale.shape)
-        exact = scale.to(gamma.dtype)
-        if shift is None:
-            return exact * gamma, exact * (moved * beta)
+        ready = self.switch.ready(self.site.name, scale, shift)
+        scale = scale.to(gamma.dtype)
+        shift = None if shift is None else shift.to(gamma.dtype)
         if torch.compiler.is_compiling():
-            return exact * gamma, torch.addcmul(shift.to(gamma.dtype), exact, beta, value=moved)
-        private: tuple[Tensor, Tensor] = _KeyedFactors.apply(  # type: ignore[no-untyped-call]
-            exact, shift.to(gamma.dtype), gamma, beta, moved
+            private_shift = None
+            if shift is not None:
+                private_shift = torch.addcmul(shift, scale, beta, value=moved)
+            return scale * gamma, private_shift
+        private: tuple[Tensor, Tensor | None] = KeyedFactors.apply(  # type: ignore[no-untyped-call]
+            scale, shift, gamma, beta, moved, ready
         )
         return private
 
@@ -289,26 +301,6 @@ class Branch(nn.Module):
         if not self.bound:
             return "statistics only"
         return f"{self.config.formulation}, {self.site.bits} bits"
-
-
-class _KeyedFactors(torch.autograd.Function):
-    """``scale gamma`` and ``shift + k scale beta``, with a gradient of two operations."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, scale: Tensor, shift: Tensor, gamma: Tensor, beta: Tensor, k: float
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(gamma, beta)
-        ctx.k = k
-        return scale * gamma, torch.addcmul(shift, scale, beta, value=k)
-
-    @staticmethod
-    def backward(
-        ctx: Any, scale_gradient: Tensor, shift_gradient: Tensor
-    ) -> tuple[Tensor, Tensor, None, None, None]:
-        gamma, beta = ctx.saved_tensors
-        gradient = torch.addcmul(scale_gradient * gamma, shift_gradient, beta, value=ctx.k)
-        return gradient, shift_gradient, None, None, None
 
 
 def _bottleneck(

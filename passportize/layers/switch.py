@@ -17,6 +17,8 @@ from passportize.config import PassportConfig
 from passportize.errors import BranchMisuse
 
 if TYPE_CHECKING:
+    from passportize.layers.gathered import Gathered
+    from passportize.layers.keyed_factors import Ready
     from passportize.layers.layer import PassportLayer
     from passportize.signature.layout import Layout
 
@@ -57,6 +59,10 @@ class Switch:
         penalties: Sign losses that layers of a sharded model have computed themselves.
         gathered: Names of the sites for which the root does so in the pass under way.
         factors: What the root has computed for its sites in the pass under way, or the last one.
+        values: The private scales and shifts that come of them, where the root knows these, too.
+        counters: Numbers of batches that private statistics have met, which the pass under way
+            counts up at its end; one for each time that a norm was called.
+        rows: The rows of these sites and what their sign loss takes, in the pass under way.
     """
 
     def __init__(self, config: PassportConfig) -> None:
@@ -82,6 +88,9 @@ class Switch:
         self.penalties: dict[str, tuple[PassportLayer, Tensor]] = {}
         self.factors: dict[str, tuple[Tensor, Tensor]] = {}
         self.gathered: frozenset[str] = frozenset()
+        self.values: dict[str, Ready] = {}
+        self.rows: Gathered | None = None
+        self.counters: list[Tensor] = []
 
     def __getstate__(self) -> dict[str, object]:
         """Copies and files start outside any forward pass."""
@@ -91,6 +100,9 @@ class Switch:
             penalties={},
             factors={},
             gathered=frozenset(),
+            values={},
+            rows=None,
+            counters=[],
             mode=Pass.PUBLIC,
             current=Pass.PUBLIC,
         )
@@ -155,13 +167,19 @@ class Switch:
         return Pass.PRIVATE if self.mode is Pass.PRIVATE else Pass.PUBLIC
 
     def known(self, name: str) -> tuple[Tensor, Tensor] | None:
-        """``tanh(u)`` and ``tanh(v)`` of a site, where the root has computed them for this pass.
+        """``tanh(q u)`` and ``tanh(v)`` of a site, where the root has computed them for this pass.
 
         A part of the model that is called on its own gets none: weights may have changed since.
         """
-        if self.active or torch._C._current_graph_task_id() != -1:
-            return self.factors.get(name)
-        return None
+        return self.factors.get(name) if self._is_under_way() else None
+
+    def ready(self, name: str, scale: Tensor, shift: Tensor | None) -> Ready | None:
+        """The private factors of a site by value, where the root has computed them from these."""
+        found = self.values.get(name)
+        return found if found and found.fits(scale, shift) and self._is_under_way() else None
+
+    def _is_under_way(self) -> bool:
+        return self.active or torch._C._current_graph_task_id() != -1
 
     def collect(self, layer: PassportLayer, penalty: Tensor | None) -> None:
         """Take the penalty of one layer in a forward pass.
@@ -171,6 +189,23 @@ class Switch:
         """
         if self.active and penalty is not None:
             self.penalties.setdefault(layer.passport.site.name, (layer, penalty))
+
+    def count_batch(self, counter: Tensor) -> None:
+        """Add one to a number of batches, now or together with those of the other norms."""
+        if self.active and not torch.compiler.is_compiling():
+            self.counters.append(counter)
+        else:
+            counter.add_(1)
+
+    def add_counts(self) -> None:
+        """Count up what the pass under way has met."""
+        times: dict[int, int] = {}
+        for counter in self.counters:
+            times[id(counter)] = times.get(id(counter), 0) + 1
+        once = {id(counter): counter for counter in self.counters}
+        self.counters = []
+        if once:
+            torch._foreach_add_(list(once.values()), [times[key] for key in once])
 
     def is_single(self, rows: int) -> bool:
         """Whether a tensor with so many rows has one for each branch, or none."""

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from passportize.signature.vectors import RawVectors, SignVectors, plane_values
+from passportize.signature.vectors import RawVectors, SignVectors
 from passportize.utils.precision import at_least_float32
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "raw_sign_penalty",
     "reach_of",
     "sign_penalty",
+    "standardised",
 ]
 
 
@@ -102,31 +103,41 @@ def normalised_responses(rows: Sequence[Tensor], sides: Sequence[SignVectors]) -
         answer, length = standardise(read, side.codes)
         answers.append(answer)
         lengths.append(length)
-    gauge, gamma, beta = _joined(answers).unbind(1)
-    sign = torch.ones_like(gauge).masked_fill_(gauge.detach() < 0, -1.0)
-    return Responses(gamma * sign, beta, gauge, _joined(lengths).squeeze(1) * sign)
+    gauge, gamma, beta = _joined(answers, 1).unbind()
+    sign = torch.where(gauge.detach() < 0, -1.0, 1.0).to(gauge.dtype)
+    return Responses(gamma * sign, beta, gauge, _joined(lengths) * sign)
 
 
-def _standardised(rows: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+def standardised(rows: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     """Every row times its three vectors over its length, and the length.
 
     Args:
-        rows: ``[channels, entries]``.
-        codes: See :class:`~passportize.signature.vectors.SignVectors`.
+        rows: ``[channels, entries]``, in at least float32.
+        signs: ``s``, ``t`` and ``r`` of each, ``[3, channels, entries]``.
 
     Returns:
-        ``[channels, 3]`` and ``[channels, 1]``. A row of zeros (a pruned channel) answers 0 instead
+        ``[3, channels]`` and ``[channels]``. A row of zeros (a pruned channel) answers 0 instead
         of NaN, and has no gradient.
     """
     # In units of its largest entry, since squares of tiny and huge ones leave the range of a float.
     largest = torch.linalg.vector_norm(rows.detach(), math.inf, dim=1, keepdim=True)
     unit = rows / largest.masked_fill(largest == 0, 1)
     # At least 1, as the largest entry is; a row of zeros stays one.
-    length = torch.linalg.vector_norm(unit, dim=1, keepdim=True).clamp_min(1)
-    # w . s is the sum over all entries less twice the sum over those where s is -1.
-    negative = torch.einsum("ce,kce->ck", unit, _planes(codes, rows.dtype))
-    products = unit.sum(1, keepdim=True) - negative * _twice(rows)
-    return products / length, length * largest
+    length = torch.linalg.vector_norm(unit, dim=1).clamp_min(1)
+    return torch.einsum("ce,kce->kc", unit, signs) / length, length * largest.squeeze(1)
+
+
+def _standardised(rows: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`standardised` for vectors as they are stored.
+
+    Args:
+        rows: ``[channels, entries]``.
+        codes: See :class:`~passportize.signature.vectors.SignVectors`.
+
+    Returns:
+        ``[3, channels]`` and ``[channels]``.
+    """
+    return standardised(rows, SignVectors(codes).signs(rows.dtype))
 
 
 class _Standardised(torch.autograd.Function):
@@ -152,26 +163,16 @@ class _Standardised(torch.autograd.Function):
         length = length.masked_fill(dead, 1)
         if answer_gradient is not None:
             scaled = (answer_gradient / length).masked_fill(dead, 0)
-            negative = torch.einsum("ck,kce->ce", scaled * _twice(rows), _planes(codes, rows.dtype))
-            gradient = scaled.sum(1, keepdim=True) - negative
-            along = -(scaled * answer).sum(1, keepdim=True)
+            gradient = torch.einsum("kc,kce->ce", scaled, SignVectors(codes).signs(rows.dtype))
+            along = -(scaled * answer).sum(0)
         if length_gradient is not None:
             along = length_gradient if along is None else along + length_gradient
         if along is None:
             return None, None
+        along = (along / length)[:, None]
         if gradient is None:
-            return rows * (along / length), None
-        return torch.addcmul(gradient, rows, along / length), None
-
-
-def _planes(codes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Where each vector is -1, as 0 and the value of its plane, ``[3, channels, entries]``."""
-    return (codes & plane_values(codes.device)[:, None, None]).to(dtype)
-
-
-def _twice(like: Tensor) -> Tensor:
-    """What makes twice a sum of what :func:`_planes` gave, ``[3]``."""
-    return 2 / plane_values(like.device).to(like.dtype)
+            return rows * along, None
+        return torch.addcmul(gradient, rows, along), None
 
 
 def raw_sign_penalty(responses: Responses, bits: Tensor, margin: float) -> Tensor:
@@ -223,8 +224,8 @@ def reach_of(margin: float, entries: int) -> float:
     return min(margin, math.sqrt(entries) / 4)
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return torch.cat(list(parts), dim) if len(parts) > 1 else parts[0]
 
 
 def _products(rows: Tensor, vectors: Tensor) -> Tensor:

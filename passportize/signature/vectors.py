@@ -27,7 +27,7 @@ __all__ = [
     "Vectors",
     "draw_raw_vectors",
     "draw_sign_vectors",
-    "plane_values",
+    "turns_of",
 ]
 
 WINDOW = 256
@@ -72,13 +72,24 @@ class SignVectors(NamedTuple):
 
     def signs(self, dtype: torch.dtype) -> Tensor:
         """``s``, ``t`` and ``r`` themselves, ``[3, rows, entries]``."""
-        planes = plane_values(self.codes.device)[:, None, None]
-        return 1 - 2 * (self.codes & planes).ne(0).to(dtype)
+        # The values of the bits of a code, 1, 2 and 4, made on the device itself.
+        number = torch.arange(3, dtype=torch.uint8, device=self.codes.device)
+        planes = torch.pow(2, number)[:, None, None]
+        return torch.where((self.codes & planes).bool(), -1.0, 1.0).to(dtype)
+
+    def turns(self, dtype: torch.dtype) -> Tensor:
+        """Which way the response of each row turns its channel's private scale, ``[rows]``.
+
+        The first sign of ``r``, -1 or +1: a coin that no bit depends on. Channels that the private
+        branch turns over are used by both branches in other ways than the rest, which shows a
+        little in their rows and factors; so that says nothing of the bits.
+        """
+        return turns_of(self.signs(dtype))
 
 
-def plane_values(device: torch.device) -> Tensor:
-    """The values of the bits of a code, uint8 ``[3]``: 1, 2, 4; made on the device itself."""
-    return torch.pow(2, torch.arange(3, dtype=torch.uint8, device=device))
+def turns_of(signs: Tensor) -> Tensor:
+    """The same from ``s``, ``t`` and ``r``, ``[3, rows, entries]``: ``[rows]``."""
+    return signs[2, :, 0]
 
 
 class RawVectors(NamedTuple):

@@ -29,6 +29,7 @@ from passportize.surgery.selection import Where, select
 from passportize.surgery.site_plan import Plan
 from passportize.surgery.stand_ins import put_in_stand_ins, take_out_stand_ins
 from passportize.surgery.weight_sites import weight_sites
+from passportize.utils.all_or_nothing import all_or_nothing
 from passportize.utils.names import describe_type
 
 __all__ = ["plan"]
@@ -36,6 +37,7 @@ __all__ = ["plan"]
 _logger = logging.getLogger(__name__)
 
 
+@all_or_nothing
 def plan(
     model: nn.Module,
     *,

@@ -36,6 +36,7 @@ from passportize.surgery.planning import plan
 from passportize.surgery.selection import Where, site_configs
 from passportize.surgery.site_plan import Plan
 from passportize.surgery.stand_ins import stand_ins
+from passportize.utils.all_or_nothing import all_or_nothing
 
 __all__ = ["UnsavedBranchWarning", "passportize", "unlock", "unpassportize"]
 
@@ -48,6 +49,7 @@ class UnsavedBranchWarning(UserWarning):
     """A trained private branch is about to be thrown away without a claim having been saved."""
 
 
+@all_or_nothing
 def passportize(
     model: Model,
     passport: Passport,
@@ -127,6 +129,7 @@ def passportize(
     return model
 
 
+@all_or_nothing
 def unpassportize(model: Model) -> Model:
     """Restore the plain model, in place and exactly; returns the same object.
 
@@ -160,7 +163,7 @@ def unpassportize(model: Model) -> Model:
             "save_claim(model, path) its statistics are lost and only the signature can be "
             "verified",
             UnsavedBranchWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     if switch.trained and not switch.saved:
         warn_of_missing_bits(model, stacklevel=2)
@@ -168,6 +171,7 @@ def unpassportize(model: Model) -> Model:
     return model
 
 
+@all_or_nothing
 def unlock(model: Model, passport: Passport) -> Model:
     """Give a passportized model that was loaded from a file its secret back, in place.
 

@@ -28,6 +28,7 @@ from passportize.layers.private_branch import Branch
 from passportize.signature.rows import added_to_rows, anchor_rows
 from passportize.training.calibration import RIDGE, Progress, turn_by_output
 from passportize.training.marked_rows import companions, rows_of_layers
+from passportize.utils.all_or_nothing import all_or_nothing
 
 __all__ = ["Embedding", "TrainedWeightsWarning", "embed_signature"]
 
@@ -68,6 +69,7 @@ class TrainedWeightsWarning(UserWarning):
     """Weights that are trained already were turned without regard to what their layers compute."""
 
 
+@all_or_nothing
 @torch.no_grad()
 def embed_signature(
     model: nn.Module,
@@ -152,7 +154,7 @@ def embed_signature(
             "until they are trained on; give calibration=, a few batches of inputs, to keep what "
             "the layers compute",
             TrainedWeightsWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     try:
         if calibration is not None:

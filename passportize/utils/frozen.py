@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import random
 import sys
@@ -14,9 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.errors import InvalidArgument
+from passportize.utils.records import ModuleRecord, tensor_values, write_back
+
 __all__ = [
     "MODULE_CALLS",
     "close",
+    "copy_to_run",
     "eager_mode",
     "frozen_model",
     "frozen_random_state",
@@ -25,58 +30,9 @@ __all__ = [
     "trial",
 ]
 
-_CONTAINERS = (dict, list, set)
-
-
 # The call of modules is intercepted on the class that all of them share. Two threads that did so at
 # once would undo each other's changes in the wrong order.
 MODULE_CALLS = threading.RLock()
-
-
-class _ModuleRecord:
-    """The attributes of one module, one level into its plain containers."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.attributes = dict(vars(module))
-        self.contents = [
-            (value, value.copy())
-            for value in self.attributes.values()
-            if isinstance(value, _CONTAINERS)
-        ]
-
-    def restore(self) -> None:
-        for container, content in self.contents:
-            if not _same(container, content):
-                _refill(container, content)
-        current = vars(self.module)
-        if not _same(current, self.attributes):
-            current.clear()
-            current.update(self.attributes)
-
-
-def _same(container: Any, content: Any) -> bool:
-    """Whether two containers hold the same objects in the same order, without calling ``==``."""
-    if len(container) != len(content):
-        return False
-    if not content:
-        return True
-    if isinstance(container, dict):
-        return all(
-            a is c and b is d
-            for (a, b), (c, d) in zip(container.items(), content.items(), strict=True)
-        )
-    if isinstance(container, list):
-        return all(a is b for a, b in zip(container, content, strict=True))
-    return {id(item) for item in container} == {id(item) for item in content}
-
-
-def _refill(container: Any, content: Any) -> None:
-    container.clear()
-    if isinstance(container, list):
-        container.extend(content)
-    else:
-        container.update(content)
 
 
 @contextmanager
@@ -115,6 +71,28 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def copy_to_run(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares its parameters, to be run and changed in the model's stead.
+
+    Raises:
+        InvalidArgument: It cannot be copied.
+    """
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    for module in model.modules():
+        for value in vars(module).values():
+            # What a weight norm of the old kind has computed last; it does so anew when it is run.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise InvalidArgument(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), and a "
+            "model that somebody else may be using is never run itself; give its state dict, and "
+            "a model of the same architecture as model="
+        ) from None
+
+
 @contextmanager
 def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
     """Put every attribute of every module back on leaving, also after an exception.
@@ -127,66 +105,14 @@ def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
         model: The model.
         values: Also write back the values of buffers that were changed in place.
     """
-    records = [_ModuleRecord(module) for module in model.modules()]
-    saved = _tensor_values(records, values)
+    records = [ModuleRecord(module) for module in model.modules()]
+    saved = tensor_values(records, values)
     try:
         yield
     finally:
         for record in records:
             record.restore()
-        with torch.no_grad():
-            for tensor in saved:
-                tensor.restore()
-
-
-class _TensorRecord:
-    """The shape, the strides and the values of one tensor."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        self.alias = tensor.detach()  # keeps shape and strides, whatever the tensor is resized to
-        self.version = tensor._version
-        self.copies = [part.clone() for part in parts_of(self.alias)]
-
-    def restore(self) -> None:
-        if self.tensor.layout == torch.strided and (
-            self.tensor.shape != self.alias.shape or self.tensor.stride() != self.alias.stride()
-        ):
-            self.tensor.set_(self.alias)  # type: ignore[call-overload]
-        # Not the version alone: some batch_norm kernels update their statistics without counting
-        # it.
-        changed = self.tensor._version != self.version
-        for part, copy in zip(parts_of(self.alias), self.copies, strict=True):
-            if changed or not (part.is_meta or torch.equal(part, copy)):
-                part.copy_(copy)
-        if self.tensor.layout != torch.strided and changed:
-            self.tensor.copy_(self.alias)
-
-
-def parts_of(tensor: Tensor) -> list[Tensor]:
-    """The dense tensors that a tensor is kept in: itself, or indices and values of a sparse one.
-
-    None of a quantised one, which no forward pass changes.
-    """
-    if tensor.layout == torch.sparse_coo:
-        return [tensor._indices(), tensor._values()]
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
-    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-    return [] if tensor.is_quantized else [tensor]
-
-
-def _tensor_values(records: list[_ModuleRecord], buffers: bool) -> list[_TensorRecord]:
-    found: dict[int, Tensor] = {}
-    for record in records:
-        registered = record.attributes.get("_buffers", {}).values() if buffers else ()
-        for value in (*registered, *record.attributes.values()):
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-                found.setdefault(id(value), value)
-    # Tensors made under inference mode have no version counter, and can't be changed in place.
-    tensors = [tensor for tensor in found.values() if not tensor.is_inference()]
-    return [_TensorRecord(tensor) for tensor in tensors]
+        write_back(saved)
 
 
 # --- forward passes that leave nothing behind, and comparing what they give -------------------

@@ -21,6 +21,7 @@ from passportize.release.checkpoint import host_state_dict
 from passportize.signature.matching import find_by_name
 from passportize.suspects.reading import Opened, plain_layers, read_suspect
 from passportize.utils.dense import dense
+from passportize.utils.frozen import copy_to_run
 from passportize.verification.counterparts import find_counterparts, structure_of
 
 __all__ = ["Suspect", "open_suspect"]
@@ -37,7 +38,7 @@ class Suspect:
             put in.
         carriers: Where bits are looked for: these, and what looks like the tensors of a private
             branch, or a thief would hide weights by calling them so.
-        module: A live model with these weights: the suspect itself or a copy of ``model``; None
+        module: A live model with these weights: a copy of the suspect or of ``model``; None
             where there is none.
         named: The module's name for each tensor of the file; empty where they are the same.
         whole: Whether the module has all of its weights from the suspect.
@@ -83,7 +84,12 @@ def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
         kept = _tensors(host_state_dict(suspect))
         plain, notes = plain_layers(kept, suspect)
         plain.update(_computed(suspect, plain))
-        return Suspect(plain, suspect, notes=notes, kept=kept)
+        opened = Suspect(plain, None, notes=notes, kept=kept)
+        try:
+            opened.module = copy_to_run(suspect)
+        except InvalidArgument as error:
+            opened.no_module = str(error)
+        return opened
     place, found = _found(suspect)
     kept = _tensors(host_state_dict(found.kept))
     everything = _tensors(found.tensors)

@@ -71,7 +71,7 @@ def reached(steps: int) -> float:
 def test_brought_statistics_make_a_strangers_branch_work() -> None:
     """The old way: the attack is one, far above the same branch with statistics left alone."""
     assert reached(0) < 35
-    assert reached(STEPS) > 65
+    assert reached(STEPS) > 50
 
 
 def test_measured_statistics_leave_nothing_to_fit() -> None:

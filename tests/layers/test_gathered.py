@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import passportize as pp
-from passportize.layers.gathered import can_gather, gathered_factors, gathered_penalty
+from passportize.layers.gathered import Gathered, can_gather
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
 from tests.support.small_joint import PASSPORT
@@ -46,17 +46,23 @@ def branches(model: nn.Module) -> list[Branch]:
     return [layer.passport for layer in passport_layers(model).values()]
 
 
+def gathered(model: nn.Module, sign_due: bool = True) -> Gathered:
+    return Gathered(branches(model), sign_due)
+
+
+@pytest.mark.parametrize("sign_due", [False, True])
 @pytest.mark.parametrize("overrides", [None, OVERRIDES])
-def test_factors(overrides: object) -> None:
+def test_factors(overrides: object, sign_due: bool) -> None:
     model = build(pp.PassportConfig.keyed(), overrides=overrides)
     assert {len(branch.parts) for branch in branches(model)} == {1, 2}
     assert {entries for branch in branches(model) for _, entries in branch.parts} == {27, 256}
-    found = gathered_factors(branches(model))
+    found = gathered(model, sign_due).factors()
     assert found.keys() == {"joined", "long", "again"}
     for branch in branches(model):
         responses = branch.responses()
         gamma, beta = found[branch.site.name]
-        torch.testing.assert_close(gamma, torch.tanh(responses.gamma).detach())
+        turned = torch.cat([1.0 - 2.0 * (side.codes[:, 0] >> 2) for side in branch.secret.sides])
+        torch.testing.assert_close(gamma, torch.tanh(turned * responses.gamma).detach())
         torch.testing.assert_close(beta, torch.tanh(responses.beta).detach())
         assert not gamma.requires_grad and not beta.requires_grad
 
@@ -65,9 +71,9 @@ def test_factors(overrides: object) -> None:
 def test_penalty_and_its_gradient(overrides: object) -> None:
     together = build(pp.PassportConfig.keyed(), overrides=overrides)
     alone = build(pp.PassportConfig.keyed(), overrides=overrides)
-    blocks = gathered_penalty(branches(together))
-    assert len(blocks) == (2 if overrides is None else 3)
-    total = torch.stack(blocks).sum()
+    rows = gathered(together)
+    assert [block.width for block in rows.blocks] == [256, 27]
+    total = rows.penalty()
     expected = sum(layer.private_factors()[2] for layer in passport_layers(alone).values())
     torch.testing.assert_close(total, expected)
     total.backward()
@@ -111,39 +117,15 @@ def test_what_cannot_be_gathered(preset: str) -> None:
         assert can_gather(branch) == (preset == "keyed" and branch.bound)
 
 
-def test_operations_do_not_grow_with_the_number_of_norms() -> None:
-    """Beyond what a second branch needs anyway, twice the layers are no twice the operations."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Count(TorchDispatchMode):
-        number = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            self.number += 1
-            return function(*args, **(kwargs or {}))
-
-    def operations(layers: int) -> int:
-        torch.manual_seed(0)
-        blocks = [[nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU()] for _ in range(layers)]
-        model = nn.Sequential(*(module for block in blocks for module in block))
-        pp.passportize(model, PASSPORT, example_inputs=torch.randn(4, 32))
-        with Count() as count:
-            gathered_factors(branches(model))
-        return count.number
-
-    # A view or two for each, and what is done once.
-    assert (operations(40) - operations(20)) / 20 < 12
-
-
 def test_autocast_leaves_the_responses_exact() -> None:
     model = build(pp.PassportConfig.keyed()).float()
-    exact = gathered_factors(branches(model))
+    exact = gathered(model).factors()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = gathered_factors(branches(model))
-        penalty = torch.stack(gathered_penalty(branches(model))).sum()
+        found = gathered(model).factors()
+        penalty = gathered(model).penalty()
     for name, (gamma, beta) in exact.items():
         assert torch.equal(found[name][0], gamma) and torch.equal(found[name][1], beta)
-    assert torch.equal(penalty, torch.stack(gathered_penalty(branches(model))).sum())
+    assert torch.equal(penalty, gathered(model).penalty())
 
 
 def test_weights_that_are_elsewhere_are_not_gathered() -> None:

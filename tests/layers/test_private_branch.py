@@ -126,7 +126,7 @@ def test_no_secret_is_a_parameter_or_a_buffer() -> None:
 
 
 def by_hand(layer: pp.PassportLayer) -> tuple[np.ndarray, np.ndarray]:
-    """``tanh(u)`` and ``tanh(v)`` of the rows of a layer, from signs and rows alone."""
+    """``tanh(q u)`` and ``tanh(v)`` of the rows of a layer, from signs and rows alone."""
     branch = layer.passport
     (side,) = branch.secret.sides
     ((owner, attribute, part),) = branch.weights.owners
@@ -138,7 +138,7 @@ def by_hand(layer: pp.PassportLayer) -> tuple[np.ndarray, np.ndarray]:
     length = np.sqrt((w**2).sum(1))
     gauge = (w * s).sum(1) / length
     u = np.where(gauge < 0, -1, 1) * (w * t).sum(1) / length
-    return np.tanh(u), np.tanh((w * r).sum(1) / length)
+    return np.tanh(r[:, 0] * u), np.tanh((w * r).sum(1) / length)
 
 
 @pytest.mark.parametrize("affine", ["scale and shift", "scale"])

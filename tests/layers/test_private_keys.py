@@ -20,7 +20,7 @@ from passportize.release.audit import is_clean
 from passportize.release.checkpoint import load_weights
 from passportize.release.exporting import export
 from passportize.release.strip import strip_checkpoint
-from tests.support.snapshots import snapshot, unchanged
+from tests.support.snapshots import Snapshot, unchanged
 
 PASSPORT = pp.Passport.generate("Names", date="2026-01-01", secret=bytes(range(32)))
 
@@ -147,7 +147,7 @@ class Twin(nn.BatchNorm1d):
 def test_tensors_that_cannot_be_told_from_ours_are_refused_before_anything_is_changed():
     model = nn.Sequential(nn.Linear(16, 96), Twin(96), nn.Linear(96, 4))
     x = torch.randn(4, 16)
-    before = snapshot(model)
+    before = Snapshot.of(model)
     with pytest.raises(SurgeryError, match=r"1\.passport\.num_batches_tracked.*another name"):
         pp.passportize(model, PASSPORT, example_inputs=x)
     unchanged(model, before)

@@ -214,7 +214,7 @@ def test_gradient_is_that_of_the_plain_formula():
     factors = rows(6, 4, seed=3)
 
     def weighed(answer: Tensor, length: Tensor) -> Tensor:
-        return (answer * factors[:, :3]).sum() + (length * factors[:, 3:]).sum()
+        return (answer * factors[:, :3].t()).sum() + (length * factors[:, 3]).sum()
 
     gradients = [
         torch.autograd.grad(weighed(*function(weight, side.codes)), weight)[0]

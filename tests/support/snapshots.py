@@ -1,36 +1,79 @@
-"""Everything that looking at a model could leave behind."""
+"""Everything of a model and the process that looking at a model could leave changed."""
 
 from __future__ import annotations
 
+import random
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
-def snapshot(model: nn.Module) -> dict[str, Any]:
-    """Classes, modes, attributes, hooks, tensors and random numbers as they are now."""
-    return {
-        "classes": [type(module) for module in model.modules()],
-        "training": [module.training for module in model.modules()],
-        "vars": [list(vars(module)) for module in model.modules()],
-        "hooks": [
-            (list(m._forward_hooks.values()), list(m._forward_pre_hooks.values()))
-            for m in model.modules()
-        ],
-        "state": {name: value.clone() for name, value in model.state_dict().items()},
-        "identity": [id(tensor) for tensor in (*model.parameters(), *model.buffers())],
-        "grad": [parameter.requires_grad for parameter in model.parameters()],
-        "random": torch.get_rng_state(),
-    }
+@dataclass(frozen=True)
+class Snapshot:
+    """Classes, modes, attributes, hooks, tensors, and the state of the process as they are now."""
+
+    modules: dict[str, Any]
+    values: dict[str, bytes]
+    process: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Snapshot:
+        modules = {
+            name: (
+                type(module),
+                module.training,
+                list(vars(module)),
+                list(module._modules),
+                list(module._forward_hooks.values()),
+                list(module._forward_pre_hooks.values()),
+                [
+                    (key, id(tensor), tensor.requires_grad)
+                    for key, tensor in (*module._parameters.items(), *module._buffers.items())
+                    if tensor is not None
+                ],
+            )
+            for name, module in model.named_modules()
+        }
+        values = {
+            name: value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            for name, value in model.state_dict().items()
+            if isinstance(value, Tensor) and not value.is_meta
+        }
+        process = {
+            "call": nn.Module.__call__,
+            "grad": torch.is_grad_enabled(),
+            "fast path": torch.backends.mha.get_fastpath_enabled(),
+            "autocast": torch.is_autocast_enabled("cpu"),
+            "modes": [
+                type(mode).__name__
+                for stack in (
+                    torch.overrides._get_current_function_mode_stack(),
+                    _get_current_dispatch_mode_stack(),
+                )
+                for mode in stack
+            ],
+            "random": random.getstate(),
+            "torch": torch.get_rng_state().numpy().tobytes(),
+            "numpy": np.random.get_state()[1].tobytes(),  # type: ignore[union-attr]
+            "warnings": len(warnings.filters),
+        }
+        return cls(modules, values, process)
+
+    def differences(self, other: Snapshot) -> list[str]:
+        """What is not as it was, by name."""
+        found = []
+        for kind in ("modules", "values", "process"):
+            mine, theirs = getattr(self, kind), getattr(other, kind)
+            names = [*mine, *(name for name in theirs if name not in mine)]
+            found += [f"{kind}: {name}" for name in names if mine.get(name) != theirs.get(name)]
+        return found
 
 
-def unchanged(model: nn.Module, before: dict[str, Any]) -> None:
-    """Compare with a :func:`snapshot`, which is used up."""
-    after = snapshot(model)
-    states = before.pop("state"), after.pop("state")
-    random = before.pop("random"), after.pop("random")
-    assert before == after
-    assert list(states[0]) == list(states[1])
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    assert torch.equal(*random)
+def unchanged(model: nn.Module, before: Snapshot) -> None:
+    """Assert that a model and the process are as they were."""
+    assert not before.differences(Snapshot.of(model))

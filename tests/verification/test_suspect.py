@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import sys
+import threading
+import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,9 +17,10 @@ import passportize as pp
 from passportize.errors import AlreadyPassportized, CheckpointError, InvalidArgument, WrappedModel
 from passportize.release.checkpoint import save_weights
 from passportize.release.claim_file import write_claim
+from passportize.utils.frozen import copy_to_run
 from passportize.verification.suspect import open_suspect
 from tests.support.small_protected import PASSPORT, TinyNet, accuracy, live, loader, protected
-from tests.support.snapshots import snapshot, unchanged
+from tests.support.snapshots import Snapshot, unchanged
 
 
 def same(ours: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
@@ -24,10 +29,12 @@ def same(ours: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
     )
 
 
-def test_a_model_is_its_own_module() -> None:
+def test_a_model_is_copied_to_be_run() -> None:
     model = TinyNet()
     opened = open_suspect(model, None)
-    assert opened.module is model and opened.whole and opened.named == {} and opened.notes == []
+    assert type(opened.module) is TinyNet and opened.module is not model
+    assert opened.module.conv1.weight is model.conv1.weight
+    assert opened.whole and opened.named == {} and opened.notes == []
     assert same(opened.tensors, model.state_dict())
     assert not any(tensor.requires_grad for tensor in opened.tensors.values())
 
@@ -35,7 +42,7 @@ def test_a_model_is_its_own_module() -> None:
 def test_weights_go_into_a_copy_of_a_model() -> None:
     model = TinyNet()
     state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
-    before = snapshot(model)
+    before = Snapshot.of(model)
     opened = open_suspect(state, model)
     unchanged(model, before)
     assert opened.module is not None and opened.module is not model and opened.whole
@@ -109,7 +116,7 @@ def test_state_dict_and_files(tmp_path):
     torch.save(live("keyed").state_dict(), tmp_path / "whole.pt")
     write_claim(released.claim, tmp_path / "claim")
     template = TinyNet()
-    before = snapshot(template)
+    before = Snapshot.of(template)
     for suspect in (state, tmp_path / "w.safetensors", str(tmp_path / "w.pt")):
         bare = pp.verify(suspect, PASSPORT, tmp_path / "claim", loader())
         assert bare.accepted and bare.same_weights
@@ -164,3 +171,41 @@ def test_quantized_weights() -> None:
         state[name] = torch.quantize_per_tensor(state[name], scale, 0, torch.qint8)
     verdict = pp.verify(state, PASSPORT, released.claim)
     assert verdict.accepted and verdict.matched > 185
+
+
+def test_threads_may_verify_one_model_at_once() -> None:
+    """A live suspect is copied; nobody runs, changes or waits for it."""
+    model, claim = protected("keyed").copy(), protected("keyed").claim
+    data = loader()[:1]
+    before = Snapshot.of(model)
+    alone = pp.verify(model, PASSPORT, claim, data)
+    switched = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            verdicts = list(pool.map(lambda _: pp.verify(model, PASSPORT, claim, data), range(8)))
+    finally:
+        sys.setswitchinterval(switched)
+    for verdict in verdicts:
+        assert verdict.accepted and verdict.matched == alone.matched
+        assert verdict.private_accuracy == alone.private_accuracy
+        assert verdict.public_accuracy == alone.public_accuracy
+    unchanged(model, before)
+
+
+def test_of_a_model_that_cannot_be_copied_the_weights_are_read() -> None:
+    model = protected("keyed").copy()
+    model.lock = threading.Lock()
+    verdict = pp.verify(model, PASSPORT, protected("keyed").claim, loader())
+    assert verdict.accepted and verdict.fidelity is None
+    assert "cannot be copied" in verdict.fidelity_reason
+
+
+def test_old_weight_norm_is_copied_with_what_it_computed_last() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nn.utils.weight_norm(nn.Linear(4, 4))
+    model(torch.ones(1, 4))
+    twin = copy_to_run(model)
+    assert twin.weight_v is model.weight_v and twin.weight is not model.weight
+    assert torch.equal(twin(torch.ones(1, 4)), model(torch.ones(1, 4)))

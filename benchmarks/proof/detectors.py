@@ -1,0 +1,259 @@
+"""Can somebody without key and data tell a marked network from an unmarked one?
+
+Many small networks of several widths are trained on scikit-learn's digits by one recipe: plain,
+with `signature`, with `keyed`, and, as a control that must be seen, with `signature` on vectors
+that all rows of a layer have in common. A detector is a classifier that learns from what it looks
+at (`weight_features.py`, in deviations of the networks of the same width) which networks are
+marked, and is asked about networks that it has not seen. AUC: the share of pairs of a marked and a
+plain network that it orders rightly, .5 for a coin; the interval is a bootstrap's of 95 %.
+
+    python -m benchmarks.proof.detectors         # resumes; writes results/detectors.json and .md
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import bootstrap
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+import passportize as pp
+from benchmarks.common.paths import RESULTS
+from benchmarks.common.records import write_record
+from benchmarks.proof.weight_features import factor_features, weight_features
+from passportize.data.images import ImageData, digits_data
+from passportize.demo.recipe import accuracy, train
+from passportize.layers.model import passport_layers
+from passportize.signature.vectors import SignVectors
+from passportize.surgery.branches import take_out_branches
+
+WIDTHS = (16, 24, 32)
+PLAIN, SHARED = "plain", "shared vectors"
+KINDS = (PLAIN, "signature", "keyed", SHARED)
+COUNT = 120
+CONTROLS = 30
+EPOCHS, SIZE = 6, 16
+FOLDS = 10
+LOOKS = ("spectrum", "humps", "windows", "squares", "row lengths", "single entries")
+EVERYTHING = "all that reads weights"
+
+
+def small_network(width: int, seed: int) -> nn.Module:
+    """Four convolutions with BatchNorm and a classifier; rows of 9 to 72 times the width."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    channels = 1
+    for index, factor in enumerate((1, 2, 4, 8)):
+        layers += [
+            nn.Conv2d(channels, factor * width, 3, stride=1 + (index > 0), padding=1, bias=False),
+            nn.BatchNorm2d(factor * width),
+            nn.ReLU(),
+        ]
+        channels = factor * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+def trained(kind: str, width: int, seed: int, data: ImageData) -> nn.Module:
+    """A network of one kind as its owner would publish it."""
+    model = small_network(width, seed)
+    if kind == PLAIN:
+        train(model, data, epochs=EPOCHS, seed=seed)
+        return model
+    passport = pp.Passport.generate("Acme", secret=seed.to_bytes(32, "big"))
+    preset = "keyed" if kind == "keyed" else "signature"
+    pp.passportize(model, passport, config=pp.PassportConfig.preset(preset))
+    if kind == SHARED:
+        share_vectors(model)
+    pp.embed_signature(model)
+    train(model, data, epochs=EPOCHS, seed=seed)
+    take_out_branches(model)
+    return model.eval()
+
+
+def share_vectors(model: nn.Module) -> None:
+    """Give all rows of a weight the vectors of the first one, as the published scheme has it."""
+    for layer in passport_layers(model).values():
+        for side in layer.passport.secret.sides:
+            assert isinstance(side, SignVectors)
+            side.codes.copy_(side.codes[:1].clone().expand_as(side.codes))
+
+
+def measured(kind: str, width: int, seed: int, data: ImageData) -> dict[str, Any]:
+    """Features of one network, and how good it is."""
+    model = trained(kind, width, seed, data)
+    return {
+        "kind": kind,
+        "width": width,
+        "seed": seed,
+        "accuracy": round(accuracy(model, data.test_images, data.test_labels), 2),
+        "features": {
+            name: [float(f"{value:.6g}") for value in values]
+            for name, values in (weight_features(model) | factor_features(model)).items()
+        },
+    }
+
+
+def features(rows: Sequence[dict[str, Any]], looks: Sequence[str]) -> np.ndarray:
+    """``[networks, features]``, in deviations of the networks of the same width.
+
+    A look that small networks give nothing to look at (windows of long rows) says 0 of them.
+    """
+    lengths = {look: max(len(row["features"].get(look, [])) for row in rows) for look in looks}
+    table = np.array(
+        [
+            [
+                value
+                for look in looks
+                for value in row["features"].get(look, [math.nan] * lengths[look])
+            ]
+            for row in rows
+        ]
+    )
+    for width in WIDTHS:
+        same = np.array([row["width"] == width for row in rows])
+        if not same.any() or np.isnan(table[same]).any(axis=0).all():
+            continue
+        part = table[same]
+        table[same] = (part - part.mean(0)) / np.maximum(part.std(0), 1e-12)
+    whole: np.ndarray = np.nan_to_num(table)
+    return whole
+
+
+def detection(
+    marked: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]], looks: Sequence[str]
+) -> dict[str, float]:
+    """AUC of a detector on networks that it did not learn from, with a bootstrap's interval."""
+    table = features([*marked, *plain], looks)
+    truth = np.array([1] * len(marked) + [0] * len(plain))
+    if len(looks) > 1:
+        classifier: Any = RandomForestClassifier(500, min_samples_leaf=3, random_state=0)
+    else:
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    said = cross_val_predict(classifier, table, truth, cv=folds, method="predict_proba")[:, 1]
+    interval = bootstrap(
+        (said[truth == 1], said[truth == 0]),
+        _auc,
+        vectorized=False,
+        n_resamples=2000,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return {
+        "auc": round(_auc(said[truth == 1], said[truth == 0]), 3),
+        "low": round(float(interval.low), 3),
+        "high": round(float(interval.high), 3),
+    }
+
+
+def _auc(marked: np.ndarray, plain: np.ndarray) -> float:
+    truth = np.array([1] * len(marked) + [0] * len(plain))
+    return float(roc_auc_score(truth, np.concatenate((marked, plain))))
+
+
+def judged(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Every kind of marked networks against the plain ones, by every detector."""
+    by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
+    detectors = {
+        **{look: (look,) for look in LOOKS},
+        EVERYTHING: LOOKS,
+        "norm factors": ("norm factors",),
+    }
+    return {
+        kind: {
+            name: detection(by_kind[kind], by_kind[PLAIN], looks)
+            for name, looks in detectors.items()
+        }
+        for kind in KINDS[1:]
+        if len(by_kind[kind]) >= FOLDS and len(by_kind[PLAIN]) >= FOLDS
+    }
+
+
+def table(record: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    counts = record["networks"]
+    lines = [
+        "# Nobody can tell",
+        "",
+        f"`{record['command']}`; {record['machine']}, torch {record['torch']}, digits. "
+        + ", ".join(
+            f"{counts[kind]['count']} {kind} networks ({counts[kind]['accuracy']:.1f} %)"
+            for kind in counts
+        )
+        + ". AUC of detectors that read what anybody can read in a released network, asked about "
+        "networks that they did not learn from, with the interval of 95 %; .5 is a coin. Shared "
+        "vectors are the control: what the published scheme does shows.",
+        "",
+        "| detector | " + " | ".join(record["detectors"]) + " |",
+        "|---" * (1 + len(record["detectors"])) + "|",
+    ]
+    names: list[str] = list(next(iter(record["detectors"].values()), {}))
+    for name in names:
+        cells = (
+            f"{row[name]['auc']:.3f} ({row[name]['low']:.3f} to {row[name]['high']:.3f})"
+            for row in record["detectors"].values()
+        )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=COUNT, help="networks of each kind")
+    parser.add_argument("--out", type=Path, default=RESULTS / "detectors.json")
+    parser.add_argument("--features", type=Path, required=True, help="file that a run goes on with")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    data = digits_data(SIZE)
+    rows = [json.loads(line) for line in _lines(arguments.features)]
+    done = {(row["kind"], row["seed"]) for row in rows}
+    for number, kind in itertools.product(range(arguments.count), KINDS):
+        # No two networks begin with the same weights, so that nothing is told by likeness.
+        seed = 1000 * KINDS.index(kind) + number
+        if (kind, seed) in done or (kind == SHARED and number >= CONTROLS):
+            continue
+        rows.append(measured(kind, WIDTHS[number % len(WIDTHS)], seed, data))
+        with arguments.features.open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+    record = {
+        "question": "can a marked network be told from an unmarked one without key and data",
+        "command": "python -m benchmarks.proof.detectors",
+        "machine": f"{platform.machine()}, 1 thread",
+        "torch": torch.__version__,
+        "networks": {
+            kind: {
+                "count": len(of_kind),
+                "accuracy": sum(row["accuracy"] for row in of_kind) / len(of_kind),
+            }
+            for kind in KINDS
+            if (of_kind := [row for row in rows if row["kind"] == kind])
+        },
+        "detectors": judged(rows),
+    }
+    write_record(arguments.out, record, table(record))
+    print(table(record))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()
