@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from passportize.layers.computed import effective_weight
-from passportize.layers.private_branch import Branch
+from passportize.layers.private_branch import Branch, check_fit
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart
 from passportize.signature.vectors import SignVectors
@@ -81,9 +81,11 @@ def _piece(
         bare = weight.detach()
         with torch.no_grad():
             rows = _view(bare, part, vectors)
+        check_fit(rows, vectors, part, weight)
         if rows._base is bare and bare.is_contiguous():
             return Piece(branch, start, vectors, part, weight, rows)
     rows = vectors.picked(anchor_rows(weight, part, vectors.window))
+    check_fit(rows, vectors, part, weight)
     return Piece(branch, start, vectors, None, rows, rows.detach())
 
 

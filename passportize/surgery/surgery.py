@@ -165,8 +165,7 @@ def unpassportize(model: Model) -> Model:
             UnsavedBranchWarning,
             stacklevel=3,
         )
-    if switch.trained and not switch.saved:
-        warn_of_missing_bits(model, stacklevel=2)
+        warn_of_missing_bits(model, stacklevel=3)
     take_out_branches(model)
     return model
 
