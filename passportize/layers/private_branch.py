@@ -21,7 +21,7 @@ from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart, Role, Site
 from passportize.signature.vectors import SecretVectors, SignVectors, Vectors
 
-__all__ = ["STATISTICS", "AnchorWeights", "Branch", "check_fit", "has_statistics"]
+__all__ = ["STATISTICS", "AnchorWeights", "Branch", "has_statistics"]
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -60,21 +60,18 @@ class AnchorWeights:
         for (module, attribute, part), side in zip(self.owners, sides, strict=True):
             weight = effective_weight(module, attribute)
             rows = side.picked(anchor_rows(weight, part, side.window))
-            check_fit(rows, side, part, weight)
+            check_rows(rows, side, part, weight)
             found.append(rows)
         return found
 
 
-def check_fit(rows: Tensor, side: Vectors, part: AnchorPart, weight: Tensor) -> None:
-    """Raise BranchLost if the rows of a part and their vectors have not the same length.
+def check_rows(rows: Tensor, vectors: Vectors, part: AnchorPart, weight: Tensor) -> None:
+    """See that rows are as long as the vectors that they answer to.
 
-    Args:
-        rows: ``[rows, entries]``.
-        side: The vectors.
-        part: Which rows of which weight.
-        weight: That weight.
+    Raises:
+        BranchLost: The weight was resized after surgery.
     """
-    if rows.shape[1] != side.entries:
+    if rows.shape[1] != vectors.entries:
         raise BranchLost(
             f"{part.weight} has the shape {tuple(weight.shape)}, whose rows do not fit their "
             "vectors; change sizes first and passportize then"

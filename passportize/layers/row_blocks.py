@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from passportize.layers.computed import effective_weight
-from passportize.layers.private_branch import Branch, check_fit
+from passportize.layers.private_branch import Branch, check_rows
 from passportize.signature.rows import anchor_rows
 from passportize.signature.site import AnchorPart
 from passportize.signature.vectors import SignVectors
@@ -68,7 +68,9 @@ def _pieces_of(branch: Branch) -> Iterator[Piece]:
         branch.weights.owners, branch.secret.sides, strict=True
     ):
         assert isinstance(vectors, SignVectors)
-        piece = _piece(branch, start, vectors, part, effective_weight(owner, attribute))
+        weight = effective_weight(owner, attribute)
+        piece = _piece(branch, start, vectors, part, weight)
+        check_rows(piece.rows, vectors, part, weight)
         yield piece
         start += len(piece.rows)
 
@@ -81,11 +83,9 @@ def _piece(
         bare = weight.detach()
         with torch.no_grad():
             rows = _view(bare, part, vectors)
-        check_fit(rows, vectors, part, weight)
         if rows._base is bare and bare.is_contiguous():
             return Piece(branch, start, vectors, part, weight, rows)
     rows = vectors.picked(anchor_rows(weight, part, vectors.window))
-    check_fit(rows, vectors, part, weight)
     return Piece(branch, start, vectors, None, rows, rows.detach())
 
 
