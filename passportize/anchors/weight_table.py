@@ -220,7 +220,7 @@ class WeightTable:
         if found is None:
             return Refusal(_NO_PARAMETER)
         name, where, start = found
-        if name.rpartition(".")[0] in self._merged:
+        if name in self._merged or name.rpartition(".")[0] in self._merged:
             return MERGED
         shape = self._shapes[name]
         if where > 1 or start + track.stop > shape[where]:

@@ -11,6 +11,8 @@ from passportize.utils.dense import why_not_dense
 
 __all__ = ["check_own_tensors"]
 
+_STATISTICS = ("running_mean", "running_var")
+
 
 def check_own_tensors(model: nn.Module) -> None:
     """Raise SurgeryError if a tensor of a model would stop its training, or the claim after it.
@@ -27,6 +29,11 @@ def check_own_tensors(model: nn.Module) -> None:
             raise SurgeryError(
                 f"{what} {reason}, so nobody could say later whether it is what was released; "
                 "register it with persistent=False if it is no weight"
+            )
+        if name.rpartition(".")[2] in _STATISTICS and not bool(tensor.isfinite().all()):
+            raise SurgeryError(
+                f"{what} is not finite, and private statistics would start from it; measure it "
+                "anew first (norm.reset_running_stats() and some batches in training mode)"
             )
         if not isinstance(tensor, nn.Parameter) or not tensor.requires_grad:
             continue

@@ -110,7 +110,7 @@ def passportize(
         config = _with_fitting_passes(model, config, example_inputs)
         sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
         if not planned.bits:
-            raise DegenerateSite(_nothing_bound(planned))
+            raise DegenerateSite(_nothing_bound(planned, config.has_private_pass and not where))
         late = None
         if where is not None and config.has_private_pass and config.passes == "doubled":
             late = find_late_entry(model, sites, example_inputs)
@@ -165,8 +165,7 @@ def unpassportize(model: Model) -> Model:
             UnsavedBranchWarning,
             stacklevel=3,
         )
-    if switch.trained and not switch.saved:
-        warn_of_missing_bits(model, stacklevel=2)
+        warn_of_missing_bits(model, stacklevel=3)
     take_out_branches(model)
     return model
 
@@ -227,10 +226,11 @@ def _with_fitting_passes(
     return config
 
 
-def _nothing_bound(planned: Plan) -> str:
+def _nothing_bound(planned: Plan, without_norms: bool) -> str:
     reasons = {site.reason for site in planned.sites if site.reason}
     listed = "; ".join(sorted(reasons)[:5])
+    hint = ", and config=PassportConfig.signature() marks its matrices without them"
     return (
         f"{planned.model}: none of its {len(planned.sites)} norms can carry a signature: {listed}. "
-        "print(passportize.plan(model)) shows each"
+        f"print(passportize.plan(model)) shows each{hint if without_norms else ''}"
     )

@@ -17,6 +17,7 @@ from passportize.signature.rows import anchor_fan_in, anchor_width
 from passportize.signature.site import Anchor, AnchorPart, Role, Site
 from passportize.surgery.selection import Where, select
 from passportize.tracing.weight_layers import matrix_shape
+from passportize.utils.foreign import merged_later
 from passportize.utils.names import describe_type
 
 __all__ = ["weight_sites"]
@@ -84,8 +85,9 @@ def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, ...]]
         UninitializedModule: A lazy layer has not seen data yet.
     """
     seen: set[int] = set()
+    merged = merged_later(model)
     for name, module in model.named_modules():
-        if isinstance(module, ScriptModule):
+        if isinstance(module, ScriptModule) or name in merged:
             continue
         own = module._parameters.get("weight")
         if own is not None and nn.parameter.is_lazy(own):

@@ -6,6 +6,7 @@ is to be changed here and nowhere else.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -64,12 +65,17 @@ def is_packed_by_pyg(module: nn.Module) -> bool:
     return False
 
 
-def merged_later(model: nn.Module) -> set[str]:
-    """Names of the modules whose weights peft adds to those of a layer that was there before.
+_LOW_RANK = re.compile(r"lora_(a|b|up|down|layer|embedding_a|embedding_b)$", re.IGNORECASE)
 
-    They start at zero, are merged into that layer or thrown away, and are in no released file.
+
+def merged_later(model: nn.Module) -> set[str]:
+    """Names of modules and parameters that are added to those of a layer that was there before.
+
+    They start at zero, are merged into that layer or thrown away, and are in no released file. Told
+    by peft's base class, and by the names that all implementations of LoRA share.
     """
-    found = set()
+    names = (name for name, _ in (*model.named_modules(), *model.named_parameters()))
+    found = {name for name in names if any(map(_LOW_RANK.match, name.split(".")))}
     for name, module in model.named_modules():
         if not any(base.__name__ == "BaseTunerLayer" for base in type(module).__mro__):
             continue

@@ -77,8 +77,12 @@ class TensorRecord:
 
     def restore(self) -> None:
         """Give the tensor what it had."""
-        if self.tensor.layout == torch.strided and (
-            self.tensor.shape != self.alias.shape or self.tensor.stride() != self.alias.stride()
+        if (
+            self.tensor.layout == torch.strided
+            and not self.tensor.is_nested
+            and (
+                self.tensor.shape != self.alias.shape or self.tensor.stride() != self.alias.stride()
+            )
         ):
             self.tensor.set_(self.alias)  # type: ignore[call-overload]
         # Not the version alone: some batch_norm kernels update their statistics without counting
@@ -94,7 +98,7 @@ class TensorRecord:
 def parts_of(tensor: Tensor) -> list[Tensor]:
     """The dense tensors that a tensor is kept in: itself, or indices and values of a sparse one.
 
-    None of a quantised one, which no forward pass changes.
+    None of a quantised or nested one, which no forward pass changes.
     """
     if tensor.layout == torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
@@ -102,7 +106,7 @@ def parts_of(tensor: Tensor) -> list[Tensor]:
         return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-    return [] if tensor.is_quantized else [tensor]
+    return [] if tensor.is_quantized or tensor.is_nested else [tensor]
 
 
 def tensor_values(records: list[ModuleRecord], buffers: bool) -> list[TensorRecord]:

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     import torch_geometric.nn as pyg
 
 import passportize as pp
-from passportize.errors import NoNormalization, UninitializedModule
+from passportize.errors import DegenerateSite, NoNormalization, UninitializedModule
 from passportize.signature.site import Role
 from tests.support.round_trip import assert_round_trip
 
@@ -66,6 +66,11 @@ def test_graph_models_without_bound_norms(name: str) -> None:
     joint = name != "NeuralFingerprint"  # a degree that no node has leaves its weights alone
     layers = assert_round_trip(network(name), PASSPORT, graph(), config=SIGNATURE, joint=joint)
     assert len(layers) >= 2
+
+
+def test_the_error_of_keyed_names_the_way() -> None:
+    with pytest.raises(DegenerateSite, match=r"PassportConfig\.signature\(\) marks its matrices"):
+        pp.passportize(network("DiffGroupNorm"), PASSPORT, example_inputs=graph())
 
 
 def test_a_marked_graph_model_is_found(tmp_path: Path) -> None:

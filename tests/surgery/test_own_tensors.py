@@ -146,6 +146,15 @@ def test_weights_that_cannot_be_trained_are_named_in_plan() -> None:
     assert_round_trip(model, PASSPORT, torch.randn(4, 16))
 
 
+def test_statistics_that_are_not_finite_are_named_in_plan() -> None:
+    model = nn.Sequential(nn.Linear(16, WIDTH), nn.BatchNorm1d(WIDTH))
+    model[1].running_var[3] = torch.inf
+    with pytest.raises(SurgeryError, match=r"1\.running_var is not finite"):
+        pp.passportize(model, PASSPORT)
+    model[1].reset_running_stats()
+    assert pp.plan(model).bits == WIDTH
+
+
 class Resizing(nn.Module):
     """A buffer without entries until the first forward pass, as observers have it."""
 
