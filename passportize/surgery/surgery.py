@@ -21,6 +21,8 @@ from passportize.errors import (
 from passportize.layers.joint_forward import RootHooks
 from passportize.layers.model import is_passportized, passport_layers, switch_of
 from passportize.layers.private_keys import check_own_keys
+from passportize.layers.settling import settle_passes
+from passportize.layers.switch import Switch
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.passport.passport import Passport
 from passportize.signature.model_key import ModelKey
@@ -28,11 +30,12 @@ from passportize.signature.site import Role
 from passportize.surgery.branches import put_in_branches, take_out_branches
 from passportize.surgery.late_doubling import find_late_entry
 from passportize.surgery.norms import find_norms
-from passportize.surgery.packed import packed_inputs, packed_module
+from passportize.surgery.packed import call_of, packed_module
 from passportize.surgery.planning import plan
 from passportize.surgery.selection import Where, site_configs
 from passportize.surgery.site_plan import Plan
 from passportize.surgery.stand_ins import stand_ins
+from passportize.tracing.example_inputs import ExampleInputs
 from passportize.utils.all_or_nothing import all_or_nothing
 
 __all__ = ["UnsavedBranchWarning", "passportize", "unlock", "unpassportize"]
@@ -57,6 +60,7 @@ def passportize(
     example_inputs: Any = None,
     anchors: Mapping[str, str] | None = None,
     include_frozen: bool = False,
+    check: bool = True,
 ) -> Model:
     """Give every normalization layer a private branch, in place; returns the same object.
 
@@ -75,6 +79,9 @@ def passportize(
             that runs the model; timm models need none.
         anchors: ``{"norm name": "weight name"}`` where the weight found is not the right one.
         include_frozen: Bind norms whose anchor does not train, too.
+        check: Try the joint pass in training mode, on the example input or at the first training
+            step: public outputs, statistics and gradients have to be the plain model's. Models
+            whose samples meet get two passes by that.
 
     Raises:
         SurgeryError: The model cannot be passportized (one subclass for each reason). It is then
@@ -104,7 +111,7 @@ def passportize(
             anchors=anchors,
             include_frozen=include_frozen,
         )
-        config = _with_fitting_passes(model, config, example_inputs)
+        config, automatic = _with_fitting_passes(model, config)
         sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
         if not planned.bits:
             raise DegenerateSite(_nothing_bound(planned))
@@ -117,8 +124,9 @@ def passportize(
         configs = site_configs(sites, config, overrides)
         entry = late.name if late is not None else ""
         switch = put_in_branches(model, sites, passport, config, configs, entry=entry)
-        switch.rows_apart = example_inputs is not None
+        switch.automatic, switch.check = automatic, check
         switch.samples_only = any(site.name in planned.samples_only for site in sites)
+        _settle(model, switch, example_inputs)
     for site in planned.sites:
         if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
             what = site.role.value
@@ -196,21 +204,34 @@ def _check_model(model: object, verb: str) -> None:
         )
 
 
-def _with_fitting_passes(
-    model: nn.Module, config: PassportConfig, example_inputs: Any
-) -> PassportConfig:
-    """Packed graphs cannot be appended to each other, so they get two passes."""
-    if config.has_private_pass and config.passes == "doubled":
-        packed = packed_module(model)
-        reason = (
-            packed_inputs(model, example_inputs)
-            if packed is None
-            else f"{packed or 'the model'} works on packed graphs"
-        )
-        if reason:
-            _logger.info("%s: %s; passes='separate'", type(model).__name__, reason)
-            return replace(config, passes="separate")
-    return config
+def _with_fitting_passes(model: nn.Module, config: PassportConfig) -> tuple[PassportConfig, bool]:
+    """Which passes to begin with, and whether that may still change.
+
+    Packed graphs cannot be appended to each other, so they get two.
+    """
+    if config.passes != "automatic":
+        return config, False
+    packed = packed_module(model) if config.has_private_pass else None
+    if packed is None:
+        return replace(config, passes="doubled"), True
+    name = type(model).__name__
+    _logger.info("%s: %s works on packed graphs; passes='separate'", name, packed or "the model")
+    return replace(config, passes="separate"), True
+
+
+def _settle(model: nn.Module, switch: Switch, example_inputs: Any) -> None:
+    """Try the joint pass on an example, where there is one that the model runs on."""
+    if example_inputs is None or switch.config.passes == "separate" or not switch.check:
+        return
+    inputs = ExampleInputs.of(example_inputs)
+    if not inputs.is_real or next((p.is_meta for p in model.parameters()), False):
+        return
+    if inputs.runner is not None:
+        called = call_of(model, inputs)
+        if called is None:
+            return
+        inputs = called
+    settle_passes(model, switch, (inputs.args, dict(inputs.kwargs)), example=True)
 
 
 def _nothing_bound(planned: Plan) -> str:
