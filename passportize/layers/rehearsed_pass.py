@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -24,8 +25,8 @@ _SMALL = 1e-3
 """Numbers that should be zero are compared with this part of the largest of their kind."""
 _EXPLAINED = 20.0
 """How much more than a disturbance by rounding does may two passes differ."""
-_TIGHT = 100.0
-"""Units of precision by which two passes may differ without further ado."""
+_TIGHT = {"leaves": 1e3, "buffers": 1e3, "gradients": 1e4}
+"""Units of precision by which outputs, buffers and gradients may differ without further ado."""
 _LOOSEST = 5e-2
 
 
@@ -186,14 +187,14 @@ class Spread:
     """
 
     def __init__(self, precision: float, measure: Callable[[], Record]) -> None:
-        self.tight = min(_LOOSEST, _TIGHT * precision)
+        self.precision = precision
         self.measure = measure
         self.disturbed: Record | None = None
         self.blunt = False
 
     def allows(self, kind: str, plain: Record, found: float) -> bool:
         """Whether a difference in outputs, buffers or gradients is explained by rounding."""
-        if found <= self.tight:
+        if found <= min(_LOOSEST, _TIGHT[kind] * self.precision):
             return True
         if self.disturbed is None:
             self.disturbed = self.measure()
@@ -231,46 +232,50 @@ def _shape(leaf: Any) -> str:
 
 def _furthest(one: dict[Any, Any], two: dict[Any, Any]) -> tuple[float, Any]:
     """The largest difference, relative to the largest number of its tensor, and where it is."""
-    floor = _SMALL * max((_size(item) for item in one.values()), default=0.0)
+    sizes = {key: _size(item) for key, item in one.items()}
+    floor = _SMALL * max(sizes.values(), default=0.0)
     worst, where = 0.0, None
     for key in one.keys() | two.keys():
         left, right = one.get(key), two.get(key)
-        far = _distance(left, right, floor)
+        if isinstance(left, Tensor) and isinstance(right, Tensor):
+            far = _distance(left, right, max(sizes[key], floor))
+        elif isinstance(left, Tensor) or isinstance(right, Tensor):
+            # A parameter that one of the passes does not reach: its gradient is none or zero.
+            far = max(_size(left), _size(right)) / (floor or 1.0)
+        elif isinstance(left, float) and isinstance(right, float):
+            far = abs(left - right) / max(abs(left), 1e-12)
+        else:
+            plain = isinstance(left, (int, str, bytes))
+            far = float(left != right) if plain else 0.0
         if far > worst or where is None:
             worst, where = far, key
     return worst, where
 
 
 def _size(item: Any) -> float:
-    if isinstance(item, Tensor) and item.is_floating_point() and item.numel():
-        return float(item.nan_to_num(0.0, 0.0, 0.0).abs().max())
-    return 0.0
-
-
-def _distance(left: Any, right: Any, floor: float) -> float:
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        if left.shape != right.shape:
-            return float("inf")
-        if not (left.is_floating_point() or left.is_complex()):
-            return 0.0 if torch.equal(left, right) else 1.0
-        if not left.numel():
-            return 0.0
-        if not torch.equal(left.isfinite(), right.isfinite()):
-            return float("inf")
-        far = float((left - right).abs().nan_to_num(0.0, 0.0, 0.0).max())
-        size = max(_size(left), floor)
-        return far / size if size else (0.0 if far == 0 else float("inf"))
-    if isinstance(left, float) and isinstance(right, float):
-        return abs(left - right) / max(abs(left), 1e-12)
-    if isinstance(left, (int, str, bool, bytes)):
-        return 0.0 if left == right else 1.0
-    if left is None and right is None:
+    """The largest finite number of a tensor."""
+    if not isinstance(item, Tensor) or not item.numel() or not _has_fractions(item):
         return 0.0
-    if isinstance(left, Tensor) or isinstance(right, Tensor):
-        # A parameter that one of the two passes does not reach: its gradient is nothing or zero.
-        return (
-            _distance(left, torch.zeros_like(left), floor)
-            if right is None
-            else _distance(right, torch.zeros_like(right), floor)
-        )
-    return 0.0
+    size = float(item.abs().max())
+    return size if math.isfinite(size) else float(item.nan_to_num(0.0, 0.0, 0.0).abs().max())
+
+
+def _distance(left: Tensor, right: Tensor, size: float) -> float:
+    if left.shape != right.shape:
+        return math.inf
+    if not left.numel():
+        return 0.0
+    if not _has_fractions(left):
+        return float(not torch.equal(left, right))
+    far = float((left - right).abs().max())
+    if not math.isfinite(far):
+        if not torch.equal(left.isfinite(), right.isfinite()):
+            return math.inf
+        far = float((left - right).abs().nan_to_num(0.0, 0.0, 0.0).max())
+    if not far:
+        return 0.0
+    return far / size if size else math.inf
+
+
+def _has_fractions(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ __all__ = ["AlikeDraws", "CollectiveCalled"]
 _COLLECTIVES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
 _UNIFORM = ("rand", "rand_like", "uniform_")
 _NORMAL = ("randn", "randn_like", "normal_", "normal", "normal_functional")
-_DROPOUT = ("dropout_p", "dropout")
+_DROPOUT = frozenset({"dropout_p", "dropout"})
 
 
 class CollectiveCalled(Exception):
@@ -43,12 +45,12 @@ class AlikeDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run one operation, with draws of our own if it draws."""
-        given = dict(kwargs or {})
         if func.namespace in _COLLECTIVES:
             raise CollectiveCalled(str(func))
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **given)
+            return func(*args, **(kwargs or {}))
         seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+        given = dict(kwargs or {})
         if "generator" in given:
             given["generator"] = None
         name = func._schema.name.rpartition("::")[2]
@@ -57,18 +59,15 @@ class AlikeDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         bound |= {arguments[index].name: value for index, value in enumerate(args)} | given
         if name == "native_dropout":
             return self._dropout(bound["input"], bound["p"], bound["train"], seed)
-        for index, argument in enumerate(arguments):
-            if argument.name in _DROPOUT:
-                if index < len(args):
-                    args = (*args[:index], 0.0, *args[index + 1 :])
-                elif argument.name in given:
-                    given[argument.name] = 0.0
         chance: Any = bound.get("p", bound.get("self"))  # of each number, or the same for all
         if isinstance(chance, Tensor):
             chance = chance.clone()  # drawn in place, perhaps
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            out = func(*args, **given)
+        without = [
+            0.0 if arguments[index].name in _DROPOUT else value for index, value in enumerate(args)
+        ]
+        given |= dict.fromkeys(given.keys() & _DROPOUT, 0.0)
+        with _seeded(seed):
+            out = func(*without, **given)
         if name in _UNIFORM:
             low, high = bound.get("from") or 0.0, bound.get("to", 1.0)
             out.copy_(self._uniform(out, seed) * (high - low) + low)
@@ -100,3 +99,20 @@ class AlikeDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         wide = like.dtype == torch.float64 or not like.is_floating_point()
         exact = wide and like.device.type != "mps"
         return drawn.to(like.device, torch.float64 if exact else torch.float32)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's generators; that of the CPU goes on as before.
+
+    Not with ``torch.manual_seed``, which notes where it was called from.
+    """
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        for generator in torch.cuda.default_generators:
+            generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
