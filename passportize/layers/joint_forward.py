@@ -141,8 +141,7 @@ class RootHooks:
             return None
         check_known((args, kwargs), "the input", switch.two_passes)
         rows = count_rows((args, kwargs), switch.two_passes)
-        tried = switch.trained or switch.rehearsed or switch.rehearsing
-        if not (torch.compiler.is_compiling() or tried):
+        if not torch.compiler.is_compiling():
             self._check_unpacked((args, kwargs), rows)
         share = private_share(switch, rows)
         switch.public_rows, switch.private_rows = rows, share
@@ -217,6 +216,8 @@ class RootHooks:
 
     def _check_unpacked(self, arguments: Any, rows: int) -> None:
         """Nodes of both branches would meet wherever a packed batch is pooled."""
+        if self.switch.trained or self.switch.rehearsed or self.switch.rehearsing:
+            return
         for tensor in tensors_in(arguments):
             if not tensor.is_meta and is_packing(tensor, rows):
                 raise BranchMisuse(

@@ -58,6 +58,7 @@ def settle_passes(
     if finding.passes == "separate":
         _logger.info("%s: %s; passes='separate'", name, finding.reason)
         switch.config = replace(switch.config, passes="separate")
+        switch.reason = finding.reason
     switch.fixed |= finding.fixed
 
 

@@ -60,6 +60,7 @@ class Switch:
         sites: Names of the two-branch layers that surgery made.
         batch_statistics: Whether a private branch has statistics of its batch.
         samples_only: Whether some of these are taken over the samples alone, one value of each.
+        reason: Why a rehearsal chose two passes.
         automatic: Whether one or two passes is for the rehearsal to say.
         check: Whether a joint pass is rehearsed at all.
         rehearsed: Structures of arguments that were.
@@ -86,6 +87,7 @@ class Switch:
         self.batch_statistics = False
         self.samples_only = False
         self.automatic = config.passes == "automatic"
+        self.reason = ""
         self.check = True
         self.rehearsed: frozenset[Any] = frozenset()
         self.rehearsing = False

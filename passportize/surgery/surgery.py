@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import nn
@@ -21,8 +20,6 @@ from passportize.errors import (
 from passportize.layers.joint_forward import RootHooks
 from passportize.layers.model import is_passportized, passport_layers, switch_of
 from passportize.layers.private_keys import check_own_keys
-from passportize.layers.settling import settle_passes
-from passportize.layers.switch import Switch
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.passport.passport import Passport
 from passportize.signature.model_key import ModelKey
@@ -30,12 +27,11 @@ from passportize.signature.site import Role
 from passportize.surgery.branches import put_in_branches, take_out_branches
 from passportize.surgery.late_doubling import find_late_entry
 from passportize.surgery.norms import find_norms
-from passportize.surgery.packed import call_of, packed_module
+from passportize.surgery.passes import first_passes, settle_on_example
 from passportize.surgery.planning import plan
 from passportize.surgery.selection import Where, site_configs
 from passportize.surgery.site_plan import Plan
 from passportize.surgery.stand_ins import stand_ins
-from passportize.tracing.example_inputs import ExampleInputs
 from passportize.utils.all_or_nothing import all_or_nothing
 
 __all__ = ["UnsavedBranchWarning", "passportize", "unlock", "unpassportize"]
@@ -110,8 +106,9 @@ def passportize(
             example_inputs=example_inputs,
             anchors=anchors,
             include_frozen=include_frozen,
+            check=False,
         )
-        config, automatic = _with_fitting_passes(model, config)
+        config, automatic = first_passes(model, config)
         sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
         if not planned.bits:
             raise DegenerateSite(_nothing_bound(planned))
@@ -126,7 +123,7 @@ def passportize(
         switch = put_in_branches(model, sites, passport, config, configs, entry=entry)
         switch.automatic, switch.check = automatic, check
         switch.samples_only = any(site.name in planned.samples_only for site in sites)
-        _settle(model, switch, example_inputs)
+        settle_on_example(model, switch, example_inputs)
     for site in planned.sites:
         if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
             what = site.role.value
@@ -202,36 +199,6 @@ def _check_model(model: object, verb: str) -> None:
             f"{verb}: expected a torch.nn.Module, got {type(model).__name__}; a state dict is "
             "loaded into a model first"
         )
-
-
-def _with_fitting_passes(model: nn.Module, config: PassportConfig) -> tuple[PassportConfig, bool]:
-    """Which passes to begin with, and whether that may still change.
-
-    Packed graphs cannot be appended to each other, so they get two.
-    """
-    if config.passes != "automatic":
-        return config, False
-    packed = packed_module(model) if config.has_private_pass else None
-    if packed is None:
-        return replace(config, passes="doubled"), True
-    name = type(model).__name__
-    _logger.info("%s: %s works on packed graphs; passes='separate'", name, packed or "the model")
-    return replace(config, passes="separate"), True
-
-
-def _settle(model: nn.Module, switch: Switch, example_inputs: Any) -> None:
-    """Try the joint pass on an example, where there is one that the model runs on."""
-    if example_inputs is None or switch.config.passes == "separate" or not switch.check:
-        return
-    inputs = ExampleInputs.of(example_inputs)
-    if not inputs.is_real or next((p.is_meta for p in model.parameters()), False):
-        return
-    if inputs.runner is not None:
-        called = call_of(model, inputs)
-        if called is None:
-            return
-        inputs = called
-    settle_passes(model, switch, (inputs.args, dict(inputs.kwargs)), example=True)
 
 
 def _nothing_bound(planned: Plan) -> str:

@@ -155,7 +155,7 @@ def private_targets(joint: JointOutput, targets: Any) -> Any:
         BranchMisuse: They cannot be told from those of the others.
     """
     rows = joint.private_rows
-    if rows < 0 or rows == joint.public_rows:
+    if rows <= 0 or rows == joint.public_rows:
         return targets
     found = unlike_rows(targets, joint.public_rows)
     if found:
