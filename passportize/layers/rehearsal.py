@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.errors import BranchMisuse
 from passportize.layers.batch import other_samples
 from passportize.layers.layer import PassportLayer
 from passportize.layers.rehearsed_pass import (
@@ -27,6 +28,7 @@ from passportize.layers.rehearsed_pass import (
     run_once,
     tree_record,
 )
+from passportize.layers.second_pass import copied_arguments
 from passportize.layers.switch import Pass, Switch
 from passportize.utils.draws import AlikeDraws, CollectiveCalled
 from passportize.utils.frozen import (
@@ -92,13 +94,16 @@ def why_left_out(root: nn.Module) -> str:
     return ""
 
 
-def rehearse(root: nn.Module, switch: Switch, arguments: Arguments) -> Finding:
+def rehearse(
+    root: nn.Module, switch: Switch, arguments: Arguments, separate: bool = False
+) -> Finding:
     """Try joint passes on a few samples; model, random states and switch are left as they were.
 
     Args:
         root: The passportized model.
         switch: Its switch.
         arguments: Positional and keyword arguments of one call.
+        separate: Try two passes only.
     """
     kept = dict(switch.__dict__)
     switch.step, switch.rehearsing = 0, True
@@ -109,7 +114,8 @@ def rehearse(root: nn.Module, switch: Switch, arguments: Arguments) -> Finding:
             eager_mode(),
             silent_warnings(),
         ):
-            return _Rehearsal(root, switch, arguments).finding()
+            rehearsal = _Rehearsal(root, switch, arguments)
+            return rehearsal.two_passes("") if separate else rehearsal.finding()
     except CollectiveCalled as error:
         return Finding("", f"its forward pass talks to other processes ({error})")
     finally:
@@ -135,14 +141,14 @@ class _Rehearsal:
         foreign = next(foreign_in(self.arguments), None)
         if foreign is not None:
             kind = type(foreign).__name__
-            return self._separate(f"nobody knows what a {kind} among its inputs holds")
+            return self.two_passes(f"nobody knows what a {kind} among its inputs holds")
         tensors = [
             (path, leaf)
             for path, leaf in leaves_in(self.arguments)
             if isinstance(leaf, Tensor) and leaf.dim()
         ]
         if not tensors:
-            return self._separate("its input holds no tensor with a batch dimension")
+            return self.two_passes("its input holds no tensor with a batch dimension")
         if any(leaf.is_meta for _, leaf in tensors):
             return Finding("", "its example input is on the meta device")
         rows = int(tensors[0][1].shape[0])
@@ -159,12 +165,11 @@ class _Rehearsal:
             if reason is None:
                 return Finding("", "rounding alone moves its output too far to compare")
             if not reason:
-                unkeyed = tuple(name for name, same in self.unkeyed.items() if same)
-                return Finding("doubled", "", fixed, unkeyed)
+                return Finding("doubled", "", fixed, self._unkeyed())
             reasons.append(reason)
         if reasons:
-            return self._separate(reasons[0])
-        return self._separate(f"it does not run on some samples of the batch ({stopped[0]})")
+            return self.two_passes(reasons[0])
+        return self.two_passes(f"it does not run on some samples of the batch ({stopped[0]})")
 
     def _doubled(self, rows: int, carriers: frozenset[Path], fixed: frozenset[Path]) -> str | None:
         """What is wrong with appending samples; None where the inputs do not settle it."""
@@ -213,26 +218,33 @@ class _Rehearsal:
         reason = difference(alone, found, spread)
         return f"of the private branch {reason}" if reason else ""
 
-    def _separate(self, reason: str) -> Finding:
+    def two_passes(self, reason: str) -> Finding:
         """Whether two passes do what one could not."""
         self.switch.config = replace(self.switch.config, passes="separate")
         try:
-            plain = self._plain(self.arguments, AlikeDraws(1), gradients=False)
-        except _DoesNotRun as error:
-            return Finding("", f"it does not run in training mode ({error})")
+            copied_arguments(self.arguments)
+        except BranchMisuse as refused:
+            return Finding("separate", reason, error=str(refused))
         try:
-            joint = self._run(Pass.JOINT, self.arguments, AlikeDraws(1), gradients=False)
+            plain = self._plain(self.arguments, AlikeDraws(1), gradients=False)
+        except _DoesNotRun as stopped:
+            return Finding("", f"it does not run in training mode ({stopped})")
+        try:
+            joint = self._run(
+                Pass.JOINT, self.arguments, AlikeDraws(1), gradients=False, around=self._watch_keys
+            )
         except CollectiveCalled:
             raise
-        except Exception as error:
-            raised = f"two passes raise {type(error).__name__}: {error}"
+        except Exception as failure:
+            raised = f"two passes raise {type(failure).__name__}: {failure}"
             return Finding("separate", reason, error=raised)
         spread = Spread(
             self.precision,
             lambda: self._plain(self.arguments, AlikeDraws(1), gradients=False, disturbed=True),
         )
         wrong = difference(plain, joint, spread)
-        return Finding("separate", reason, error=f"with two passes {wrong}" if wrong else "")
+        error = f"with two passes {wrong}" if wrong else ""
+        return Finding("separate", reason, unkeyed=self._unkeyed(), error=error)
 
     def _plain(
         self, batch: Arguments, draws: AlikeDraws, gradients: bool = True, disturbed: bool = False
@@ -255,6 +267,9 @@ class _Rehearsal:
     ) -> Record:
         wanted = gradients and self.gradients
         return run_once(self.root, self.switch, mode, batch, draws, wanted, around)
+
+    def _unkeyed(self) -> tuple[str, ...]:
+        return tuple(name for name, same in self.unkeyed.items() if same)
 
     def _layers(self) -> Iterator[PassportLayer]:
         for module in self.root.modules():
@@ -280,6 +295,8 @@ class _Rehearsal:
 
         def look(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             assert isinstance(layer, PassportLayer)
+            if self.switch.effective() is not Pass.PRIVATE:
+                return
             name = layer.passport.site.name
             if self.unkeyed.get(name) is False or not args or not output.any():
                 return

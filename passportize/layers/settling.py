@@ -13,7 +13,7 @@ from passportize.layers.rehearsal import Finding, rehearse, structure_of, why_le
 from passportize.layers.rehearsed_pass import Arguments
 from passportize.layers.switch import Switch
 
-__all__ = ["settle_passes"]
+__all__ = ["refuse_wrong", "settle_passes"]
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def settle_passes(
         when = "the first training step will tell" if example else "it goes unchecked"
         _logger.info("%s: its joint pass could not be checked: %s; %s", name, finding.reason, when)
         return
-    _refuse(name, switch, finding)
+    refuse_wrong(root, switch, finding)
     if finding.passes == "separate":
         _logger.info("%s: %s; passes='separate'", name, finding.reason)
         switch.config = replace(switch.config, passes="separate")
@@ -62,11 +62,14 @@ def settle_passes(
     switch.fixed |= finding.fixed
 
 
-def _refuse(name: str, switch: Switch, finding: Finding) -> None:
+def refuse_wrong(root: nn.Module, switch: Switch, finding: Finding) -> None:
+    """Raise JointPassRefused where a rehearsal found that a model cannot be trained as asked."""
+    name = type(root).__name__
     if finding.error:
         raise JointPassRefused(
-            f"{name}: no joint step gives what the plain model gives. With samples appended to the "
-            f"batch: {finding.reason}. {finding.error[:1].upper()}{finding.error[1:]}. Use the "
+            f"{name}: no joint step gives what the plain model gives. "
+            + (f"With samples appended to the batch: {finding.reason}. " if finding.reason else "")
+            + f"{finding.error[:1].upper()}{finding.error[1:]}. Use the "
             "'signature' preset, which needs no private pass, or check=False"
         )
     if finding.passes == "separate" and not switch.automatic:

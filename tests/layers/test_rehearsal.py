@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 import passportize as pp
 from passportize.errors import JointPassRefused
 from passportize.layers.model import is_passportized, switch_of
+from passportize.layers.registry import registered_norms
+from passportize.surgery.probing import probe
 
 PASSPORT = pp.Passport.generate("Rehearsal", date="2026-01-01", secret=bytes(range(32)))
 ROWS, WIDTH = 24, 12
@@ -459,3 +461,43 @@ def test_another_optional_input_is_tried_as_well():
     assert switch_of(model).config.passes == "doubled"
     pp.joint_loss(model, (rows(), rows()), None, lambda output, _: output.sum())
     assert switch_of(model).config.passes == "separate"
+
+
+def test_where_nothing_is_right_one_error_says_what_was_found():
+    class Once(Contrastive):
+        """Nothing but one pass at a time: what it takes cannot be copied."""
+
+        def forward(self, x: Tensor, once: Any) -> Tensor:
+            next(once)
+            return super().forward(x)
+
+    model = Once().train()
+    pp.passportize(model, PASSPORT)
+    with pytest.raises(JointPassRefused, match=r"no joint step .*generator.*copy"):
+        pp.joint_loss(model, (rows(), (step for step in range(9))), None, lambda o, _: o.sum())
+
+
+def test_norms_that_ignore_their_private_factors_are_refused(monkeypatch):
+    """The private branch would compute the public one."""
+    monkeypatch.setattr(
+        registered_norms()[nn.BatchNorm1d],
+        "private_norm",
+        lambda self, x, scale, shift: F.batch_norm(x, None, None, training=True) + 1,
+    )
+    for kind in (Tower, Contrastive):
+        with pytest.raises(JointPassRefused, match=r"does not depend on the passport in net\.1"):
+            pp.passportize(kind(), PASSPORT, example_inputs=rows())
+
+
+@pytest.mark.parametrize("kind", [Tower, Contrastive])
+@pytest.mark.parametrize("check", [True, False])
+def test_plan_and_probe_say_which_passes_a_joint_step_takes(kind, check):
+    passes = "doubled" if kind is Tower else "separate"
+    planned = pp.plan(kind(), example_inputs=rows())
+    assert planned.passes == passes and planned.to_dict()["passes"] == passes
+    assert f"takes {'one pass' if kind is Tower else 'two passes'}" in str(planned)
+    assert "first training step" in str(pp.plan(kind()))
+    model = pp.passportize(kind(), PASSPORT, example_inputs=rows(), check=check)
+    report = probe(model, rows())
+    assert report.joint.startswith(passes) and passes in str(report)
+    assert not switch_of(model).trained
