@@ -11,7 +11,7 @@ from passportize.errors import InvalidArgument
 __all__ = ["FORMULATIONS", "PassportConfig"]
 
 FORMULATIONS = ("keyed", "paper", "signature")
-PASSES = ("doubled", "separate")
+PASSES = ("automatic", "doubled", "separate")
 SHORTEST_ROW = 64
 MINIMUM_FAN_IN = 8
 """A row with fewer entries has too little freedom: one bit would bend the weight visibly."""
@@ -50,7 +50,8 @@ class PassportConfig:
             (``"keyed"`` only).
         bottleneck: The learnable map of ``"paper"`` narrows the channels by this factor.
         passes: ``"doubled"``: one forward pass over the batch with its private part appended.
-            ``"separate"``: two passes, for inputs that cannot be appended (graphs, say).
+            ``"separate"``: two passes, where samples meet or cannot be appended (graphs, say).
+            ``"automatic"``: the first where it is right, which is tried.
         bits: How many rows of the whole model carry a bit, picked by the key; None for all that
             can (``"signature"`` only). A model with fewer rows carries what it can, and its plan
             says so.
@@ -71,7 +72,7 @@ class PassportConfig:
     sign_every: int = 1
     shift_scale: float = 0.25
     bottleneck: int = 4
-    passes: str = "doubled"
+    passes: str = "automatic"
     bits: int | None = None
     shortest_row: int = SHORTEST_ROW
     licence_bits: int = 0

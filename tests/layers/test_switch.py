@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 import passportize as pp
-from passportize.errors import BranchMisuse
 from passportize.layers.model import switch_of
 from passportize.layers.switch import Pass
 from passportize.training.loss import train_jointly
@@ -17,11 +16,22 @@ from tests.support.small_joint import CONFIGS, batch, gradients, small
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointing_of_separate_passes_is_refused(reentrant: bool) -> None:
-    model = small(pp.PassportConfig.keyed(passes="separate"), reentrant)
-    x, y = batch()
-    with pytest.raises(BranchMisuse, match="checkpointing"):
-        pp.joint_loss(model, x, y, F.cross_entropy).total.backward()
+@pytest.mark.parametrize("sign_every", [1, 2])
+def test_checkpointing_repeats_either_of_two_separate_passes(
+    reentrant: bool, sign_every: int
+) -> None:
+    config = pp.PassportConfig.keyed(passes="separate", sign_every=sign_every, private_every=2)
+    models = [small(config), small(config, reentrant=reentrant)]
+    for model in models:
+        # All steps first, then their gradients, the last one first.
+        losses = []
+        for seed in range(3):
+            x, y = batch(seed=seed)
+            losses.append(pp.joint_loss(model, x.requires_grad_(), y, F.cross_entropy).total)
+        for loss in reversed(losses):
+            loss.backward()
+    for key, gradient in gradients(models[0]).items():
+        torch.testing.assert_close(gradient, gradients(models[1])[key], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
