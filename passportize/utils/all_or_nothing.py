@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import _get_current_function_mode_stack, _pop_mode
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
@@ -62,6 +63,7 @@ class _Before:
     def __init__(self, model: nn.Module) -> None:
         self.records = [ModuleRecord(module) for module in model.modules()]
         self.classes = [(module, module.__class__) for module in model.modules()]
+        self.gradients = [(parameter, parameter.grad) for parameter in _own(model)]
         self.values = tensor_values(self.records, buffers=True)
         self.call = nn.Module.__call__
         self.locks = [
@@ -102,6 +104,9 @@ class _Before:
         FUSED_KERNELS.leave_to(self.fused)
         for device, enabled in self.autocast.items():
             torch.set_autocast_enabled(device, enabled)
+        for parameter, gradient in self.gradients:
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
         write_back(self.values)
         warnings.filters = self.filters
         self.filters[:] = self.filtered  # type: ignore[index]
@@ -113,3 +118,7 @@ class _Before:
 
 def _function_modes() -> int:
     return len(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+
+
+def _own(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if not is_lazy(parameter)]
