@@ -11,7 +11,7 @@ from passportize.errors import InvalidArgument
 __all__ = ["FORMULATIONS", "PassportConfig"]
 
 FORMULATIONS = ("keyed", "paper", "signature")
-PASSES = ("doubled", "separate")
+PASSES = ("automatic", "doubled", "separate")
 SHORTEST_ROW = 64
 MINIMUM_FAN_IN = 8
 """A row with fewer entries has too little freedom: one bit would bend the weight visibly."""
@@ -41,7 +41,8 @@ class PassportConfig:
             (:func:`passportize.layers.joint_forward.weight_for`).
         private_fraction: Share of the batch that also passes through the private branch; at least
             8 samples where norms use statistics of the batch, and 16 where one of them sees a
-            single value per channel of each sample.
+            single value per channel of each sample. With two passes it is a share of the batches:
+            a quarter is the whole of every fourth batch.
         private_every: The private branch is run at every so many training steps.
         sign_every: The sign loss is applied at every so many training steps; in the others the
             responses are constants, so that nothing is learned through them.
@@ -49,7 +50,8 @@ class PassportConfig:
             (``"keyed"`` only).
         bottleneck: The learnable map of ``"paper"`` narrows the channels by this factor.
         passes: ``"doubled"``: one forward pass over the batch with its private part appended.
-            ``"separate"``: two passes, for inputs that cannot be appended (graphs, say).
+            ``"separate"``: two passes, where samples meet or cannot be appended (graphs, say).
+            ``"automatic"``: the first where it is right, which is tried.
         bits: How many rows of the whole model carry a bit, picked by the key; None for all that
             can (``"signature"`` only). A model with fewer rows carries what it can, and its plan
             says so.
@@ -70,7 +72,7 @@ class PassportConfig:
     sign_every: int = 1
     shift_scale: float = 0.25
     bottleneck: int = 4
-    passes: str = "doubled"
+    passes: str = "automatic"
     bits: int | None = None
     shortest_row: int = SHORTEST_ROW
     licence_bits: int = 0
@@ -198,6 +200,19 @@ class PassportConfig:
     def has_private_pass(self) -> bool:
         """Whether there is a private branch to run, or bits only."""
         return self.formulation != "signature"
+
+    @property
+    def private_period(self) -> int:
+        """At every so many-th step the private branch is run.
+
+        A batch that cannot be appended to cannot be parted either, so where there are two passes
+        ``private_fraction`` counts batches instead of samples.
+
+        >>> PassportConfig.keyed(passes="separate", private_fraction=0.25).private_period
+        4
+        """
+        batches = round(1 / self.private_fraction) if self.passes == "separate" else 1
+        return self.private_every * batches
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form; :meth:`from_dict` is the inverse.

@@ -61,6 +61,10 @@ class DegenerateSite(SurgeryError):
     """A site can carry no signature bit (too few inputs per channel, say)."""
 
 
+class JointPassRefused(SurgeryError, RuntimeError):
+    """The pass in which a model was to train gives other numbers than the plain model."""
+
+
 # --- tracing and anchors ---------------------------------------------------------------------
 
 

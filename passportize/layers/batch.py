@@ -8,16 +8,48 @@ import torch
 from torch import Tensor
 
 from passportize.errors import BranchMisuse
-from passportize.utils.trees import map_tensors, tensors_in
+from passportize.utils.trees import (
+    children_of,
+    foreign_in,
+    is_foreign,
+    map_tensors,
+    tensors_in,
+)
 
-__all__ = ["append_rows", "count_rows", "cut_rows", "is_index", "is_packing"]
+__all__ = [
+    "append_rows",
+    "check_known",
+    "count_rows",
+    "cut_rows",
+    "is_index",
+    "is_packing",
+    "other_samples",
+    "unlike_rows",
+]
 
 Tree = TypeVar("Tree")
 
 
-def append_rows(tensor: Tensor, rows: int) -> Tensor:
-    """``cat([x, x[:rows]])``: the private part of a batch behind the whole of it."""
-    return torch.cat([tensor, tensor[:rows]])
+def append_rows(tensor: Tensor, rows: int, rehearsing: bool = False) -> Tensor:
+    """``cat([x, x[:rows]])``: the private part of a batch behind the whole of it.
+
+    Args:
+        tensor: The whole, ``[batch, ...]``.
+        rows: How many samples to append.
+        rehearsing: Append :func:`other_samples`, which a maximum over a batch would notice, too.
+    """
+    return torch.cat([tensor, other_samples(tensor, rows) if rehearsing else tensor[:rows]])
+
+
+def other_samples(tensor: Tensor, rows: int) -> Tensor:
+    """Samples unlike the first ones: the last, in reverse, larger where they are no whole numbers.
+
+    Args:
+        tensor: A batch, ``[batch, ...]``.
+        rows: How many of it.
+    """
+    last = tensor[len(tensor) - rows :].flip(0)
+    return last * 1.5 if tensor.is_floating_point() else last
 
 
 def count_rows(arguments: Any, advice: str) -> int:
@@ -49,8 +81,10 @@ def cut_rows(output: Tree, public: int, private: int, advice: str) -> tuple[Tree
         advice: What to do where that does not fit.
 
     Raises:
-        BranchMisuse: The first dimension of a tensor does not count samples.
+        BranchMisuse: The first dimension of a tensor does not count samples, or nobody knows what
+            a part of the output holds.
     """
+    check_known(output, "the output", advice)
     for tensor in tensors_in(output):
         if tensor.dim() and tensor.shape[0] != public + private:
             raise BranchMisuse(
@@ -61,6 +95,44 @@ def cut_rows(output: Tree, public: int, private: int, advice: str) -> tuple[Tree
         map_tensors(lambda t: t[:public] if t.dim() else t, output),
         map_tensors(lambda t: t[public:] if t.dim() else t, output),
     )
+
+
+def check_known(tree: Any, what: str, advice: str) -> None:
+    """Refuse a tree with a part of a kind that nobody can take samples out of.
+
+    Raises:
+        BranchMisuse: There is one; the message names it.
+    """
+    foreign = next(foreign_in(tree), None)
+    if foreign is not None:
+        raise BranchMisuse(
+            f"{what} holds a {type(foreign).__module__}.{type(foreign).__qualname__}, of which "
+            "nobody knows how it holds samples (known are tensors, tuples, lists, mappings and "
+            f"dataclasses); {advice}"
+        )
+
+
+def unlike_rows(tree: Any, rows: int) -> str:
+    """What in a tree does not come one for each sample, so that nobody can cut it; empty if all.
+
+    Numbers, strings and tensors without a dimension belong to the whole batch, unless they stand in
+    a list. A list as long as the batch may be one for each sample, whatever its tensors look like.
+
+    Args:
+        tree: Targets, say.
+        rows: Samples of the batch.
+    """
+    if isinstance(tree, list) and len(tree) == rows > 1:
+        return "a list as long as the batch"
+    if isinstance(tree, (tuple, list)) and any(
+        isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in tree
+    ):
+        return f"a {type(tree).__name__} of {type(tree[0]).__name__}"
+    if isinstance(tree, Tensor):
+        return f"a tensor of shape {tuple(tree.shape)}" if tree.dim() and len(tree) != rows else ""
+    if is_foreign(tree):
+        return f"a {type(tree).__module__}.{type(tree).__qualname__}"
+    return next((found for item in children_of(tree) if (found := unlike_rows(item, rows))), "")
 
 
 def is_index(tensor: Tensor) -> bool:

@@ -82,15 +82,17 @@ class Gathered:
                 rows, codes = block.fill()
             signs = SignVectors(codes).signs(rows.dtype)
             products, length = standardised(rows, signs)
+            turn = torch.copysign(length, products[0]).sign_()
             if sign_due and not torch.compiler.is_compiling():
-                loss, gradient = hinge_loss(rows, signs, products, length, _hinges(block, rows))
+                loss, gradient = hinge_loss(
+                    rows, signs, products, length, turn, _hinges(block, rows)
+                )
                 self.losses.append(loss)
                 if learns:
                     block.level(gradient)
                     self.gradients.append(gradient)
-        gauge, gamma, beta = products
-        gamma = torch.where(gauge * turns_of(signs) < 0, -gamma, gamma)
-        self.answers.append(torch.tanh(torch.stack([gamma, beta])))
+        products[1].mul_(turn).mul_(turns_of(signs))
+        self.answers.append(torch.tanh(products[1:]))
 
     def factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """``tanh(q u)`` and ``tanh(v)`` of every site by name, ``[channels]``; no gradient."""

@@ -15,14 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import BranchMisuse
-from passportize.layers.batch import append_rows, count_rows, cut_rows, is_packing
+from passportize.layers.batch import (
+    append_rows,
+    check_known,
+    count_rows,
+    cut_rows,
+    is_packing,
+)
 from passportize.layers.gathered import Gathered, can_gather
 from passportize.layers.integrity import check_layers
 from passportize.layers.keyed_factors import ready_factors
 from passportize.layers.layer import PassportLayer
+from passportize.layers.second_pass import copied_arguments, second_pass
+from passportize.layers.settling import settle_passes
 from passportize.layers.switch import Pass, Switch
 from passportize.layers.weight_owner import WeightOwner
-from passportize.utils.trees import map_tensors, tensors_in
+from passportize.utils.trees import Path, map_named, tensors_in
 
 __all__ = [
     "FULL_WEIGHT_ROWS",
@@ -47,6 +55,8 @@ class JointOutput(NamedTuple):
             in a pass of their own.
         private_weight: Weight of the private branch's loss in this step, see
             :func:`~passportize.layers.joint_forward.weight_for`.
+        public_rows: Number of samples of the batch; -1 where nobody had to count them.
+        advice: What to do where targets cannot be cut like the batch.
     """
 
     public: Any
@@ -54,6 +64,8 @@ class JointOutput(NamedTuple):
     penalty: Tensor
     private_rows: int
     private_weight: float
+    public_rows: int = -1
+    advice: str = ""
 
 
 class RootHooks:
@@ -100,6 +112,8 @@ class RootHooks:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Set the pass; in joint training append the private part of the batch."""
         switch = self.switch
+        if switch.mode is Pass.JOINT and root.training:
+            settle_passes(root, switch, (args, kwargs))
         switch.penalties = {}
         switch.active = True
         switch.private_rows = 0
@@ -120,22 +134,26 @@ class RootHooks:
         self._gather(root)
         if switch.current is Pass.PRIVATE:
             return None
-        if not switch.private_due or switch.config.passes == "separate":
+        if not switch.private_due:
             return None
+        if switch.config.passes == "separate":
+            switch.second = copied_arguments((args, kwargs))
+            return None
+        check_known((args, kwargs), "the input", switch.two_passes)
         rows = count_rows((args, kwargs), switch.two_passes)
-        if not (torch.compiler.is_compiling() or switch.trained or switch.rows_apart):
+        if not torch.compiler.is_compiling():
             self._check_unpacked((args, kwargs), rows)
         share = private_share(switch, rows)
         switch.public_rows, switch.private_rows = rows, share
         if switch.entry:
             return None
 
-        def append(tensor: Tensor) -> Tensor:
-            if tensor.dim() == 0 or tensor.shape[0] != rows:
+        def append(path: Path, tensor: Tensor) -> Tensor:
+            if tensor.dim() == 0 or tensor.shape[0] != rows or path in switch.fixed:
                 return tensor
-            return append_rows(tensor, share)
+            return append_rows(tensor, share, switch.rehearsing)
 
-        return map_tensors(append, args), map_tensors(append, kwargs)
+        return map_named(append, (args, kwargs))
 
     def _gather(self, root: nn.Module) -> None:
         """Compute the factors of all sites whose weights are there; take over their sign loss."""
@@ -167,7 +185,7 @@ class RootHooks:
                 f"{switch.entry}: the batch of {switch.public_rows} samples is doubled at its "
                 "input, which has another size now; passportize the model again"
             )
-        return (append_rows(first, switch.private_rows), *args[1:])
+        return (append_rows(first, switch.private_rows, switch.rehearsing), *args[1:])
 
     def finish(
         self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -184,19 +202,22 @@ class RootHooks:
             if rows:
                 weight = weight_for(weight, switch.public_rows, rows)
                 output, private = cut_rows(output, switch.public_rows, rows, switch.two_passes)
-            elif switch.private_due and switch.config.passes == "separate":
-                switch.current, switch.mixed = Pass.PRIVATE, True
-                private = root.forward(*args, **kwargs)
+            elif switch.second is not None:
+                private = second_pass(root, switch)
                 rows = -1
             switch.trained, switch.saved = True, False
-            return JointOutput(output, private, penalty, rows, weight)
+            whole = switch.public_rows if rows > 0 else -1
+            return JointOutput(output, private, penalty, rows, weight, whole, switch.two_passes)
         finally:
             switch.active = False
+            switch.second = None
             switch.penalties, switch.rows = {}, None
             switch.add_counts()
 
     def _check_unpacked(self, arguments: Any, rows: int) -> None:
         """Nodes of both branches would meet wherever a packed batch is pooled."""
+        if self.switch.trained or self.switch.rehearsed or self.switch.rehearsing:
+            return
         for tensor in tensors_in(arguments):
             if not tensor.is_meta and is_packing(tensor, rows):
                 raise BranchMisuse(
@@ -253,6 +274,8 @@ FULL_WEIGHT_ROWS = 32
 
 def private_share(switch: Switch, rows: int) -> int:
     """How many of the samples of a batch go through the private branch."""
+    if switch.share is not None:
+        return switch.share
     least = 1
     if switch.batch_statistics:
         least = MINIMUM_SAMPLES if switch.samples_only else MINIMUM_ROWS

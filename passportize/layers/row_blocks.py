@@ -22,13 +22,16 @@ from passportize.signature.site import AnchorPart
 from passportize.signature.vectors import SignVectors
 from passportize.utils.precision import at_least_float32
 
-__all__ = ["PADDING", "Block", "Piece", "blocks_of", "gradients_of_sources"]
+__all__ = ["FREE_PADDING", "PADDING", "Block", "Piece", "blocks_of", "gradients_of_sources"]
 
 PADDING = 0.25
 """Zeros behind the ends of short rows at most, as a share of the entries that are read.
 
 Some more entries to multiply cost less than a block of its own for every length.
 """
+
+FREE_PADDING = 2**17
+"""So many zeros are always allowed: computing with them takes no longer than starting a block."""
 
 
 class Piece(NamedTuple):
@@ -171,7 +174,7 @@ def blocks_of(branches: Iterable[Branch]) -> list[Block]:
 
 
 def _by_length(pieces: list[Piece]) -> Iterator[tuple[list[Piece], int]]:
-    spare = int(PADDING * sum(piece.rows.numel() for piece in pieces))
+    spare = max(FREE_PADDING, int(PADDING * sum(piece.rows.numel() for piece in pieces)))
     lengths: dict[int, list[Piece]] = {}
     for piece in pieces:
         lengths.setdefault(piece.vectors.entries, []).append(piece)

@@ -7,14 +7,16 @@ read it.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from passportize.config import PassportConfig
 from passportize.errors import BranchMisuse
+from passportize.utils.trees import Path
 
 if TYPE_CHECKING:
     from passportize.layers.gathered import Gathered
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from passportize.signature.layout import Layout
 
 __all__ = ["Pass", "StepCounter", "Switch"]
+
+
+_REMEMBERED = 256
+"""Steps whose gradients may be taken after the last of them."""
 
 
 class Pass(Enum):
@@ -46,7 +52,7 @@ class Switch:
         mixed: Whether the last joint step was two passes, one for each branch.
         sign_due: Whether the joint pass under way takes the sign loss.
         private_due: Whether it runs the private branch.
-        step: Joint steps begun so far, where ``private_every`` or ``sign_every`` ask for them.
+        step: Joint steps begun so far, where ``private_period`` or ``sign_every`` ask for them.
         trained: Whether a joint step was ever taken.
         saved: Whether a claim was saved after the last joint step.
         commitment: Commitment of the passport, safe to publish.
@@ -54,7 +60,15 @@ class Switch:
         sites: Names of the two-branch layers that surgery made.
         batch_statistics: Whether a private branch has statistics of its batch.
         samples_only: Whether some of these are taken over the samples alone, one value of each.
-        rows_apart: Whether it was tried that samples can be appended to a batch.
+        reason: Why a rehearsal chose two passes.
+        automatic: Whether one or two passes is for the rehearsal to say.
+        check: Whether a joint pass is rehearsed at all.
+        rehearsed: Structures of arguments that were.
+        rehearsing: Whether that is happening now.
+        share: How many samples of a batch are private, where that is not for the settings to say.
+        fixed: Where among the arguments tensors without samples lie that are as long as a batch.
+        second: Copies of the arguments, for the second of two separate passes.
+        second_passes: Between which autograd nodes, by number, second passes lie.
         entry: Name of the module at whose input the private rows are appended; the root if empty.
         penalties: Sign losses that layers of a sharded model have computed themselves.
         gathered: Names of the sites for which the root does so in the pass under way.
@@ -72,7 +86,15 @@ class Switch:
         self.sites: tuple[str, ...] = ()
         self.batch_statistics = False
         self.samples_only = False
-        self.rows_apart = False
+        self.automatic = config.passes == "automatic"
+        self.reason = ""
+        self.check = True
+        self.rehearsed: frozenset[Any] = frozenset()
+        self.rehearsing = False
+        self.share: int | None = None
+        self.fixed: frozenset[Path] = frozenset()
+        self.second: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self.second_passes: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
         self.entry = ""
         self.mode = Pass.PUBLIC
         self.current = Pass.PUBLIC
@@ -103,6 +125,8 @@ class Switch:
             values={},
             rows=None,
             counters=[],
+            second=None,
+            second_passes=deque(maxlen=_REMEMBERED),
             mode=Pass.PUBLIC,
             current=Pass.PUBLIC,
         )
@@ -119,7 +143,7 @@ class Switch:
     @property
     def counts(self) -> bool:
         """Whether there are steps in which not everything happens."""
-        return self.config.private_every > 1 or self.config.sign_every > 1
+        return self.config.private_period > 1 or self.config.sign_every > 1
 
     @property
     def responses_constant(self) -> bool:
@@ -131,7 +155,9 @@ class Switch:
         """
         if self.sign_due:
             return False
-        return self.effective() is Pass.JOINT or (self.active and self.mixed)
+        if self.mixed and (self.active or torch._C._current_graph_task_id() != -1):
+            return True
+        return self.effective() is Pass.JOINT
 
     # A number that changes is a new program at every step for torch.compile; what is due is not.
     # (torch.compiler.disable would do the same, and import the compiler with this module.)
@@ -140,7 +166,7 @@ class Switch:
         """Say what is due in the joint step that begins, and count it."""
         self.sign_due = self.step % self.config.sign_every == 0
         self.private_due = (
-            self.config.has_private_pass and self.step % self.config.private_every == 0
+            self.config.has_private_pass and self.step % self.config.private_period == 0
         )
         self.step += 1
 
@@ -150,21 +176,25 @@ class Switch:
         Inside a forward pass of the root, and when activation checkpointing repeats a part of it
         during backward, that is the root's pass. A part of the model called on its own
         (``model.forward_features(x)``, say) is public unless the user switched to private.
-
-        Raises:
-            BranchMisuse: Checkpointing repeats one of two separate passes; which, nobody can tell.
         """
         if self.active:
             return self.current
         if self.current is not Pass.PUBLIC and torch._C._current_graph_task_id() != -1:
-            if self.mixed:
-                raise BranchMisuse(
-                    "activation checkpointing repeats a part of the forward pass, and with "
-                    "PassportConfig(passes='separate') there were two of them; switch "
-                    "checkpointing off, or use passes='doubled'"
-                )
-            return self.current
+            if self.second_passes and self._repeats_second_pass():
+                return Pass.PRIVATE
+            return Pass.JOINT if self.mixed else self.current
         return Pass.PRIVATE if self.mode is Pass.PRIVATE else Pass.PUBLIC
+
+    def _repeats_second_pass(self) -> bool:
+        """Whether it is the second of two separate passes that checkpointing repeats.
+
+        The node of the graph that asks for it has the number of its time.
+        """
+        node: Any = torch._C._current_autograd_node()
+        if node is None:
+            return False
+        number = node._sequence_nr()
+        return any(start <= number < end for start, end in self.second_passes)
 
     def known(self, name: str) -> tuple[Tensor, Tensor] | None:
         """``tanh(q u)`` and ``tanh(v)`` of a site, where the root has computed them for this pass.

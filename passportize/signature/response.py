@@ -120,7 +120,7 @@ def standardised(rows: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
         of NaN, and has no gradient.
     """
     # In units of its largest entry, since squares of tiny and huge ones leave the range of a float.
-    largest = torch.linalg.vector_norm(rows.detach(), math.inf, dim=1, keepdim=True)
+    largest = rows.detach().abs().amax(1, keepdim=True)
     unit = rows / largest.masked_fill(largest == 0, 1)
     # At least 1, as the largest entry is; a row of zeros stays one.
     length = torch.linalg.vector_norm(unit, dim=1).clamp_min(1)

@@ -30,7 +30,12 @@ class Hinges(NamedTuple):
 
 
 def hinge_loss(
-    rows: Tensor, signs: Tensor, products: Tensor, length: Tensor, hinges: Hinges
+    rows: Tensor,
+    signs: Tensor,
+    products: Tensor,
+    length: Tensor,
+    turn: Tensor,
+    hinges: Hinges,
 ) -> tuple[Tensor, Tensor]:
     """``sum_c weight_c |w_c|^2 (max(0, m_c - |a_c|) + max(0, m_c - b_c u_c))`` and its gradient.
 
@@ -41,15 +46,14 @@ def hinge_loss(
         signs: Vectors of the rows, ``[3, rows, entries]``.
         products: Rows times vectors over lengths, ``[3, rows]``.
         length: ``[rows]``.
+        turn: The sign of the gauge as ``u`` takes it, -1 or 1, ``[rows]``.
         hinges: What is asked.
 
     Returns:
         A scalar, and less its gradient by the rows.
     """
-    gauge = products[0]
-    turned = torch.where(gauge < 0, -hinges.bits, hinges.bits)
     # Towards which side of each vector a row is to move: that of its gauge, that of its bit.
-    sides = torch.stack([torch.sign(gauge), turned])
+    sides = torch.stack([torch.sign(products[0]), hinges.bits * turn])
     missing = torch.relu(hinges.reach - products[:2] * sides)
     force = hinges.weight * length
     loss = torch.dot(force * length, missing.sum(0))

@@ -72,10 +72,10 @@ class SignVectors(NamedTuple):
 
     def signs(self, dtype: torch.dtype) -> Tensor:
         """``s``, ``t`` and ``r`` themselves, ``[3, rows, entries]``."""
-        # The values of the bits of a code, 1, 2 and 4, made on the device itself.
-        number = torch.arange(3, dtype=torch.uint8, device=self.codes.device)
-        planes = torch.pow(2, number)[:, None, None]
-        return torch.where((self.codes & planes).bool(), -1.0, 1.0).to(dtype)
+        # Made on the device itself, in bytes up to the end: in floats it takes four times as long.
+        bit = torch.arange(3, dtype=torch.uint8, device=self.codes.device)[:, None, None]
+        negative = ((self.codes >> bit) & 1).view(torch.int8)
+        return (1 - 2 * negative).to(dtype)
 
     def turns(self, dtype: torch.dtype) -> Tensor:
         """Which way the response of each row turns its channel's private scale, ``[rows]``.

@@ -24,6 +24,7 @@ from passportize.surgery.branches import anchor_weights
 from passportize.surgery.mean_free_rows import read_less_mean_rows
 from passportize.surgery.norms import FoundNorm, find_norms, measures_batch
 from passportize.surgery.own_tensors import check_own_tensors
+from passportize.surgery.passes import passes_note
 from passportize.surgery.picking import picked_sites
 from passportize.surgery.selection import Where, select
 from passportize.surgery.site_plan import Plan
@@ -46,6 +47,7 @@ def plan(
     example_inputs: Any = None,
     anchors: Mapping[str, str] | None = None,
     include_frozen: bool = False,
+    check: bool = True,
 ) -> Plan:
     """Find every normalization layer of a model and the weight it would be bound to.
 
@@ -57,6 +59,7 @@ def plan(
             that runs the model. timm models need none.
         anchors: Overrides: ``{"norm name": "weight name"}``.
         include_frozen: Bind norms whose anchor does not train, too.
+        check: Try on an example input how many passes a joint training step will take.
 
     Raises:
         InvalidArgument: An argument has the wrong type.
@@ -78,7 +81,11 @@ def plan(
     check_own_tensors(model)
     exposed = put_in_stand_ins(model, {norm.name for norm in find_norms(model)}, example_inputs)
     try:
-        return _plan(model, config, where, example_inputs, anchors, include_frozen)
+        planned = _plan(model, config, where, example_inputs, anchors, include_frozen)
+        if not check:
+            return planned
+        passes, note = passes_note(model, planned.sites, config, example_inputs)
+        return replace(planned, passes=passes, notes=(*planned.notes, *([note] if note else [])))
     finally:
         if exposed:
             take_out_stand_ins(model)
@@ -131,7 +138,7 @@ def _plan(
         search.method,
         tuple(search.notes),
         frozenset(norm.name for norm in found if _sees_samples_only(norm, search)),
-        tuple(search.trail(name) for name in widths),
+        trails=tuple(search.trail(name) for name in widths),
     )
 
 

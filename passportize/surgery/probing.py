@@ -1,4 +1,4 @@
-"""A check after surgery: one forward pass of each branch, compared with the plain model."""
+"""A check after surgery: a pass of each branch and a joint one, compared with the plain model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from passportize.errors import ExampleInputFailed, SurgeryError
 from passportize.layers.layer import PassportLayer
 from passportize.layers.model import branch, passport_layers, switch_of
+from passportize.layers.rehearsal import rehearse, why_left_out
+from passportize.layers.settling import refuse_wrong
 from passportize.surgery.branches import put_in_branch, take_out_branch
+from passportize.surgery.packed import call_of
 from passportize.tracing.example_inputs import ExampleInputs
 from passportize.utils.frozen import frozen_model, frozen_random_state
 from passportize.utils.trees import tensors_in
@@ -31,11 +34,15 @@ class ProbeReport:
             around them.
         private_differs: Whether the private branch gives another output than the public one;
             None where the formulation has no private pass.
+        joint: How a joint step gives the plain model's outputs, statistics and gradients in
+            training mode, ``"doubled"`` or ``"separate"``; empty where that could not be tried or
+            there is no private pass.
     """
 
     called: tuple[str, ...]
     silent: tuple[str, ...]
     private_differs: bool | None
+    joint: str = ""
 
     def __str__(self) -> str:
         total = len(self.called) + len(self.silent)
@@ -44,13 +51,16 @@ class ProbeReport:
             text += f"; silent: {', '.join(self.silent)}"
         if self.private_differs is not None:
             text += "; private output " + ("differs" if self.private_differs else "is the same")
+        if self.joint:
+            text += f"; a joint step as without passports ({self.joint})"
         return text
 
 
 def probe(model: nn.Module, example_inputs: Any) -> ProbeReport:
     """Run a passportized model with and without its passports and compare; it is left as it was.
 
-    All passes run in eval mode, from the same random state, without gradients.
+    A pass of each branch runs in eval mode, from the same random state, without gradients; and
+    joint steps on a few samples in training mode, where the model runs in it.
 
     Args:
         model: A passportized model.
@@ -60,7 +70,8 @@ def probe(model: nn.Module, example_inputs: Any) -> ProbeReport:
         NotPassportized: The model carries no private branch.
         ExampleInputFailed: The model does not run on the input.
         SurgeryError: The public output is not that of the plain model, bit for bit, or the
-            private one is not finite where the public one is.
+            private one is not finite where the public one is; or a joint step differs from one of
+            the plain model (``JointPassRefused``).
     """
     has_private = switch_of(model).config.has_private_pass
     inputs = ExampleInputs.of(example_inputs)
@@ -87,7 +98,22 @@ def probe(model: nn.Module, example_inputs: Any) -> ProbeReport:
             )
         differs = not _same(public, private)
     silent = tuple(name for name in layers if name not in called)
-    return ProbeReport(tuple(called), silent, differs)
+    joint = _joint_step(model, inputs) if has_private else ""
+    return ProbeReport(tuple(called), silent, differs, joint)
+
+
+def _joint_step(model: nn.Module, inputs: ExampleInputs) -> str:
+    """Which passes a joint step takes that is as the plain model's; empty if it cannot be tried."""
+    switch = switch_of(model)
+    called = inputs if inputs.runner is None else call_of(model, inputs)
+    if called is None or why_left_out(model):
+        return ""
+    separate = switch.config.passes == "separate"
+    finding = rehearse(model, switch, (called.args, dict(called.kwargs)), separate)
+    refuse_wrong(model, switch, finding)
+    if finding.passes == "separate" and not separate:
+        return f"separate, from the first training step on: {finding.reason}"
+    return finding.passes
 
 
 def _run(model: nn.Module, inputs: ExampleInputs) -> list[Tensor]:

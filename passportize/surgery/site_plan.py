@@ -27,6 +27,8 @@ class Plan:
         notes: What the user should know.
         samples_only: Norms that see one value per channel of each sample, so that statistics of a
             batch are taken over its samples alone.
+        passes: How a joint training step will run, ``"doubled"`` or ``"separate"``; empty where
+            there is no private branch, or nobody asked. A note says why and what it costs.
         trails: How the anchors were searched for; :meth:`explain` shows them.
     """
 
@@ -35,6 +37,7 @@ class Plan:
     method: str
     notes: tuple[str, ...] = ()
     samples_only: frozenset[str] = frozenset()
+    passes: str = ""
     trails: tuple[Trail, ...] = field(default=(), repr=False, compare=False)
 
     def role(self, role: Role) -> tuple[Site, ...]:
@@ -72,6 +75,7 @@ class Plan:
             "model": self.model,
             "method": self.method,
             "bits": self.bits,
+            "passes": self.passes,
             "sites": [site.to_dict() for site in self.sites],
             "notes": list(self.notes),
         }

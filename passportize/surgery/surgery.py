@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import nn
@@ -31,7 +30,7 @@ from passportize.signature.site import Role
 from passportize.surgery.branches import put_in_branches, take_out_branches
 from passportize.surgery.late_doubling import find_late_entry
 from passportize.surgery.norms import find_norms
-from passportize.surgery.packed import packed_inputs, packed_module
+from passportize.surgery.passes import first_passes, settle_on_example
 from passportize.surgery.planning import plan
 from passportize.surgery.selection import Where, site_configs
 from passportize.surgery.site_plan import Plan
@@ -60,6 +59,7 @@ def passportize(
     example_inputs: Any = None,
     anchors: Mapping[str, str] | None = None,
     include_frozen: bool = False,
+    check: bool = True,
 ) -> Model:
     """Give every normalization layer a private branch, in place; returns the same object.
 
@@ -78,6 +78,9 @@ def passportize(
             that runs the model; timm models need none.
         anchors: ``{"norm name": "weight name"}`` where the weight found is not the right one.
         include_frozen: Bind norms whose anchor does not train, too.
+        check: Try the joint pass in training mode, on the example input or at the first training
+            step: public outputs, statistics and gradients have to be the plain model's. Models
+            whose samples meet get two passes by that.
 
     Raises:
         SurgeryError: The model cannot be passportized (one subclass for each reason). It is then
@@ -106,8 +109,9 @@ def passportize(
             example_inputs=example_inputs,
             anchors=anchors,
             include_frozen=include_frozen,
+            check=False,
         )
-        config = _with_fitting_passes(model, config, example_inputs)
+        config, automatic = first_passes(model, config)
         sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
         if not planned.bits:
             raise DegenerateSite(_nothing_bound(planned, config.has_private_pass and not where))
@@ -120,8 +124,9 @@ def passportize(
         configs = site_configs(sites, config, overrides)
         entry = late.name if late is not None else ""
         switch = put_in_branches(model, sites, passport, config, configs, entry=entry)
-        switch.rows_apart = example_inputs is not None
+        switch.automatic, switch.check = automatic, check
         switch.samples_only = any(site.name in planned.samples_only for site in sites)
+        settle_on_example(model, switch, example_inputs)
     for site in planned.sites:
         if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
             what = site.role.value
@@ -207,23 +212,6 @@ def _check_model(model: object, verb: str) -> None:
             f"{verb}: expected a torch.nn.Module, got {type(model).__name__}; a state dict is "
             "loaded into a model first"
         )
-
-
-def _with_fitting_passes(
-    model: nn.Module, config: PassportConfig, example_inputs: Any
-) -> PassportConfig:
-    """Packed graphs cannot be appended to each other, so they get two passes."""
-    if config.has_private_pass and config.passes == "doubled":
-        packed = packed_module(model)
-        reason = (
-            packed_inputs(model, example_inputs)
-            if packed is None
-            else f"{packed or 'the model'} works on packed graphs"
-        )
-        if reason:
-            _logger.info("%s: %s; passes='separate'", type(model).__name__, reason)
-            return replace(config, passes="separate")
-    return config
 
 
 def _nothing_bound(planned: Plan, without_norms: bool) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
 from passportize.utils.foreign import input_shape_of
+from passportize.utils.trees import arguments_of, leaves_in
 
 __all__ = ["ExampleInputs", "default_inputs", "random_inputs"]
 
@@ -46,32 +47,24 @@ class ExampleInputs:
         """Read what a user gave as ``example_inputs``.
 
         Args:
-            value: A tensor or any single object (the one argument), a tuple or list (positional
-                arguments), a dict with string keys (keyword arguments), or a function that takes
+            value: The arguments of one call as
+                :func:`~passportize.utils.trees.arguments_of` takes them, or a function that takes
                 the model and runs it.
 
         Raises:
-            InvalidArgument: A dict has keys that can't be argument names, or a shape was given.
+            InvalidArgument: A mapping has keys that can't be argument names, or a shape was given.
         """
         if isinstance(value, ExampleInputs):
             return value
-        if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
-            if len(value) > 1 and all(type(item) is int for item in value):
-                raise InvalidArgument(
-                    f"example_inputs: {tuple(value)} looks like a shape, but a tuple is taken as "
-                    f"the arguments of the model. Pass torch.zeros({tuple(value)}) instead"
-                )
-            return cls(args=tuple(value))
-        if type(value) is dict:
-            if not all(isinstance(key, str) for key in value):
-                raise InvalidArgument(
-                    "example_inputs: a dict is taken as keyword arguments, but not all of its "
-                    "keys are strings. Put it into a tuple, (inputs,), to pass it as one argument"
-                )
-            return cls(kwargs=value)
         if isinstance(value, _CALLABLES):
             return cls(runner=value)
-        return cls(args=(value,))
+        args, kwargs = arguments_of(value)
+        if len(args) > 1 and all(type(item) is int for item in args):
+            raise InvalidArgument(
+                f"example_inputs: {args} looks like a shape, but a tuple is taken as the "
+                f"arguments of the model. Pass torch.zeros({args}) instead"
+            )
+        return cls(args, kwargs)
 
     def copy(self) -> ExampleInputs:
         """The same with copied tensors and objects, so that a forward can't change the user's."""
@@ -87,10 +80,9 @@ class ExampleInputs:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor among the arguments, with a name."""
-        for index, item in enumerate(self.args):
-            yield from _named_tensors(f"input_{index}", item)
-        for key, item in self.kwargs.items():
-            yield from _named_tensors(key, item)
+        for path, item in (*leaves_in(self.args, ("input",)), *leaves_in(self.kwargs)):
+            if isinstance(item, Tensor):
+                yield "_".join(map(str, path)), item
 
     @property
     def is_real(self) -> bool:
@@ -117,17 +109,6 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(value, memo)
     except Exception:  # whatever a foreign object raises, the object itself will do
         return value
-
-
-def _named_tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, (tuple, list)):
-        for index, item in enumerate(value):
-            yield from _named_tensors(f"{name}_{index}", item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _named_tensors(f"{name}_{key}", item)
 
 
 def default_inputs(model: nn.Module) -> ExampleInputs | None:

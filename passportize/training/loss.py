@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from passportize.errors import BranchLost, BranchMisuse, InvalidArgument
-from passportize.layers.joint_forward import JointOutput, RootHooks
+from passportize.layers.batch import unlike_rows
+from passportize.layers.joint_forward import JointOutput, RootHooks, private_share
 from passportize.layers.model import _mode, passport_layers, switch_of
-from passportize.layers.switch import Pass
-from passportize.utils.trees import call_model, map_tensors
+from passportize.layers.switch import Pass, Switch
+from passportize.utils.trees import call_model, map_tensors, tensors_in
 
 __all__ = [
     "JointLoss",
@@ -24,6 +26,8 @@ __all__ = [
     "signature_accuracy",
     "train_jointly",
 ]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,11 @@ def joint_loss(
 
     Args:
         model: A passportized model in training mode; may be wrapped in DDP or compiled.
-        inputs: What the model is called with: a tensor ``[batch, ...]``, a tuple of positional or
-            a dict of keyword arguments.
-        targets: Tensor ``[batch, ...]`` or a nest of such; the private branch gets the rows of the
-            samples that it saw.
+        inputs: What the model is called with: a tensor ``[batch, ...]``, a tuple or list of
+            positional or a mapping of keyword arguments.
+        targets: Tensor ``[batch, ...]`` or a tree of such; the private branch gets the rows of the
+            samples that it saw. Others (a list with an item for each image, boxes of all images)
+            make the model take two passes from here on, and both branches get them whole.
         criterion: ``criterion(output, targets) -> scalar``.
 
     Raises:
@@ -78,9 +83,10 @@ def joint_loss(
         BranchMisuse: The model is in eval mode, or its batch cannot be told apart.
         PassportLocked: The private branch was loaded without its secret.
     """
-    switch_of(model)
+    switch = switch_of(model)
     if not callable(criterion):
         raise InvalidArgument(f"criterion={criterion!r} must be callable")
+    _fit_to_targets(model, switch, inputs, targets)
     with _mode(model, Pass.JOINT):
         result = call_model(model, inputs)
     if not isinstance(result, JointOutput):
@@ -90,6 +96,25 @@ def joint_loss(
             "model.train() first, or use branch(model, 'private') to evaluate the private branch"
         )
     return loss_of(result, targets, criterion)
+
+
+def _fit_to_targets(model: nn.Module, switch: Switch, inputs: Any, targets: Any) -> None:
+    """Take two passes where the targets of some samples cannot be told from the others'."""
+    config = switch.config
+    if not (switch.automatic and config.has_private_pass and config.passes == "doubled"):
+        return
+    rows = next((len(tensor) for tensor in tensors_in(inputs) if tensor.dim()), 0)
+    if private_share(switch, rows) == rows:
+        return
+    found = unlike_rows(targets, rows)
+    if found:
+        _logger.info(
+            "%s: the targets hold %s, which cannot be cut with the batch of %d; passes='separate'",
+            type(model).__name__,
+            found,
+            rows,
+        )
+        switch.config = replace(config, passes="separate")
 
 
 def loss_of(
@@ -124,10 +149,20 @@ def loss_of(
 
 
 def private_targets(joint: JointOutput, targets: Any) -> Any:
-    """The targets of the samples that went through the private branch."""
+    """The targets of the samples that went through the private branch.
+
+    Raises:
+        BranchMisuse: They cannot be told from those of the others.
+    """
     rows = joint.private_rows
-    if rows < 0:
+    if rows <= 0 or rows == joint.public_rows:
         return targets
+    found = unlike_rows(targets, joint.public_rows)
+    if found:
+        raise BranchMisuse(
+            f"the targets hold {found}, which cannot be cut with the batch of {joint.public_rows} "
+            f"samples, of which {rows} went through the private branch; {joint.advice}"
+        )
     return map_tensors(lambda tensor: tensor[:rows] if tensor.dim() else tensor, targets)
 
 

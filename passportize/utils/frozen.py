@@ -24,6 +24,7 @@ __all__ = [
     "copy_to_run",
     "eager_mode",
     "frozen_model",
+    "frozen_parameters",
     "frozen_random_state",
     "in_eval_mode",
     "silent_warnings",
@@ -113,6 +114,27 @@ def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
         for record in records:
             record.restore()
         write_back(saved)
+
+
+@contextmanager
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """Put values and gradients of all parameters back on leaving; within there are no gradients.
+
+    Forward passes may write into parameters too: an average of weights, a row kept at length one.
+    """
+    kept = [(item, item.data, item.detach().clone(), item.grad) for item in model.parameters()]
+    try:
+        for parameter, _, _, _ in kept:
+            parameter.grad = None
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, data, values, gradient in kept:
+                if parameter.data_ptr() != data.data_ptr() or parameter.shape != data.shape:
+                    parameter.data = data
+                if not torch.equal(parameter, values):
+                    parameter.copy_(values)
+                parameter.grad = gradient
 
 
 # --- forward passes that leave nothing behind, and comparing what they give -------------------

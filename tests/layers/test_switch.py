@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 import passportize as pp
-from passportize.errors import BranchMisuse
 from passportize.layers.model import switch_of
 from passportize.layers.switch import Pass
 from passportize.training.loss import train_jointly
@@ -17,11 +16,22 @@ from tests.support.small_joint import CONFIGS, batch, gradients, small
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointing_of_separate_passes_is_refused(reentrant: bool) -> None:
-    model = small(pp.PassportConfig.keyed(passes="separate"), reentrant)
-    x, y = batch()
-    with pytest.raises(BranchMisuse, match="checkpointing"):
-        pp.joint_loss(model, x, y, F.cross_entropy).total.backward()
+@pytest.mark.parametrize("sign_every", [1, 2])
+def test_checkpointing_repeats_either_of_two_separate_passes(
+    reentrant: bool, sign_every: int
+) -> None:
+    config = pp.PassportConfig.keyed(passes="separate", sign_every=sign_every, private_every=2)
+    models = [small(config), small(config, reentrant=reentrant)]
+    for model in models:
+        # All steps first, then their gradients, the last one first.
+        losses = []
+        for seed in range(3):
+            x, y = batch(seed=seed)
+            losses.append(pp.joint_loss(model, x.requires_grad_(), y, F.cross_entropy).total)
+        for loss in reversed(losses):
+            loss.backward()
+    for key, gradient in gradients(models[0]).items():
+        torch.testing.assert_close(gradient, gradients(models[1])[key], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
@@ -101,6 +111,27 @@ def test_the_private_branch_runs_at_every_third_step_on_its_share() -> None:
         rows.append(0 if loss.private_output is None else len(loss.private_output))
         assert (loss.private is None) == (rows[-1] == 0)
     assert rows == [10, 0, 0, 10]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "every", "expected"),
+    [(0.25, 1, "1000100"), (1.0, 1, "1111111"), (0.3, 1, "1001001"), (0.5, 3, "1000001")],
+)
+def test_two_passes_take_a_share_of_the_batches(fraction: float, every: int, expected: str) -> None:
+    config = pp.PassportConfig.keyed(
+        passes="separate", private_fraction=fraction, private_every=every
+    )
+    model = small(config)
+    x, y = batch()
+    passes = []
+    model.project.register_forward_hook(lambda *_: passes.append(1))
+    for due in expected:
+        passes.clear()
+        loss = pp.joint_loss(model, x, y, F.cross_entropy)
+        assert len(passes) == 1 + int(due)
+        assert (loss.private is not None) == bool(int(due))
+        if loss.private_output is not None:
+            assert len(loss.private_output) == len(x)
 
 
 def test_a_copy_has_a_switch_of_its_own_and_shares_the_secret() -> None:

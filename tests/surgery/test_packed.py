@@ -15,7 +15,7 @@ import passportize as pp
 from passportize.errors import BranchMisuse
 from passportize.layers.batch import is_packing
 from passportize.layers.model import passport_layers, switch_of
-from passportize.surgery.packed import packed_inputs, packed_module
+from passportize.surgery.packed import packed_module
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # PyG's own use of torch.jit.script
@@ -52,9 +52,10 @@ class PackedSegmenter(nn.Module):
 class DenseSegmenter(nn.Module):
     """Part segmentation as it is usual: clouds and the category of each, a score per point."""
 
-    def __init__(self, flat: bool = False) -> None:
+    flat = False
+
+    def __init__(self) -> None:
         super().__init__()
-        self.flat = flat
         self.local = nn.Conv1d(3, 16, 1)
         self.deep = nn.Conv1d(16, 32, 1)
         self.norm1 = nn.BatchNorm1d(32)
@@ -71,6 +72,12 @@ class DenseSegmenter(nn.Module):
         return x.flatten(0, 1) if self.flat else x
 
 
+class FlatSegmenter(DenseSegmenter):
+    """All points of all clouds one behind another in the output."""
+
+    flat = True
+
+
 def packed(seed: int = 0, sizes: tuple[int, ...] = (5, 9, 1, 7)) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
@@ -83,9 +90,9 @@ def dense(seed: int = 0) -> tuple[Tensor, Tensor]:
     return clouds, torch.tensor([0, 0, 1, 1, 2, 2])
 
 
-def built(kind: type[nn.Module], **kwargs: Any) -> nn.Module:
+def built(kind: type[nn.Module]) -> nn.Module:
     torch.manual_seed(1)
-    model = kind(**kwargs).double().train()
+    model = kind().double().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -141,32 +148,31 @@ def expect_two_passes(model: nn.Module, inputs: Any, targets: Tensor, rows: int 
         torch.testing.assert_close(one.grad, other.grad, msg=name)
 
 
-def test_nodes_of_both_branches_never_meet_without_an_example_input():
+@pytest.mark.parametrize(
+    ("kind", "inputs"), [(PackedSegmenter, packed()), (FlatSegmenter, dense())]
+)
+def test_the_first_training_step_finds_it_where_there_is_no_example_input(kind, inputs, caplog):
+    model = built(kind)
+    pp.passportize(model, PASSPORT)
+    assert switch_of(model).config.passes == "doubled"
+    rows = model(*inputs).shape[0]
+    with caplog.at_level("INFO", "passportize"):
+        loss = pp.joint_loss(model, inputs, torch.arange(rows) % CLASSES, scores)
+    assert loss.private_output.shape == (rows, CLASSES)
+    assert "passes='separate'" in caplog.text
+
+
+def test_nodes_of_both_branches_never_meet_without_a_check():
     """Rows in and rows out would fit: only the pooling between would mix both branches."""
     model = built(PackedSegmenter)
-    pp.passportize(model, PASSPORT)
-    inputs = packed()
+    pp.passportize(model, PASSPORT, check=False)
     with pytest.raises(BranchMisuse, match=r"config=PassportConfig.keyed\(passes='separate'\)"):
-        pp.joint_loss(model, inputs, torch.zeros(22, dtype=torch.long), scores)
-    model = built(PackedSegmenter)
-    pp.passportize(model, PASSPORT, config=pp.PassportConfig.paper(passes="separate"))
-    loss = pp.joint_loss(model, inputs, torch.zeros(22, dtype=torch.long), scores)
-    assert loss.private_output.shape == (22, CLASSES)
-
-
-def test_flat_outputs_say_what_to_set():
-    model = built(DenseSegmenter, flat=True)
-    inputs = dense()
-    targets = torch.arange(CLOUDS * POINTS) % CLASSES
-    pp.passportize(model, PASSPORT, example_inputs=inputs)
-    assert switch_of(model).config.passes == "separate"
-    loss = pp.joint_loss(model, inputs, targets, scores)
-    assert loss.private_output.shape == loss.output.shape == (CLOUDS * POINTS, CLASSES)
-    model = built(DenseSegmenter, flat=True)
-    pp.passportize(model, PASSPORT)
-    shuffled = (inputs[0], inputs[1].flip(0))
+        pp.joint_loss(model, packed(), torch.zeros(22, dtype=torch.long), scores)
+    model = built(FlatSegmenter)
+    pp.passportize(model, PASSPORT, check=False)
+    clouds, categories = dense()
     with pytest.raises(BranchMisuse, match=r"output of shape \(144, 4\).*passes='separate'"):
-        pp.joint_loss(model, shuffled, targets, scores)
+        pp.joint_loss(model, (clouds, categories.flip(0)), torch.zeros(72), scores)
 
 
 class OfData(nn.Module):
@@ -189,36 +195,39 @@ class TwoViews(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear = nn.Linear(6, 32)
+        self.linear = nn.Linear(12, 32)
         self.norm = nn.BatchNorm1d(32)
 
     def forward(self, clouds: Tensor, template: Tensor) -> Tensor:
         both = torch.cat([clouds.mean(1), template.mean(0).expand(len(clouds), -1)], dim=1)
+        both = both.repeat(1, 2)
         return self.norm(self.linear(both))
 
 
 @pytest.mark.parametrize(
     ("kind", "inputs", "reason"),
     [
-        (PackedSegmenter, packed(), "other numbers"),
-        (PackedSegmenter, packed(sizes=(7, 7)), "other numbers"),
-        (PackedSegmenter, run_on_packed, "other numbers"),
-        (OfData, Data(pos=packed()[0], batch=packed()[1]), "no tensor with a batch dimension"),
+        (PackedSegmenter, packed(), "differ"),
+        (PackedSegmenter, packed(sizes=(7, 7)), "differ"),
+        (PackedSegmenter, run_on_packed, "differ"),
+        (OfData, Data(pos=packed()[0], batch=packed()[1]), "nobody knows what a Data"),
         (DenseSegmenter, dense(), ""),
         (TwoViews, (dense()[0], torch.randn(9, 3).double()), ""),
         (TwoViews, {"clouds": dense()[0], "template": torch.randn(9, 3).double()}, ""),
         (PackedSegmenter, None, ""),
-        (PackedSegmenter, (torch.randn(3, 7).double(), torch.zeros(3).long()), ""),
     ],
 )
-def test_packed_inputs_are_told_by_trying(kind, inputs, reason):
+def test_packed_inputs_are_told_by_trying(kind, inputs, reason, caplog):
     model = built(kind)
     state = torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = packed_inputs(model, inputs)
-    assert reason in found and bool(found) == bool(reason)
+    with caplog.at_level("INFO", "passportize"):
+        pp.passportize(model, PASSPORT, example_inputs=inputs)
+    assert switch_of(model).config.passes == ("separate" if reason else "doubled")
+    assert reason in caplog.text
     assert torch.equal(torch.get_rng_state(), state) and model.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    after = pp.host_state_dict(model)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 class GraphClassifier(PackedSegmenter):
@@ -241,7 +250,8 @@ class Aggregated(nn.Module):
 
 
 def test_pooling_to_graphs_is_seen():
-    assert "rows" in packed_inputs(built(GraphClassifier), packed())
+    model = pp.passportize(built(GraphClassifier), PASSPORT, example_inputs=packed())
+    assert switch_of(model).config.passes == "separate"
     assert packed_module(Aggregated()) == "pool"
 
 

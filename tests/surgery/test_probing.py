@@ -36,7 +36,7 @@ def test_every_inserted_layer_runs_and_the_model_is_left_as_it_was(case: Case) -
     before.check(model)
     assert sorted(report.called) == sorted(passport_layers(model)) and report.silent == ()
     assert report.private_differs is True
-    assert str(report).endswith("public output as without passports; private output differs")
+    assert "public output as without passports; private output differs" in str(report)
 
 
 class Replaced(nn.Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -9,18 +12,20 @@ from torch import nn
 from torch.nn import functional as F
 
 import passportize as pp
-from tests.support.operations import CountOperations
+from benchmarks.common.operations import CountOperations
+from examples.pointnet_model import PointNet
 from tests.support.small_joint import PASSPORT
 
 BOUND = 2.5
 """A norm that merely runs twice makes it 1.66."""
 
-MODELS = {
-    "resnet18": {},
-    "resnet50": {},
-    "vit_tiny_patch16_224": {"img_size": 32},
-    "mobilenetv3_small_100": {},
-    "convnext_atto": {},
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    **{
+        name: partial(timm.create_model, name, num_classes=10)
+        for name in ("resnet18", "resnet50", "mobilenetv3_small_100", "convnext_atto")
+    },
+    "vit_tiny": partial(timm.create_model, "vit_tiny_patch16_224", num_classes=10, img_size=32),
+    "PointNet": partial(PointNet, 10),
 }
 
 
@@ -33,8 +38,9 @@ def plain_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> int:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_step_takes_at_most_so_many_operations(name: str) -> None:
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=10, **MODELS[name]).train()
-    x, y = torch.randn(8, 3, 32, 32), torch.arange(8)
+    model = MODELS[name]().train()
+    shape = (64, 3) if name == "PointNet" else (3, 32, 32)
+    x, y = torch.randn(8, *shape), torch.arange(8)
     plain = plain_step(model, x, y)
     model.zero_grad()
     config = pp.PassportConfig.keyed(sign_every=2)

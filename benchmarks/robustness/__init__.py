@@ -1,0 +1,1 @@
+"""Files and interruptions that nobody wishes for, counted."""
