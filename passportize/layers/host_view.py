@@ -83,7 +83,9 @@ def view_of(norm: PassportLayer, replaced: dict[str, Any]) -> HostView:
             values[name] = getattr(norm, name)
     attributes["_replaced"] = values
     attributes["_read"] = []
-    attributes["_parameters"] = {k: v for k, v in norm._parameters.items() if k not in values}
+    # For those that ask for tensors by name: named_parameters(), state_dict().
+    attributes["_parameters"] = {k: values.get(k, v) for k, v in norm._parameters.items()}
+    # Buffers are set anew by some, and nn.Module would do so past the view.
     attributes["_buffers"] = {k: v for k, v in norm._buffers.items() if k not in values}
     attributes["_modules"] = {k: v for k, v in norm._modules.items() if k != "passport"}
     computed: Any = norm._modules.get("parametrizations") or ()

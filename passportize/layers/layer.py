@@ -11,6 +11,7 @@ from passportize.errors import BranchMisuse, UnsupportedNorm
 from passportize.layers.host_view import HostView, view_of
 from passportize.layers.private_branch import STATISTICS, Branch
 from passportize.layers.switch import Pass
+from passportize.utils.frozen import frozen_random_state
 
 __all__ = ["PassportLayer"]
 
@@ -97,8 +98,8 @@ class PassportLayer(nn.Module):
             A fresh tensor: what follows may work in place.
 
         Raises:
-            BranchMisuse: The host's forward does not read its scale from the norm that it is called
-                on, so the private branch would compute the public one.
+            BranchMisuse: The host's forward takes its scale from elsewhere than the norm that it is
+                called on, so the private branch would compute the public one.
         """
         kept = {
             name: value
@@ -106,27 +107,48 @@ class PassportLayer(nn.Module):
             if (value := getattr(self.passport, name)) is not None
         }
         view = view_of(self, {**kept, self.scale_name: scale, self.shift_name: shift})
-        out = cast(Tensor, view.forward(x, *args, **kwargs))
+        eager = not torch.compiler.is_compiling()
+        version = x._version if eager and not x.is_inference() else None
+        try:
+            out = cast(Tensor, view.forward(x, *args, **kwargs))
+        except (AttributeError, KeyError) as error:
+            raise self._misuse(f"cannot run with other factors ({error})") from error
         with torch.no_grad():
             for name, buffer in kept.items():
                 value = view.replaced(name)
                 if value is not buffer:
                     # The forward has set it anew instead of writing into it.
                     buffer.copy_(value)
-        ignored = scale is not None and not view.has_read(self.scale_name)
-        if ignored and not torch.compiler.is_compiling():
-            self._check_unread(x)
+        # Nothing is normalised of an empty input.
+        ignored = scale is not None and not view.has_read(self.scale_name) and x.numel()
+        if ignored and self.passport.transforms and eager:
+            written = version is not None and version != x._version
+            if written or torch.equal(out, self._with_public_scale(x, shift, *args, **kwargs)):
+                raise self._misuse(
+                    f"does not read {self.scale_name!r} from the module that it is called on, so "
+                    "the private branch would compute the public one"
+                )
         return out
 
-    def _check_unread(self, x: Tensor) -> None:
-        # Nothing is normalised of an empty input.
-        if self.passport.transforms and x.numel():
-            raise BranchMisuse(
-                f"{self.passport.site.name}: the forward of {self.host_class.__name__} does not "
-                f"read {self.scale_name!r} from the module that it is called on, so the private "
-                "branch would compute the public one; leave the norm out with where=, or register "
-                "an adapter for it, see docs/adapters.md"
-            )
+    @torch.no_grad()
+    def _with_public_scale(
+        self, x: Tensor, shift: Tensor | None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """What the private branch would give if its scale were the public one; changes nothing."""
+        replaced: dict[str, Any] = {
+            name: value.clone()
+            for name in STATISTICS
+            if (value := getattr(self.passport, name)) is not None
+        }
+        replaced |= {self.scale_name: getattr(self, self.scale_name, None), self.shift_name: shift}
+        with frozen_random_state():
+            return cast(Tensor, view_of(self, replaced).forward(x.clone(), *args, **kwargs))
+
+    def _misuse(self, what: str) -> BranchMisuse:
+        return BranchMisuse(
+            f"{self.passport.site.name}: the forward of {self.host_class.__name__} {what}; leave "
+            "the norm out with where=, or register an adapter for it, see docs/adapters.md"
+        )
 
     def private_factors(
         self, like: Tensor | None = None

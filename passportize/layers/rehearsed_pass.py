@@ -16,6 +16,7 @@ from passportize.layers.layer import PassportLayer
 from passportize.layers.switch import Pass, Switch
 from passportize.utils.draws import AlikeDraws
 from passportize.utils.frozen import frozen_model
+from passportize.utils.records import parts_of
 from passportize.utils.trees import Path, copied, leaves_in
 
 __all__ = ["Arguments", "Record", "Spread", "difference", "precision_of", "run_once", "tree_record"]
@@ -106,7 +107,7 @@ def _seed() -> None:
 
 
 def _host_buffers(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The buffers that the plain model has as well."""
+    """The buffers that the plain model has as well; of a sparse one indices and values."""
     ours = {
         id(buffer)
         for module in root.modules()
@@ -115,7 +116,8 @@ def _host_buffers(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     }
     for name, buffer in root.named_buffers():
         if id(buffer) not in ours:
-            yield name, buffer
+            for place, part in enumerate(parts_of(buffer)):
+                yield (f"{name}, part {place}" if place else name), part
 
 
 def _gradients(root: nn.Module, output: Any) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The sites of a model without any norm: its conv and linear weights themselves."""
+"""The sites of a model none of whose norms carries bits: its matrices themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from passportize.layers.weight_owner import OWN_RULE
 from passportize.signature.rows import anchor_fan_in, anchor_width
 from passportize.signature.site import Anchor, AnchorPart, Role, Site
 from passportize.surgery.selection import Where, select
-from passportize.tracing.weight_layers import matrix_shape
+from passportize.tracing.weight_layers import Matrix, matrices_of
 from passportize.utils.foreign import merged_later
 from passportize.utils.names import describe_type
 
@@ -28,8 +28,8 @@ def weight_sites(
 ) -> tuple[Site, ...]:
     """One site for every layer with a matrix of its own, in registration order.
 
-    Convolutions and linear layers of torch and of others, see
-    :func:`~passportize.tracing.weight_layers.matrix_shape`.
+    Convolutions, linear, recurrent and attention layers of torch and the likes of others, see
+    :func:`~passportize.tracing.weight_layers.matrices_of`.
 
     Args:
         model: A model without norms; it is only read.
@@ -45,41 +45,46 @@ def weight_sites(
     owners = list(_owners(model))
     if not owners:
         raise NoNormalization(
-            f"{type(model).__name__} has neither normalization nor conv or linear layers, so there "
-            "is nothing to carry a signature"
+            f"{type(model).__name__} has neither normalization nor conv, linear, recurrent or "
+            "attention layers, so there is nothing to carry a signature"
         )
     chosen = select([(name,) for name, _, _ in owners], where, "where")
     sites = []
-    for (name, module, shape), wanted in zip(owners, chosen, strict=True):
-        part = _part(name, module, shape)
-        fan_in = anchor_fan_in(shape, part)
-        trains = any(source.requires_grad for source in sources_of(module, "weight"))
+    for (name, module, matrices), wanted in zip(owners, chosen, strict=True):
+        parts = [_part(name, module, matrix) for matrix in matrices]
+        long = [
+            (part, fan_in)
+            for part, matrix in zip(parts, matrices, strict=True)
+            if (fan_in := anchor_fan_in(matrix.shape, part)) >= minimum_fan_in
+        ]
+        sources = [source for m in matrices for source in sources_of(module, m.attribute)]
         reason = ""
         if not wanted:
             reason = "left out by where="
-        elif not trains and not include_frozen:
+        elif not include_frozen and not any(source.requires_grad for source in sources):
             reason = "its weight is frozen; bind it with include_frozen=True"
-        elif fan_in < minimum_fan_in:
+        elif not long:
             reason = (
-                f"a row of its weight has {fan_in} entries, fewer than the {minimum_fan_in} that "
-                "a bit needs"
+                f"a row of its weight has {anchor_fan_in(matrices[0].shape, parts[0])} entries, "
+                f"fewer than the {minimum_fan_in} that a bit needs"
             )
+        bound = [] if reason else long
         sites.append(
             Site(
                 name=name,
                 layer_type=describe_type(plain_class(module)),
-                role=Role.SKIPPED if reason else Role.BOUND,
-                channels=part.channels,
-                anchor=None if reason else Anchor((part,), OWN_RULE),
-                fan_in=0 if reason else fan_in,
+                role=Role.BOUND if bound else Role.SKIPPED,
+                channels=sum(part.channels for part, _ in bound or ((part, 0) for part in parts)),
+                anchor=Anchor(tuple(part for part, _ in bound), OWN_RULE) if bound else None,
+                fan_in=min((fan_in for _, fan_in in bound), default=0),
                 reason=reason,
             )
         )
     return tuple(sites)
 
 
-def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, ...]]]:
-    """Layers with a matrix of their own, and its shape; one that several share counts once.
+def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, list[Matrix]]]:
+    """Layers with matrices of their own, and these; one that several share counts once.
 
     Raises:
         UninitializedModule: A lazy layer has not seen data yet.
@@ -95,15 +100,20 @@ def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, ...]]
                 f"{name}: {describe_type(type(module))} has not seen data yet, so its width is "
                 "unknown; run the model once on an example input before passportizing it"
             )
-        shape = matrix_shape(module)
-        if shape is None or (own is None and not can_compute(module, "weight")):
-            continue
-        sources = {id(source) for source in sources_of(module, "weight")}
-        if seen.isdisjoint(sources):
-            yield name, module, shape
-        seen |= sources
+        fresh = []
+        for matrix in matrices_of(module):
+            computed = module._parameters.get(matrix.attribute) is None
+            if computed and not can_compute(module, matrix.attribute):
+                continue
+            sources = {id(source) for source in sources_of(module, matrix.attribute)}
+            if seen.isdisjoint(sources):
+                fresh.append(matrix)
+            seen |= sources
+        if fresh:
+            yield name, module, fresh
 
 
-def _part(name: str, module: nn.Module, shape: tuple[int, ...]) -> AnchorPart:
-    part = part_of(module, f"{name}.weight" if name else "weight")
-    return replace(part, channels=anchor_width(shape, part))
+def _part(name: str, module: nn.Module, matrix: Matrix) -> AnchorPart:
+    part = part_of(module, f"{name}.{matrix.attribute}" if name else matrix.attribute)
+    part = replace(part, transposed=matrix.transposed)
+    return replace(part, channels=anchor_width(matrix.shape, part))

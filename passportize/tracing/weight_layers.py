@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import nn
 from torch.jit import ScriptModule
@@ -12,9 +14,10 @@ from passportize.utils.foreign import STANDARDISED_CONVOLUTIONS
 from passportize.utils.names import describe_type
 
 __all__ = [
+    "Matrix",
     "expert_shape_of",
     "is_weight_module",
-    "matrix_shape",
+    "matrices_of",
     "owns_weight",
     "standardises_weight",
     "weight_shape",
@@ -68,28 +71,61 @@ def owns_weight(module: nn.Module) -> bool:
     return nn.parameter.is_lazy(weight) or weight.dim() >= 2
 
 
-def matrix_shape(module: nn.Module) -> tuple[int, ...] | None:
-    """Shape of the ``weight`` of a layer if its first dimension counts outputs, else None.
+class Matrix(NamedTuple):
+    """A matrix that a layer multiplies its input with.
+
+    Attributes:
+        attribute: Its name in the layer.
+        shape: Its shape.
+        transposed: Whether outputs are counted by its second dimension, and not by its first.
+    """
+
+    attribute: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+
+def matrices_of(module: nn.Module) -> list[Matrix]:
+    """The matrices of a layer, those of its children not among them.
 
     Besides convolutions and linear layers of torch those of others (PyTorch Geometric, say): a
-    layer that says how many inputs and outputs it has, and whose weight is ``[out, in]``.
+    layer that says how many inputs and outputs it has, and whose ``weight`` is ``[out, in]`` or
+    ``[in, out]``. And what recurrent layers and attention of torch keep as plain parameters.
 
     Args:
         module: Not a lazy one that has seen no data yet.
     """
     if isinstance(module, ScriptModule):
-        return None
+        return []
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return _named(module, lambda name: name.startswith("weight_"))
+    if isinstance(module, nn.MultiheadAttention):
+        return _named(module, lambda name: name.endswith("proj_weight"))
     shape = weight_shape(module)
     weight = module._parameters.get("weight")
     if weight is None:
-        return shape
+        return [] if shape is None else [Matrix("weight", shape, _transposed(module))]
     if shape is not None or expert_shape_of(module):
-        return tuple(weight.shape)
+        return [Matrix("weight", tuple(weight.shape), _transposed(module))]
     for front, back in (("out_channels", "in_channels"), ("out_features", "in_features")):
         sizes = (getattr(module, front, None), getattr(module, back, None))
         if tuple(weight.shape) == sizes:
-            return tuple(weight.shape)
-    return None
+            return [Matrix("weight", tuple(weight.shape))]
+        if tuple(weight.shape) == sizes[::-1]:
+            return [Matrix("weight", tuple(weight.shape), transposed=True)]
+    return []
+
+
+def _named(module: nn.Module, fits: Callable[[str], bool]) -> list[Matrix]:
+    return [
+        Matrix(name, tuple(parameter.shape))
+        for name, parameter in module._parameters.items()
+        if parameter is not None and fits(name)
+    ]
+
+
+def _transposed(module: nn.Module) -> bool:
+    return bool(getattr(module, "transposed", False))
 
 
 def weight_shape(module: nn.Module) -> tuple[int, ...] | None:

@@ -84,6 +84,22 @@ class PropertyNorm(nn.Module):
         return self._affine(F.layer_norm(x, x.shape[-1:]), self.factors)
 
 
+class ByName(nn.LayerNorm):
+    """Asks for its tensors by name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = dict(self.named_parameters())
+        return F.layer_norm(x, self.normalized_shape, found["weight"], found["bias"], self.eps)
+
+
+class ByStateDict(nn.LayerNorm):
+    """Likewise, another way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.state_dict(keep_vars=True)
+        return F.layer_norm(x, self.normalized_shape, found["weight"], found["bias"], self.eps)
+
+
 class StatisticsSetAnew(nn.Module):
     """A batch norm as people write it: running statistics are new tensors at every step."""
 
@@ -150,6 +166,8 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
     "one step": lambda: ManySteps(WIDTH),
     "many steps": lambda: ManyStepsNorm(WIDTH),
     "property": lambda: PropertyNorm(WIDTH),
+    "by name": lambda: ByName(WIDTH),
+    "by state dict": lambda: ByStateDict(WIDTH),
     "statistics set anew": lambda: StatisticsNorm(WIDTH),
     "xlstm": xlstm,
     "patched": patched,
@@ -410,9 +428,59 @@ class CachedNorm(nn.LayerNorm):
         return F.layer_norm(x, self.normalized_shape, self.kept[0], self.bias, self.eps)
 
 
-def test_private_branch_that_would_be_the_public_one_is_refused() -> None:
+class TableNorm(TwoLayouts):
+    """Finds its helper in a table that was made of it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.table = {2: self._channels_last}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table[x.dim()](x)
+
+
+class FoldedNorm(nn.LayerNorm):
+    """Keeps its scale aside once it is in eval mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and not hasattr(self, "folded"):
+            self.folded = self.weight.detach().clone()
+        scale = self.weight if self.training else self.folded
+        return F.layer_norm(x, self.normalized_shape, scale, self.bias, self.eps)
+
+
+class CachedInPlaceNorm(CachedNorm):
+    """Writes into its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.copy_(super().forward(x.clone()))
+
+
+class StrictNorm(nn.LayerNorm):
+    """Takes nothing for a parameter that is none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.get_parameter("weight")
+        return F.layer_norm(x, self.normalized_shape, scale, self.bias, self.eps)
+
+
+@pytest.mark.parametrize("kind", [CachedNorm, CachedInPlaceNorm, TableNorm])
+def test_private_branch_that_would_be_the_public_one_is_refused(kind: type[nn.Module]) -> None:
     with pytest.raises(BranchMisuse, match="would compute the public one"):
-        step(protected(CachedNorm(WIDTH)))
+        step(protected(kind(WIDTH)))
+
+
+def test_scale_that_is_kept_aside_later_is_noticed_then() -> None:
+    model = protected(FoldedNorm(WIDTH))
+    step(model)
+    outputs(model, "public")
+    with pytest.raises(BranchMisuse, match="would compute the public one"):
+        outputs(model, "private")
+
+
+def test_forward_that_takes_no_other_factors_is_refused() -> None:
+    with pytest.raises(BranchMisuse, match="cannot run with other factors"):
+        step(protected(StrictNorm(WIDTH)))
 
 
 def test_passport_layers_are_found_whatever_the_class() -> None:

@@ -99,11 +99,13 @@ class OthersLinear(nn.Module):
         return F.linear(x, self.weight)
 
 
-class InFront(OthersLinear):
-    """Inputs first: its rows are no outputs, so it is left alone."""
+class InFront(nn.Module):
+    """Inputs first, as in the equations of papers."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(outputs, inputs)
+        super().__init__()
+        self.in_channels, self.out_channels = inputs, outputs
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / inputs**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.weight
@@ -121,13 +123,73 @@ class Table(nn.Module):
 
 
 def test_by_its_shape_and_what_it_says() -> None:
-    mixed = nn.Sequential(OthersLinear(16, 24), nn.ReLU(), Table(24, 24), nn.Linear(24, 20))
+    mixed = nn.Sequential(
+        OthersLinear(16, 24), nn.ReLU(), Table(24, 24), InFront(24, 32), nn.Linear(32, 20)
+    )
     plan = pp.plan(mixed, config=SIGNATURE)
-    assert [(site.name, site.channels) for site in plan.role(Role.BOUND)] == [("0", 24), ("3", 20)]
-    assert plan.summary() == "Sequential: 2 layers, 2 bound; 44 bits"
-    assert len(assert_round_trip(mixed, PASSPORT, torch.randn(4, 16), config=SIGNATURE)) == 2
+    bound = {site.name: (site.channels, site.fan_in) for site in plan.role(Role.BOUND)}
+    assert bound == {"0": (24, 16), "3": (32, 24), "4": (20, 32)}
+    assert plan.summary() == "Sequential: 3 layers, 3 bound; 76 bits"
+    assert len(assert_round_trip(mixed, PASSPORT, torch.randn(4, 16), config=SIGNATURE)) == 3
     with pytest.raises(NoNormalization, match="neither normalization nor"):
         pp.plan(nn.Sequential(Table(24, 24)), config=SIGNATURE)
+
+
+class Recurrent(nn.Module):
+    """A text model without norms: nearly all of its weights are plain parameters."""
+
+    def __init__(self, kind: type[nn.RNNBase], **options: object) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 12)
+        self.recurrent = kind(12, 16, num_layers=2, batch_first=True, **options)
+        self.head = nn.Linear(self.recurrent(torch.zeros(1, 1, 12))[0].shape[-1], 20)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.recurrent(self.embedding(tokens))[0])
+
+
+class Attention(nn.Module):
+    """Attention whose keys and values are of another width, and a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.crossed = nn.MultiheadAttention(16, 2, kdim=12, vdim=10, batch_first=True)
+        self.cell = nn.GRUCell(16, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(x, x, x)[0]
+        x = x + self.crossed(x, x[..., :12], x[..., :10])[0]
+        return self.cell(x.flatten(0, 1))
+
+
+PLAIN_PARAMETERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], int]] = {
+    "LSTM": (lambda: Recurrent(nn.LSTM), lambda: torch.arange(24).view(4, 6) % 20, 276),
+    "LSTM both ways, projected": (
+        lambda: Recurrent(nn.LSTM, bidirectional=True, proj_size=10),
+        lambda: torch.arange(24).view(4, 6) % 20,
+        572,
+    ),
+    "GRU": (lambda: Recurrent(nn.GRU), lambda: torch.arange(24).view(4, 6) % 20, 212),
+    "attention": (Attention, lambda: torch.randn(4, 6, 16), 200),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("name", PLAIN_PARAMETERS)
+def test_matrices_that_are_plain_parameters(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    make, inputs, bits = PLAIN_PARAMETERS[name]
+    model, x = make(), inputs()
+    assert pp.plan(model, config=SIGNATURE).bits == bits
+    assert_round_trip(model, PASSPORT, x, config=SIGNATURE)
+    pp.passportize(model, PASSPORT, config=SIGNATURE)
+    embedding = pp.embed_signature(model, calibration=[x])
+    assert embedding.after == bits
+    pp.joint_loss(model.train(), x, None, lambda out, _: out.square().mean()).total.backward()
+    claim = pp.save_claim(model, tmp_path / "claim")
+    pp.unpassportize(model)
+    assert pp.verify(model.state_dict(), PASSPORT, claim).matched == bits
 
 
 def _pruned(layer: nn.Module) -> nn.Module:
