@@ -140,7 +140,8 @@ def count(case: Case, size: int, batch: int) -> dict[str, float]:
     def operations(step: Callable[[], torch.Tensor]) -> int:
         with CountOperations() as counted:
             step().backward()
-        return counted.total
+        total: int = counted.total
+        return total
 
     criterion = nn.functional.cross_entropy
     found = {"plain": float(operations(lambda: criterion(plain(x), y)))}
