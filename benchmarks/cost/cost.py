@@ -268,23 +268,25 @@ def main() -> None:
             "batch": arguments.batch,
             "private_samples": private,
             "limits": limits(private / arguments.batch),
-            "operations": operations,
             "last_stage": case.last_stage or None,
             "rounds": arguments.rounds,
             "steps_per_round": STEPS,
             "ratios": ratios,
         }
-        add(arguments.out, record)
+        add(arguments.out, record, operations)
 
 
-def add(path: Path, record: dict[str, Any]) -> None:
+def add(path: Path, record: dict[str, Any], operations: dict[str, float]) -> None:
     """Put one record among those of other sizes and models."""
-    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    before = json.loads(path.read_text()) if path.exists() else {"runs": [], "operations": {}}
+    counts = {**before["operations"], record["model"]: operations}
+    runs = before["runs"]
     place = ("model", "image_size")
     runs = [run for run in runs if any(run[key] != record[key] for key in place)]
     runs = sorted([*runs, record], key=lambda run: [run[key] for key in place])
     question = "step cost as a multiple of the plain step, paired within each round"
-    text = json.dumps({"question": question, "runs": runs}, indent=2) + "\n"
+    whole = {"question": question, "operations": counts, "runs": runs}
+    text = json.dumps(whole, indent=2) + "\n"
     write_atomically(path, text.encode(), overwrite=True)
 
 
