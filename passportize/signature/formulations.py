@@ -16,6 +16,7 @@ from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument
 from passportize.passport.derivation import LabelledStream
 from passportize.passport.images import PassportImages
+from passportize.signature.flipped_signs import flipped_rows
 from passportize.signature.response import (
     Responses,
     normalised_responses,
@@ -102,6 +103,17 @@ class Formulation(ABC):
             margin: Distance to leave from zero.
         """
 
+    def flipped(self, rows: Tensor, vectors: Any, bits: Tensor, margin: float) -> Tensor | None:
+        """Fresh rows that carry their bits by other signs of their entries, None where all do.
+
+        Args:
+            rows: Those that answer, float64 ``[channels, entries]``.
+            vectors: Of the part.
+            bits: -1 and +1, float64 ``[channels]``.
+            margin: Distance to leave from zero.
+        """
+        return None
+
     @abstractmethod
     def confidence(self, responses: Responses) -> Tensor:
         """How far responses are from zero, in standard deviations, float64 ``[channels]``."""
@@ -141,6 +153,10 @@ class Normalised(Formulation):
     def turned(self, rows: Tensor, vectors: Any, bits: Tensor, margin: float) -> Tensor | None:
         """See :func:`~passportize.signature.turning.turned_rows`."""
         return turned_rows(rows, vectors, bits, margin)
+
+    def flipped(self, rows: Tensor, vectors: Any, bits: Tensor, margin: float) -> Tensor | None:
+        """See :func:`~passportize.signature.flipped_signs.flipped_rows`."""
+        return flipped_rows(rows, vectors, bits, margin)
 
     def confidence(self, responses: Responses) -> Tensor:
         """The responses are in standard deviations already."""

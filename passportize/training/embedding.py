@@ -1,11 +1,12 @@
 """Putting a signature into weights at once: in closed form, without training.
 
 The sign loss turns rows step by step, which takes many steps where an optimizer moves every entry
-by a fixed amount (AdamW) or rows are short. Here every row is turned by the least angle that takes
-its gauge and its bit past the margin, before training starts; the sign loss then holds them there.
-Freshly drawn weights lose nothing: a row that was turned a little is as random as before. Trained
-weights do; a few inputs say which changes they hardly notice
-(:mod:`passportize.training.calibration`).
+by a fixed amount (AdamW) or rows are short. Here every row carries its bit before training starts;
+the sign loss then holds it there. Entries of freshly drawn rows change their signs
+(:mod:`passportize.signature.flipped_signs`): such weights are distributed as they were, so they
+lose nothing and nobody can tell. Where that does not do, and in trained weights, a row is turned by
+the least angle. Trained weights lose accuracy by it; a few inputs say which changes they hardly
+notice (:mod:`passportize.training.calibration`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ __all__ = ["Embedding", "TrainedWeightsWarning", "embed_signature"]
 
 _ROUNDS = 50
 """One is enough for a weight that answers to one site; those that share a weight take turns."""
+
+
+_MEANS = 0.3
+"""What a mean that is taken from rows may change of their responses, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,9 @@ def embed_signature(
     try:
         if calibration is not None:
             by_output = turn_by_output(marked, model, calibration, ridge, progress)
+        elif _fresh(layers):
+            for branch in branches:
+                _embed(branch, margin, fresh=True)
         for _ in range(_ROUNDS):
             moved = [_embed(branch, margin) for branch in branches]
             if not any(moved):
@@ -184,6 +192,17 @@ def _changes(added: list[tuple[float, float]]) -> tuple[float, float]:
     return change, max(ratios, default=0.0)
 
 
+def _fresh(layers: list[PassportLayer]) -> bool:
+    """Whether weights are as they were drawn: there are norms that would tell, and none does."""
+    telling = [
+        layer
+        for layer in layers
+        if getattr(layer, "num_batches_tracked", None) is not None
+        or (layer.scale_name and getattr(layer, layer.scale_name, None) is not None)
+    ]
+    return bool(telling) and not any(_trained(layer) for layer in layers)
+
+
 def _trained(layer: PassportLayer) -> bool:
     """Whether a norm has seen data, or its factors have moved from a constant."""
     tracked = getattr(layer, "num_batches_tracked", None)
@@ -199,22 +218,28 @@ def _trained(layer: PassportLayer) -> bool:
     )
 
 
-def _embed(branch: Branch, margin: float | None) -> bool:
-    """Move the rows of one site; whether any had to."""
+def _embed(branch: Branch, margin: float | None, fresh: bool = False) -> bool:
+    """Move the rows of one site, fresh ones by signs alone; whether any had to."""
     assert branch.weights is not None
-    reach = branch.config.margin if margin is None else margin
     moved = False
     start = 0
     for (owner, attribute, part), side in zip(
         branch.weights.owners, branch.secret.sides, strict=True
     ):
+        reach = branch.config.margin if margin is None else margin
         # On the CPU, where float64 exists and every machine computes the same.
         values = effective_weight(owner, attribute).cpu()
         side = side.to(values.device)
-        rows = side.picked(anchor_rows(values, part, side.window)).double()
+        read = part
+        if fresh and (part.centred or part.less_mean_row):
+            # Signs are those of the entries themselves; what is taken from them moves a little.
+            read = replace(part, centred=False, less_mean_row=False)
+            reach += _MEANS
+        rows = side.picked(anchor_rows(values, read, side.window)).double()
         bits = branch.secret.bits[start : start + part.bits].cpu().double()
         start += part.bits
-        wanted = branch.formulation.turned(rows, side, bits, reach)
+        act = branch.formulation.flipped if fresh else branch.formulation.turned
+        wanted = act(rows, side, bits, reach)
         if wanted is not None:
             moved = True
             added = added_to_rows(values, part, wanted - rows, side.window, side.rows)
