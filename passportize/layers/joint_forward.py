@@ -82,13 +82,13 @@ class RootHooks:
             root.get_submodule(self.switch.entry).register_forward_pre_hook(self.enter)
 
     @staticmethod
-    def are_in(model: nn.Module) -> bool:
-        """Whether a model, or one inside it, has the hooks of its switch."""
-        return any(
-            isinstance(getattr(hook, "__self__", None), RootHooks)
-            for module in model.modules()
-            for hook in module._forward_hooks.values()
-        )
+    def root_of(model: nn.Module) -> nn.Module | None:
+        """The module that has the hooks: a model, or one inside it; None where they are lost."""
+        for module in model.modules():
+            for hook in module._forward_hooks.values():
+                if isinstance(getattr(hook, "__self__", None), RootHooks):
+                    return module
+        return None
 
     @staticmethod
     def take_out(root: nn.Module) -> None:

@@ -501,3 +501,57 @@ def test_plan_and_probe_say_which_passes_a_joint_step_takes(kind, check):
     report = probe(model, rows())
     assert report.joint.startswith(passes) and passes in str(report)
     assert not switch_of(model).trained
+
+
+@pytest.fixture
+def one_process():
+    dist = torch.distributed
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist
+    dist.destroy_process_group()
+
+
+def test_no_process_talks_to_another(one_process, caplog):
+    class Gathers(Tower):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.net(x)
+            total = y.detach().sum(0)
+            one_process.all_reduce(total)
+            return y + total
+
+    model = Gathers().train()
+    with caplog.at_level(logging.INFO, "passportize"):
+        pp.passportize(model, PASSPORT, example_inputs=rows())
+    assert "talks to other processes" in caplog.text and "first training step" in caplog.text
+    assert switch_of(model).config.passes == "doubled"
+    with caplog.at_level(logging.INFO, "passportize"):
+        pp.joint_loss(model, rows(), None, lambda output, _: output.sum())
+    assert "it goes unchecked" in caplog.text
+
+
+def test_gradient_reducers_are_not_told_of_the_check(one_process):
+    model = pp.passportize(Tower().train(), PASSPORT)
+    told: list[str] = []
+    for name, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: told.append(name))
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    loss = pp.joint_loss(wrapped, rows(), LABELS, F.cross_entropy)
+    assert switch_of(model).rehearsed and not told
+    loss.total.backward()
+    assert sorted(told) == sorted(name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_compiled_model_is_tried_before_it_is_compiled(whole):
+    model = Contrastive().train()
+    pp.passportize(model, PASSPORT)
+    if whole:
+        compiled = torch.compile(model, backend="eager")
+    else:
+        model.compile(backend="eager")
+        compiled = model
+    loss = pp.joint_loss(compiled, rows(), torch.arange(ROWS), F.cross_entropy)
+    assert switch_of(model).config.passes == "separate"
+    assert loss.output.shape == (ROWS, ROWS)
