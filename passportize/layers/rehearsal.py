@@ -98,7 +98,7 @@ def rehearse(
         separate: Try two passes only.
     """
     kept = dict(switch.__dict__)
-    switch.step, switch.rehearsing = 0, True
+    switch.rehearsing = True
     try:
         with (
             frozen_random_state(cuda=True),
@@ -272,6 +272,7 @@ class _Rehearsal:
         gradients: bool = True,
         around: Callable[[], None] | None = None,
     ) -> Record:
+        self.switch.step = 0  # a step in which everything is due
         wanted = gradients and self.gradients
         return run_once(self.root, self.switch, mode, batch, draws, wanted, around)
 
