@@ -83,19 +83,12 @@ def run_once(
                 public = output.public if mode is Pass.JOINT else output
                 record = tree_record(public)
                 record.output = output
-                record.buffers = {name: _dense_copy(item) for name, item in _host_buffers(root)}
+                record.buffers = {name: item.clone() for name, item in _host_buffers(root)}
                 if gradients:
                     record.gradients = _gradients(root, public)
             return record
         finally:
             switch.mode = before
-
-
-def _dense_copy(tensor: Tensor) -> Tensor:
-    """The numbers of a buffer, be it sparse or quantised."""
-    if tensor.is_quantized:
-        return tensor.dequantize()
-    return tensor.clone() if tensor.layout is torch.strided else tensor.to_dense()
 
 
 def _seed() -> None:
