@@ -26,7 +26,7 @@ from passportize.layers.gathered import Gathered, can_gather
 from passportize.layers.integrity import check_layers
 from passportize.layers.keyed_factors import ready_factors
 from passportize.layers.layer import PassportLayer
-from passportize.layers.second_pass import copied_arguments, second_pass
+from passportize.layers.second_pass import copied_arguments, note_writing, second_pass
 from passportize.layers.settling import settle_passes
 from passportize.layers.switch import Pass, Switch
 from passportize.layers.weight_owner import WeightOwner
@@ -82,13 +82,13 @@ class RootHooks:
             root.get_submodule(self.switch.entry).register_forward_pre_hook(self.enter)
 
     @staticmethod
-    def are_in(model: nn.Module) -> bool:
-        """Whether a model, or one inside it, has the hooks of its switch."""
-        return any(
-            isinstance(getattr(hook, "__self__", None), RootHooks)
-            for module in model.modules()
-            for hook in module._forward_hooks.values()
-        )
+    def root_of(model: nn.Module) -> nn.Module | None:
+        """The module that has the hooks: a model, or one inside it; None where they are lost."""
+        for module in model.modules():
+            for hook in module._forward_hooks.values():
+                if isinstance(getattr(hook, "__self__", None), RootHooks):
+                    return module
+        return None
 
     @staticmethod
     def take_out(root: nn.Module) -> None:
@@ -138,6 +138,7 @@ class RootHooks:
             return None
         if switch.config.passes == "separate":
             switch.second = copied_arguments((args, kwargs))
+            note_writing(root, switch)
             return None
         check_known((args, kwargs), "the input", switch.two_passes)
         rows = count_rows((args, kwargs), switch.two_passes)
@@ -203,6 +204,7 @@ class RootHooks:
                 weight = weight_for(weight, switch.public_rows, rows)
                 output, private = cut_rows(output, switch.public_rows, rows, switch.two_passes)
             elif switch.second is not None:
+                note_writing(root, switch)
                 private = second_pass(root, switch)
                 rows = -1
             switch.trained, switch.saved = True, False

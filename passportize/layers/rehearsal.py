@@ -8,7 +8,7 @@ branch. Outputs, statistics and gradients have to be the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,16 +18,10 @@ from torch import Tensor, nn
 
 from passportize.errors import BranchMisuse
 from passportize.layers.batch import other_samples
-from passportize.layers.layer import PassportLayer
-from passportize.layers.rehearsed_pass import (
-    Arguments,
-    Record,
-    Spread,
-    difference,
-    precision_of,
-    run_once,
-    tree_record,
-)
+from passportize.layers.norm_hooks import disturb_norms, watch_keys
+from passportize.layers.rehearsal_samples import hypotheses, samples, sizes
+from passportize.layers.rehearsed_pass import Arguments, Record, run_once, tree_record
+from passportize.layers.same_numbers import Spread, difference, precision_of
 from passportize.layers.second_pass import copied_arguments
 from passportize.layers.switch import Pass, Switch
 from passportize.utils.draws import AlikeDraws, CollectiveCalled
@@ -41,10 +35,6 @@ from passportize.utils.trees import Path, foreign_in, leaves_in, map_named
 
 __all__ = ["LARGEST", "Finding", "rehearse", "structure_of", "why_left_out"]
 
-_ROWS = 4
-"""Samples that are tried, where there are so many."""
-_REPEATED = 2
-"""Samples that are appended to them."""
 LARGEST = 1_000_000_000
 """Models with more parameters are not tried: their gradients would be in memory twice."""
 
@@ -79,6 +69,8 @@ def structure_of(arguments: Arguments) -> frozenset[Any]:
 
 def why_left_out(root: nn.Module) -> str:
     """Why a model is not tried at all; empty where it is."""
+    if getattr(root, "_is_replica", False):
+        return "it is one of the copies that DataParallel makes for each step"
     count = 0
     parameter: Any
     for name, parameter in root.named_parameters():
@@ -106,7 +98,7 @@ def rehearse(
         separate: Try two passes only.
     """
     kept = dict(switch.__dict__)
-    switch.step, switch.rehearsing = 0, True
+    switch.rehearsing = True
     try:
         with (
             frozen_random_state(cuda=True),
@@ -118,6 +110,8 @@ def rehearse(
             return rehearsal.two_passes("") if separate else rehearsal.finding()
     except CollectiveCalled as error:
         return Finding("", f"its forward pass talks to other processes ({error})")
+    except torch.OutOfMemoryError:
+        return Finding("", "there is not enough memory for it")
     finally:
         switch.__dict__.clear()
         switch.__dict__.update(kept)
@@ -125,6 +119,14 @@ def rehearse(
 
 class _DoesNotRun(Exception):
     """The plain model raises an error on these inputs."""
+
+
+class _Unsettled(Exception):
+    """These inputs do not tell."""
+
+
+_NOT_OURS = (CollectiveCalled, torch.OutOfMemoryError)
+"""Errors that say nothing of how samples meet."""
 
 
 class _Rehearsal:
@@ -156,64 +158,69 @@ class _Rehearsal:
         if rows == 0:
             return Finding("", "the batch is empty")
         reasons, stopped = [], []
-        for fixed in _hypotheses(carriers):
-            try:
-                reason = self._doubled(rows, frozenset(carriers) - fixed, fixed)
-            except _DoesNotRun as error:
-                stopped.append(str(error))
-                continue
-            if reason is None:
-                return Finding("", "rounding alone moves its output too far to compare")
-            if not reason:
-                return Finding("doubled", "", fixed, self._unkeyed())
-            reasons.append(reason)
-        if reasons:
-            return self.two_passes(reasons[0])
+        for count, share in sizes(rows):
+            for fixed in hypotheses(carriers):
+                where = frozenset(carriers) - fixed
+                try:
+                    reason = self._doubled(where, fixed, count, share)
+                except _DoesNotRun as error:
+                    stopped.append(str(error))
+                    continue
+                except _Unsettled as error:
+                    return Finding("", str(error))
+                if not reason:
+                    return Finding("doubled", "", fixed, self._unkeyed())
+                reasons.append(reason)
+            if reasons:
+                return self.two_passes(reasons[0])
         return self.two_passes(f"it does not run on some samples of the batch ({stopped[0]})")
 
-    def _doubled(self, rows: int, carriers: frozenset[Path], fixed: frozenset[Path]) -> str | None:
-        """What is wrong with appending samples; None where the inputs do not settle it."""
-        count, share = (rows, min(rows, _REPEATED)) if rows <= _ROWS else (_ROWS, _REPEATED)
-        if rows == 1:
-            count, share = 2, 2
-        batch = map_named(partial(_samples, carriers, count), self.arguments)
-        if _all_alike(batch, carriers):
-            return None
+    def _doubled(
+        self, carriers: frozenset[Path], fixed: frozenset[Path], count: int, share: int
+    ) -> str:
+        """What is wrong with appending samples; empty if nothing is."""
+        batch = samples(self.arguments, carriers, count)
+        if batch is None:
+            raise _Unsettled("its samples are all alike")
         draws = partial(AlikeDraws, count)
-        plain = self._plain(batch, draws())
         spread = Spread(self.precision, lambda: self._plain(batch, draws(), disturbed=True))
         self.switch.share, self.switch.fixed = share, fixed
-        try:
-            joint = self._run(Pass.JOINT, batch, draws(share))
-        except CollectiveCalled:
-            raise
-        except Exception as error:
-            return f"with samples appended it raises {type(error).__name__}: {error}"
-        finally:
-            self.switch.share = None
-        reason = difference(plain, joint, spread)
-        if not reason:
-            reason = self._private(batch, carriers, share, joint.output.private)
-        return None if spread.blunt and not reason else reason
+        # A second guess is wrong more often than not, which outputs alone show.
+        for gradients in (False, True) if fixed else (True,):
+            plain = self._plain(batch, draws(), gradients)
+            try:
+                joint = self._run(Pass.JOINT, batch, draws(share), gradients)
+            except _NOT_OURS:
+                raise
+            except Exception as error:
+                return f"with samples appended it raises {type(error).__name__}: {error}"
+            reason = difference(plain, joint, spread)
+            if reason:
+                return reason
+        reason = self._private(batch, carriers, share, joint.output.private)
+        if spread.blunt and not reason:
+            raise _Unsettled("rounding alone moves its output too far to compare")
+        return reason
 
     def _private(
         self, batch: Arguments, carriers: frozenset[Path], share: int, private: Any
     ) -> str:
         """Whether the appended samples come out as they do without the others."""
         few = map_named(lambda path, x: other_samples(x, share) if path in carriers else x, batch)
-        draws = partial(AlikeDraws, share)
+
+        def run(around: Callable[[], None]) -> Record:
+            draws = AlikeDraws(share)
+            return self._run(Pass.PRIVATE, few, draws, gradients=False, around=around)
+
         try:
-            alone = self._run(Pass.PRIVATE, few, draws(), gradients=False, around=self._watch_keys)
-        except CollectiveCalled:
+            alone = run(self._watch_keys)
+        except _NOT_OURS:
             raise
         except Exception as error:
             return f"on {share} samples alone it raises {type(error).__name__}: {error}"
-        spread = Spread(
-            self.precision,
-            lambda: self._run(Pass.PRIVATE, few, draws(), gradients=False, around=self._disturb),
-        )
         if self.switch.entry:
             return ""  # what lies before the entry saw the whole batch
+        spread = Spread(self.precision, lambda: run(self._disturb_norms))
         alone.buffers, found = {}, tree_record(private)
         reason = difference(alone, found, spread)
         return f"of the private branch {reason}" if reason else ""
@@ -233,7 +240,7 @@ class _Rehearsal:
             joint = self._run(
                 Pass.JOINT, self.arguments, AlikeDraws(1), gradients=False, around=self._watch_keys
             )
-        except CollectiveCalled:
+        except _NOT_OURS:
             raise
         except Exception as failure:
             raised = f"two passes raise {type(failure).__name__}: {failure}"
@@ -249,10 +256,10 @@ class _Rehearsal:
     def _plain(
         self, batch: Arguments, draws: AlikeDraws, gradients: bool = True, disturbed: bool = False
     ) -> Record:
-        around = self._disturb if disturbed else None
+        around = self._disturb_norms if disturbed else None
         try:
             return self._run(Pass.PUBLIC, batch, draws, gradients, around)
-        except CollectiveCalled:
+        except _NOT_OURS:
             raise
         except Exception as error:
             raise _DoesNotRun(f"{type(error).__name__}: {error}") from error
@@ -263,88 +270,17 @@ class _Rehearsal:
         batch: Arguments,
         draws: AlikeDraws,
         gradients: bool = True,
-        around: Any = None,
+        around: Callable[[], None] | None = None,
     ) -> Record:
+        self.switch.step = 0  # a step in which everything is due
         wanted = gradients and self.gradients
         return run_once(self.root, self.switch, mode, batch, draws, wanted, around)
 
-    def _unkeyed(self) -> tuple[str, ...]:
-        return tuple(name for name, same in self.unkeyed.items() if same)
-
-    def _layers(self) -> Iterator[PassportLayer]:
-        for module in self.root.modules():
-            if isinstance(module, PassportLayer):
-                yield module
-
-    def _disturb(self) -> None:
-        """Add to the output of every norm what rounding could."""
-
-        def add(module: nn.Module, args: Any, output: Any) -> Any:
-            if not isinstance(output, Tensor) or not output.is_floating_point():
-                return None
-            size = output.detach().float().square().mean().sqrt() * 4 * self.precision
-            # As good as random, and nothing is drawn.
-            noise = torch.arange(output.numel(), device=output.device).mul_(7919).sin()
-            return output + (noise.view(output.shape) * size).to(output.dtype)
-
-        for layer in self._layers():
-            layer.register_forward_hook(add)
+    def _disturb_norms(self) -> None:
+        disturb_norms(self.root, self.precision)
 
     def _watch_keys(self) -> None:
-        """Note which bound norms do not care for their private factors."""
+        watch_keys(self.root, self.switch, self.unkeyed)
 
-        def look(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            assert isinstance(layer, PassportLayer)
-            if self.switch.effective() is not Pass.PRIVATE:
-                return
-            name = layer.passport.site.name
-            if self.unkeyed.get(name) is False or not args or not output.any():
-                return
-            scale, shift, _ = layer.private_factors(args[0])
-            if scale is None:
-                return
-            with torch.no_grad():
-                other = layer._private(
-                    args[0],
-                    scale * 2 + 1,
-                    None if shift is None else shift + 1,
-                    *args[1:],
-                    **kwargs,
-                )
-            self.unkeyed[name] = torch.equal(other, output)
-
-        for layer in self._layers():
-            if layer.passport.transforms and not layer.writes_input:
-                layer.register_forward_hook(look, with_kwargs=True)
-
-
-def _hypotheses(carriers: list[Path]) -> Iterator[frozenset[Path]]:
-    """Which tensors of the length of the batch may hold no samples: none of them, most likely."""
-    yield frozenset()
-    others = carriers[1:]
-    for path in others:
-        yield frozenset({path})
-    if len(others) > 1:
-        yield frozenset(others)
-
-
-def _samples(carriers: frozenset[Path], count: int, path: Path, tensor: Tensor) -> Tensor:
-    """Some samples of a batch, all different where that can be."""
-    if path not in carriers:
-        return tensor
-    # Spread over the batch: neighbours have much in common where it is packed or sorted.
-    chosen = torch.linspace(0, len(tensor) - 1, count).round().long().to(tensor.device)
-    few = tensor.detach()[chosen]
-    if len(few) > 1 and bool((few == few[:1]).all()) and few.is_floating_point():
-        generator = torch.Generator(device="cpu").manual_seed(2)
-        noise = torch.randn(few.shape, generator=generator, device="cpu")
-        few = few + noise.to(few.device, few.dtype) * max(1.0, float(few.abs().max()))
-    elif len(few) > 1 and bool((few == few[:1]).all()) and few.dim() > 1:
-        few = torch.stack([row.roll(index, -1) for index, row in enumerate(few)])
-    return few.requires_grad_(tensor.requires_grad)
-
-
-def _all_alike(batch: Arguments, carriers: frozenset[Path]) -> bool:
-    return all(
-        bool((leaf == leaf[:1]).all()) for path, leaf in leaves_in(batch) if path in carriers
-    )
+    def _unkeyed(self) -> tuple[str, ...]:
+        return tuple(name for name, same in self.unkeyed.items() if same)

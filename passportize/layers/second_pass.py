@@ -14,7 +14,7 @@ from passportize.layers.switch import Pass, Switch
 from passportize.utils.frozen import frozen_model
 from passportize.utils.trees import copied, foreign_in, map_tensors
 
-__all__ = ["copied_arguments", "second_pass"]
+__all__ = ["copied_arguments", "note_writing", "second_pass"]
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -54,9 +54,44 @@ def second_pass(root: nn.Module, switch: Switch) -> Any:
     try:
         with frozen_model(root):
             _spare_buffers(root)
+            _spare_parameters(root, switch.written or frozenset())
             return root.forward(*args, **kwargs)
     finally:
         switch.second_passes.append((start, torch._C._autograd._get_sequence_nr()))
+
+
+def note_writing(root: nn.Module, switch: Switch) -> None:
+    """Call around the first of two passes: which parameters that do not train it writes into.
+
+    An average of weights (a momentum encoder, a teacher) is renewed in the forward pass by some
+    models. The first joint step finds out which.
+
+    Args:
+        root: The passportized model.
+        switch: Its switch.
+    """
+    if switch.written is not None or torch.compiler.is_compiling():
+        return
+    now = {
+        name: (parameter.data_ptr(), parameter._version, parameter.detach().flatten()[:8].tolist())
+        for name, parameter in root.named_parameters()
+        if not parameter.requires_grad and not parameter.is_meta
+    }
+    if switch.marks is None:
+        switch.marks = now
+        return
+    written = {name for name, mark in now.items() if switch.marks.get(name) != mark}
+    switch.written, switch.marks = frozenset(written), None
+
+
+def _spare_parameters(root: nn.Module, written: frozenset[str]) -> None:
+    """Put copies in the place of parameters that a pass writes into."""
+    for name in written:
+        path, _, own = name.rpartition(".")
+        kept = root.get_submodule(path)._parameters
+        parameter = kept[own]
+        assert parameter is not None
+        kept[own] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
 
 
 def _spare_buffers(root: nn.Module) -> None:

@@ -68,6 +68,8 @@ class Switch:
         share: How many samples of a batch are private, where that is not for the settings to say.
         fixed: Where among the arguments tensors without samples lie that are as long as a batch.
         second: Copies of the arguments, for the second of two separate passes.
+        written: Names of the parameters that a forward pass writes into, once that is known.
+        marks: What such parameters were before the first pass, until it is.
         second_passes: Between which autograd nodes, by number, second passes lie.
         entry: Name of the module at whose input the private rows are appended; the root if empty.
         penalties: Sign losses that layers of a sharded model have computed themselves.
@@ -94,6 +96,8 @@ class Switch:
         self.share: int | None = None
         self.fixed: frozenset[Path] = frozenset()
         self.second: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self.written: frozenset[str] | None = None
+        self.marks: dict[str, Any] | None = None
         self.second_passes: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
         self.entry = ""
         self.mode = Pass.PUBLIC
@@ -126,6 +130,7 @@ class Switch:
             rows=None,
             counters=[],
             second=None,
+            marks=None,
             second_passes=deque(maxlen=_REMEMBERED),
             mode=Pass.PUBLIC,
             current=Pass.PUBLIC,

@@ -33,6 +33,7 @@ __all__ = [
     "anchor_weights",
     "put_in_branches",
     "branches_put_in",
+    "count_steps",
     "take_out_branches",
     "make_branches",
     "put_in_branch",
@@ -75,8 +76,7 @@ def put_in_branches(
             undo.append(partial(take_out_branch, norm))
             put_in_branch(norm, branch)
         switch.sites = tuple(site.name for site in sites)
-        if switch.counts and branches:
-            branches[0].add_module("counter", StepCounter(switch))
+        count_steps(model, switch)
         switch.batch_statistics = any(branch.running_mean is not None for branch in branches)
         undo.append(partial(take_out_single_elements, model))
         put_in_single_elements(model)
@@ -87,6 +87,18 @@ def put_in_branches(
             step()
         raise
     return switch
+
+
+def count_steps(model: nn.Module, switch: Switch) -> None:
+    """Let state dicts hold the number of joint steps, where not all of them are alike.
+
+    Args:
+        model: The passportized model.
+        switch: Its switch.
+    """
+    first = next(iter(passport_layers(model).values()), None)
+    if switch.counts and first is not None and "counter" not in first.passport._modules:
+        first.passport.add_module("counter", StepCounter(switch))
 
 
 def take_out_branches(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from passportize.layers.settling import settle_passes
 from passportize.layers.switch import Switch
 from passportize.passport.passport import Passport
 from passportize.signature.site import Role, Site
-from passportize.surgery.branches import branches_put_in
+from passportize.surgery.branches import branches_put_in, count_steps
 from passportize.surgery.packed import call_of, packed_module
 from passportize.tracing.example_inputs import ExampleInputs
 
@@ -61,6 +61,7 @@ def settle_on_example(model: nn.Module, switch: Switch, example_inputs: Any) -> 
             return
         inputs = called
     settle_passes(model, switch, (inputs.args, dict(inputs.kwargs)), example=True)
+    count_steps(model, switch)
 
 
 def passes_note(
@@ -91,7 +92,9 @@ def passes_note(
             passes, tried = switch.config.passes, bool(switch.rehearsed)
             reason = switch.reason
     if passes == "separate":
-        return passes, f"a joint step takes two passes, twice the cost of a plain one: {reason}"
+        period = replace(config, passes="separate").private_period
+        often = "every joint step" if period == 1 else f"one joint step in {period}"
+        return passes, f"{often} takes two passes, twice the cost of a plain one: {reason}"
     more = f"with {config.private_fraction:.0%} of the batch appended"
     note = f"a joint step takes one pass, {more} (8 samples at least for statistics of a batch)"
     if not tried:

@@ -200,7 +200,7 @@ def unlock(model: Model, passport: Passport) -> Model:
         weights = layer.passport.weights
         assert weights is not None
         layer.passport.secret = secret.to(weights.rows()[0].device)
-    if not RootHooks.are_in(model):
+    if RootHooks.root_of(model) is None:
         refuse_wrapped(model)
         RootHooks(switch).put_in(model)
     return model

@@ -13,8 +13,9 @@ from passportize.errors import BranchLost, BranchMisuse, InvalidArgument
 from passportize.layers.batch import unlike_rows
 from passportize.layers.joint_forward import JointOutput, RootHooks, private_share
 from passportize.layers.model import _mode, passport_layers, switch_of
+from passportize.layers.settling import settle_passes
 from passportize.layers.switch import Pass, Switch
-from passportize.utils.trees import call_model, map_tensors, tensors_in
+from passportize.utils.trees import arguments_of, call_model, map_tensors, tensors_in
 
 __all__ = [
     "JointLoss",
@@ -86,6 +87,7 @@ def joint_loss(
     switch = switch_of(model)
     if not callable(criterion):
         raise InvalidArgument(f"criterion={criterion!r} must be callable")
+    _settle_uncompiled(model, switch, inputs)
     _fit_to_targets(model, switch, inputs, targets)
     with _mode(model, Pass.JOINT):
         result = call_model(model, inputs)
@@ -96,6 +98,16 @@ def joint_loss(
             "model.train() first, or use branch(model, 'private') to evaluate the private branch"
         )
     return loss_of(result, targets, criterion)
+
+
+def _settle_uncompiled(model: nn.Module, switch: Switch, inputs: Any) -> None:
+    """Try the joint pass of a compiled model here: its hooks are part of what is compiled."""
+    root = RootHooks.root_of(model)
+    compiled = any(
+        module._compiled_call_impl or "_orig_mod" in module._modules for module in model.modules()
+    )
+    if root is not None and root.training and compiled:
+        settle_passes(root, switch, arguments_of(inputs))
 
 
 def _fit_to_targets(model: nn.Module, switch: Switch, inputs: Any, targets: Any) -> None:
@@ -191,7 +203,7 @@ def train_jointly(model: nn.Module, joint: bool = True) -> nn.Module:
 
 def check_hooks(model: nn.Module) -> None:
     """Raise BranchLost if a passportized model has lost the hooks on its root."""
-    if not RootHooks.are_in(model):
+    if RootHooks.root_of(model) is None:
         raise BranchLost(
             f"{type(model).__name__} has two-branch layers, but not the hooks that run both "
             "branches: copies and files of a torch.fx.GraphModule drop them. Call "

@@ -220,7 +220,8 @@ def check_step(model: nn.Module, plain: nn.Module, inputs: tuple[Any, ...]) -> p
     torch.testing.assert_close(loss.public, expected)
     theirs = dict(plain.named_parameters())
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-4, atol=1e-5)
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-4, atol=1e-5)
     buffers = dict(model.named_buffers())
     for name, buffer in plain.named_buffers():
         torch.testing.assert_close(buffers[name], buffer)
@@ -409,22 +410,32 @@ def test_two_passes_advance_no_buffer_twice_and_take_checkpoints():
             super().__init__()
             self.register_buffer("steps", torch.zeros(()))
             self.first = nn.utils.spectral_norm(nn.Linear(WIDTH, WIDTH))
+            self.teacher = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
             self.calls = 0
 
         def forward(self, x: Tensor) -> Tensor:
             self.steps += 1
             self.calls += 1
+            if self.training:
+                with torch.no_grad():
+                    self.teacher.weight.data.mul_(0.9).add_(self.first.weight)
+                    self.teacher.bias.mul_(0.9).add_(1)
             return super().forward(self.first(x))
 
     torch.manual_seed(0)
     model = Counts().train()
     plain = copy.deepcopy(model)
-    pp.passportize(model, PASSPORT, example_inputs=rows())
+    config = pp.PassportConfig.keyed(private_fraction=1.0)
+    pp.passportize(model, PASSPORT, config=config, example_inputs=rows())
     assert switch_of(model).config.passes == "separate"
     for _ in range(2):
         model.zero_grad(), plain.zero_grad()
         loss = check_step(model, plain, (rows(),))
         assert model.calls == plain.calls
+        for ours, theirs in zip(
+            model.teacher.parameters(), plain.teacher.parameters(), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs)
     del loss
     private = pp.joint_loss(model, rows(), None, lambda output, _: output.sin().sum()).private
     private.backward()
@@ -495,9 +506,64 @@ def test_plan_and_probe_say_which_passes_a_joint_step_takes(kind, check):
     passes = "doubled" if kind is Tower else "separate"
     planned = pp.plan(kind(), example_inputs=rows())
     assert planned.passes == passes and planned.to_dict()["passes"] == passes
-    assert f"takes {'one pass' if kind is Tower else 'two passes'}" in str(planned)
+    costs = "takes one pass" if kind is Tower else "one joint step in 4 takes two passes"
+    assert costs in str(planned)
     assert "first training step" in str(pp.plan(kind()))
     model = pp.passportize(kind(), PASSPORT, example_inputs=rows(), check=check)
     report = probe(model, rows())
     assert report.joint.startswith(passes) and passes in str(report)
     assert not switch_of(model).trained
+
+
+@pytest.fixture
+def one_process():
+    dist = torch.distributed
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist
+    dist.destroy_process_group()
+
+
+def test_no_process_talks_to_another(one_process, caplog):
+    class Gathers(Tower):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.net(x)
+            total = y.detach().sum(0)
+            one_process.all_reduce(total)
+            return y + total
+
+    model = Gathers().train()
+    with caplog.at_level(logging.INFO, "passportize"):
+        pp.passportize(model, PASSPORT, example_inputs=rows())
+    assert "talks to other processes" in caplog.text and "first training step" in caplog.text
+    assert switch_of(model).config.passes == "doubled"
+    with caplog.at_level(logging.INFO, "passportize"):
+        pp.joint_loss(model, rows(), None, lambda output, _: output.sum())
+    assert "it goes unchecked" in caplog.text
+
+
+def test_gradient_reducers_are_not_told_of_the_check(one_process):
+    model = pp.passportize(Tower().train(), PASSPORT)
+    told: list[str] = []
+    for name, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: told.append(name))
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    loss = pp.joint_loss(wrapped, rows(), LABELS, F.cross_entropy)
+    assert switch_of(model).rehearsed and not told
+    loss.total.backward()
+    assert sorted(told) == sorted(name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_compiled_model_is_tried_before_it_is_compiled(whole):
+    model = Contrastive().train()
+    pp.passportize(model, PASSPORT)
+    if whole:
+        compiled = torch.compile(model, backend="eager")
+    else:
+        model.compile(backend="eager")
+        compiled = model
+    loss = pp.joint_loss(compiled, rows(), torch.arange(ROWS), F.cross_entropy)
+    assert switch_of(model).config.passes == "separate"
+    assert loss.output.shape == (ROWS, ROWS)

@@ -20,7 +20,7 @@ from tests.support.small_joint import CONFIGS, batch, gradients, small
 def test_checkpointing_repeats_either_of_two_separate_passes(
     reentrant: bool, sign_every: int
 ) -> None:
-    config = pp.PassportConfig.keyed(passes="separate", sign_every=sign_every, private_every=2)
+    config = pp.PassportConfig.keyed(passes="separate", sign_every=sign_every, private_fraction=0.5)
     models = [small(config), small(config, reentrant=reentrant)]
     for model in models:
         # All steps first, then their gradients, the last one first.

@@ -182,7 +182,11 @@ def test_packed_nodes_are_never_doubled_silently():
     case = POINT_CLOUD_MODELS["pyg_act_first"]
     model = case.build()
     pp.passportize(model, PASSPORT)
-    with pytest.raises(pp.errors.BranchMisuse, match="passes='separate'"):
+    loss = pp.joint_loss(model, case.inputs(0, 8), case.labels(0, 8), F.cross_entropy)
+    assert loss.private_output.shape == loss.output.shape
+    config = pp.PassportConfig.keyed(passes="doubled")
+    model = pp.passportize(case.build(), PASSPORT, config=config)
+    with pytest.raises(pp.errors.JointPassRefused, match="passes='separate'"):
         pp.joint_loss(model, case.inputs(0, 8), case.labels(0, 8), F.cross_entropy)
 
 
