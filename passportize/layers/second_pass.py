@@ -49,7 +49,13 @@ def second_pass(root: nn.Module, switch: Switch) -> Any:
     args, kwargs = switch.second
     switch.current, switch.mixed = Pass.PRIVATE, True
     if torch.compiler.is_compiling():
-        return root.forward(*args, **kwargs)
+        # In a graph nothing is written where it stands, so that writing back disturbs nobody.
+        kept = [(buffer, buffer.clone()) for _, _, buffer in _host_buffers(root)]
+        output = root.forward(*args, **kwargs)
+        with torch.no_grad():
+            for buffer, values in kept:
+                buffer.copy_(values)
+        return output
     start = torch._C._autograd._get_sequence_nr()
     try:
         with frozen_model(root):
@@ -97,10 +103,16 @@ def _spare_parameters(root: nn.Module, written: frozenset[str]) -> None:
 def _spare_buffers(root: nn.Module) -> None:
     """Put copies in the place of the host's buffers, which autograd may have noted already."""
     copies: dict[int, Tensor] = {}
-    for module in root.modules():
-        # Two-branch layers have statistics for each branch.
-        if isinstance(module, (PassportLayer, Branch)):
-            continue
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
+    for module, name, buffer in _host_buffers(root):
+        module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
+
+
+def _host_buffers(root: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """Buffers that both branches share; two-branch layers have statistics for each."""
+    return [
+        (module, name, buffer)
+        for module in root.modules()
+        if not isinstance(module, (PassportLayer, Branch))
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]

@@ -567,3 +567,26 @@ def test_a_compiled_model_is_tried_before_it_is_compiled(whole):
     loss = pp.joint_loss(compiled, rows(), torch.arange(ROWS), F.cross_entropy)
     assert switch_of(model).config.passes == "separate"
     assert loss.output.shape == (ROWS, ROWS)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.usefixtures("fresh_compiler")
+def test_two_compiled_passes_advance_no_buffer_twice():
+    class Counts(Contrastive):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("steps", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps += 1
+            return super().forward(x)
+
+    model = Counts().train()
+    config = pp.PassportConfig.keyed(private_fraction=1.0)
+    pp.passportize(model, PASSPORT, config=config, example_inputs=rows())
+    compiled = torch.compile(model, backend="aot_eager")
+    for _ in range(2):
+        loss = pp.joint_loss(compiled, rows(), torch.arange(ROWS), F.cross_entropy)
+        loss.total.backward()
+        assert loss.private is not None
+    assert float(model.steps) == 2
