@@ -72,7 +72,8 @@ def refuse_wrong(root: nn.Module, switch: Switch, finding: Finding) -> None:
             + f"{finding.error[:1].upper()}{finding.error[1:]}. Use the "
             "'signature' preset, which needs no private pass, or check=False"
         )
-    if finding.passes == "separate" and not switch.automatic:
+    asked = switch.config.passes == "doubled" and not switch.automatic
+    if finding.passes == "separate" and asked:
         raise JointPassRefused(
             f"{name}: samples cannot be appended to a batch (passes='doubled'): {finding.reason}. "
             "Leave passes= out or set passes='separate'"

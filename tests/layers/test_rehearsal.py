@@ -513,6 +513,9 @@ def test_plan_and_probe_say_which_passes_a_joint_step_takes(kind, check):
     report = probe(model, rows())
     assert report.joint.startswith(passes) and passes in str(report)
     assert not switch_of(model).trained
+    config = pp.PassportConfig.keyed(passes="separate")
+    model = pp.passportize(kind(), PASSPORT, config=config)
+    assert probe(model, rows()).joint == "separate"
 
 
 @pytest.fixture
