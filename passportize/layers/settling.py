@@ -68,7 +68,7 @@ def refuse_wrong(root: nn.Module, switch: Switch, finding: Finding) -> None:
     if finding.error:
         raise JointPassRefused(
             f"{name}: no joint step gives what the plain model gives. "
-            + (f"With samples appended to the batch: {finding.reason}. " if finding.reason else "")
+            + (f"One pass: {finding.reason}. " if finding.reason else "")
             + f"{finding.error[:1].upper()}{finding.error[1:]}. Use the "
             "'signature' preset, which needs no private pass, or check=False"
         )
