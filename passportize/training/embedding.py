@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +37,9 @@ __all__ = ["Embedding", "TrainedWeightsWarning", "embed_signature"]
 _ROUNDS = 50
 """One is enough for a weight that answers to one site; those that share a weight take turns."""
 
+
+_FRESH = 2.0
+"""The margin in fresh rows at least: signs cost nothing, and training takes some of it off."""
 
 _MEANS = 0.3
 """What a mean that is taken from rows may change of their responses, in standard deviations."""
@@ -105,7 +109,8 @@ def embed_signature(
     Args:
         model: A passportized model.
         margin: Distance to leave from zero, in the units of ``PassportConfig.margin``; by default
-            that of each site's config. A smaller one changes less and withstands less.
+            that of each site's config, and at least 2 in freshly drawn weights. A smaller one
+            changes less and withstands less.
         calibration: Batches of inputs as the model is used: tensors ``[batch, ...]``, dicts of
             keyword arguments, or pairs of inputs and labels, which are ignored. Read several
             times; what can be read only once is kept in memory. The model runs in eval mode.
@@ -135,6 +140,12 @@ def embed_signature(
         raise InvalidArgument(f"embed_signature: ridge={ridge!r} must be a number above 0")
     layers = [layer for layer in passport_layers(model).values() if layer.passport.bound]
     branches = [layer.passport for layer in layers]
+    places = [
+        (owner, attribute)
+        for branch in branches
+        if branch.weights is not None
+        for owner, attribute, _ in branch.weights.owners
+    ]
     owners: dict[str, tuple[nn.Module, str]] = {
         part.weight: (owner, attribute)
         for branch in branches
@@ -165,8 +176,9 @@ def embed_signature(
         if calibration is not None:
             by_output = turn_by_output(marked, model, calibration, ridge, progress)
         elif _fresh(layers):
+            uses = Counter(id(source) for place in places for source in sources_of(*place))
             for branch in branches:
-                _embed(branch, margin, fresh=True)
+                _embed(branch, margin, {source for source, count in uses.items() if count == 1})
         for _ in range(_ROUNDS):
             moved = [_embed(branch, margin) for branch in branches]
             if not any(moved):
@@ -218,8 +230,14 @@ def _trained(layer: PassportLayer) -> bool:
     )
 
 
-def _embed(branch: Branch, margin: float | None, fresh: bool = False) -> bool:
-    """Move the rows of one site, fresh ones by signs alone; whether any had to."""
+def _embed(branch: Branch, margin: float | None, fresh: Collection[int] = ()) -> bool:
+    """Move the rows of one site, or change the signs of fresh ones; whether any had to.
+
+    Args:
+        branch: Of the site.
+        margin: See :func:`embed_signature`.
+        fresh: Ids of freshly drawn tensors: rows of these alone, by signs alone.
+    """
     assert branch.weights is not None
     moved = False
     start = 0
@@ -227,18 +245,24 @@ def _embed(branch: Branch, margin: float | None, fresh: bool = False) -> bool:
         branch.weights.owners, branch.secret.sides, strict=True
     ):
         reach = branch.config.margin if margin is None else margin
+        signs_alone = id(sources_of(owner, attribute)[0]) in fresh
+        if fresh and not signs_alone:
+            start += part.bits
+            continue
+        if signs_alone and margin is None:
+            reach = max(reach, _FRESH)
         # On the CPU, where float64 exists and every machine computes the same.
         values = effective_weight(owner, attribute).cpu()
         side = side.to(values.device)
         read = part
-        if fresh and (part.centred or part.less_mean_row):
+        if signs_alone and (part.centred or part.less_mean_row):
             # Signs are those of the entries themselves; what is taken from them moves a little.
             read = replace(part, centred=False, less_mean_row=False)
             reach += _MEANS
         rows = side.picked(anchor_rows(values, read, side.window)).double()
         bits = branch.secret.bits[start : start + part.bits].cpu().double()
         start += part.bits
-        act = branch.formulation.flipped if fresh else branch.formulation.turned
+        act = branch.formulation.flipped if signs_alone else branch.formulation.turned
         wanted = act(rows, side, bits, reach)
         if wanted is not None:
             moved = True
