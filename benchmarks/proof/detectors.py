@@ -45,8 +45,8 @@ from passportize.surgery.branches import take_out_branches
 WIDTHS = (16, 24, 32)
 PLAIN, SHARED = "plain", "shared vectors"
 KINDS = (PLAIN, "signature", "keyed", SHARED)
-COUNT = 120
-CONTROLS = 30
+COUNTS = {PLAIN: 120, "signature": 102, "keyed": 18, SHARED: 18}
+"""How many of each: few of those that are seen at once."""
 EPOCHS, SIZE = 6, 16
 FOLDS = 10
 LOOKS = ("spectrum", "humps", "windows", "squares", "row lengths", "single entries")
@@ -216,7 +216,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=COUNT, help="networks of each kind")
     parser.add_argument("--out", type=Path, default=RESULTS / "detectors.json")
     parser.add_argument("--features", type=Path, required=True, help="file that a run goes on with")
     arguments = parser.parse_args()
@@ -224,10 +223,10 @@ def main() -> None:
     data = digits_data(SIZE)
     rows = [json.loads(line) for line in _lines(arguments.features)]
     done = {(row["kind"], row["seed"]) for row in rows}
-    for number, kind in itertools.product(range(arguments.count), KINDS):
+    for number, kind in itertools.product(range(max(COUNTS.values())), KINDS):
         # No two networks begin with the same weights, so that nothing is told by likeness.
         seed = 1000 * KINDS.index(kind) + number
-        if (kind, seed) in done or (kind == SHARED and number >= CONTROLS):
+        if (kind, seed) in done or number >= COUNTS[kind]:
             continue
         rows.append(measured(kind, WIDTHS[number % len(WIDTHS)], seed, data))
         with arguments.features.open("a") as file:

@@ -26,7 +26,8 @@ def flipped_rows(rows: Tensor, vectors: SignVectors, bits: Tensor, margin: float
     With ``x = w s``, and ``A`` and ``B`` the sums of ``x`` where ``s`` and ``t`` agree and where
     they do not, ``w . s = A + B`` and ``w . t = A - B``. For a bit of +1 both conditions are
     ``|A| - |B| >= m |w|``, for -1 the same with ``A`` and ``B`` exchanged. The larger sum is
-    made longer, and if that does not do the smaller one shorter, by the smallest entries first.
+    made longer, and if that does not do the smaller one shorter, by the largest entries first: few
+    are changed, and not those that pruning takes away.
 
     Args:
         rows: Float64 ``[channels, entries]``.
@@ -64,17 +65,15 @@ def flipped_rows(rows: Tensor, vectors: SignVectors, bits: Tensor, margin: float
 
 
 def _first(gains: Tensor, missing: Tensor, enough: bool) -> Tensor:
-    """The smallest gains that together make up for what is missing, bool ``[rows, entries]``.
+    """The largest gains that together make up for what is missing, bool ``[rows, entries]``.
 
     Args:
         gains: 0 where there is none.
         missing: ``[rows]``.
-        enough: Whether the last one may go beyond.
+        enough: Whether the last one may go beyond; if not, those that would are left out.
     """
-    possible = gains > 0
-    ordered, order = torch.where(possible, gains, torch.inf).sort(1)
-    sums = torch.where(ordered.isinf(), 0, ordered).cumsum(1)
-    before = sums - torch.where(ordered.isinf(), 0, ordered)
-    taken = (before if enough else sums) < missing[:, None]
-    result = torch.zeros_like(possible)
-    return result.scatter(1, order, taken) & possible
+    gains = gains.where(torch.tensor(enough) | (gains <= missing[:, None]), 0)
+    ordered, order = gains.sort(1, descending=True)
+    sums = ordered.cumsum(1)
+    taken = (sums - ordered if enough else sums) < missing[:, None]
+    return torch.zeros_like(gains, dtype=torch.bool).scatter(1, order, taken) & (gains > 0)

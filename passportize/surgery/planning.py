@@ -85,7 +85,7 @@ def plan(
         if not check:
             return planned
         passes, note = passes_note(model, planned.sites, config, example_inputs)
-        return replace(planned, passes=passes, notes=(*planned.notes, *([note] if note else [])))
+        return replace(planned, passes=passes, joint_step=note)
     finally:
         if exposed:
             take_out_stand_ins(model)

@@ -28,7 +28,8 @@ class Plan:
         samples_only: Norms that see one value per channel of each sample, so that statistics of a
             batch are taken over its samples alone.
         passes: How a joint training step will run, ``"doubled"`` or ``"separate"``; empty where
-            there is no private branch, or nobody asked. A note says why and what it costs.
+            there is no private branch, or nobody asked.
+        joint_step: The same as a sentence, with the reason and the cost.
         trails: How the anchors were searched for; :meth:`explain` shows them.
     """
 
@@ -38,6 +39,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     samples_only: frozenset[str] = frozenset()
     passes: str = ""
+    joint_step: str = ""
     trails: tuple[Trail, ...] = field(default=(), repr=False, compare=False)
 
     def role(self, role: Role) -> tuple[Site, ...]:
@@ -76,6 +78,7 @@ class Plan:
             "method": self.method,
             "bits": self.bits,
             "passes": self.passes,
+            "joint_step": self.joint_step,
             "sites": [site.to_dict() for site in self.sites],
             "notes": list(self.notes),
         }
@@ -108,4 +111,6 @@ class Plan:
             "  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip()
             for row in table
         ]
-        return "\n".join([*lines, self.summary(), *(f"note: {note}" for note in self.notes)])
+        step = [self.joint_step] if self.joint_step else []
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([*lines, self.summary(), *step, *notes])

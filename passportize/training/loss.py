@@ -15,6 +15,7 @@ from passportize.layers.joint_forward import JointOutput, RootHooks, private_sha
 from passportize.layers.model import _mode, passport_layers, switch_of
 from passportize.layers.settling import settle_passes
 from passportize.layers.switch import Pass, Switch
+from passportize.utils.all_or_nothing import process_as_before
 from passportize.utils.trees import arguments_of, call_model, map_tensors, tensors_in
 
 __all__ = [
@@ -52,6 +53,7 @@ class JointLoss:
     private_output: Any
 
 
+@process_as_before
 def joint_loss(
     model: nn.Module,
     inputs: Any,

@@ -25,7 +25,7 @@ from passportize.utils.frozen import MODULE_CALLS
 from passportize.utils.fused_kernels import FUSED_KERNELS
 from passportize.utils.records import ModuleRecord, tensor_values, write_back
 
-__all__ = ["all_or_nothing"]
+__all__ = ["all_or_nothing", "process_as_before"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -46,56 +46,64 @@ def all_or_nothing(function: Function) -> Function:
         model = args[0] if args else kwargs.get("model")
         if not isinstance(model, nn.Module):
             return function(*args, **kwargs)
-        before = _Before(model)
+        process, before = _Process(draws=True), _Model(model)
         try:
             # Nothing may come after it: once the function has returned, all has happened.
             return function(*args, **kwargs)
         except BaseException:
+            process.put_back()
             before.put_back()
             raise
 
     return cast("Function", whole)
 
 
-class _Before:
-    """A model and the process as they were."""
+def process_as_before(function: Function) -> Function:
+    """Leave the switches of torch and Python as they were, unless the function returns."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.records = [ModuleRecord(module) for module in model.modules()]
-        self.classes = [(module, module.__class__) for module in model.modules()]
-        self.gradients = [(parameter, parameter.grad) for parameter in _own(model)]
-        self.values = tensor_values(self.records, buffers=True)
+    @functools.wraps(function)
+    def whole(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        process = _Process(draws=False)
+        try:
+            return function(*args, **kwargs)
+        except BaseException:
+            process.put_back()
+            raise
+
+    return cast("Function", whole)
+
+
+class _Process:
+    """What the process has switched on, and where its random numbers are."""
+
+    def __init__(self, draws: bool) -> None:
         self.call = nn.Module.__call__
         self.locks = [
             (lock, lock._is_owned())  # type: ignore[attr-defined]
             for lock in (MODULE_CALLS, FUSED_KERNELS.lock)
         ]
+        self.functions = torch._C._get_torch_function_state()  # type: ignore[attr-defined]
         self.function_modes = _function_modes()
         self.dispatch_modes = len(_get_current_dispatch_mode_stack())
         self.grad = torch.is_grad_enabled()
         self.fused = FUSED_KERNELS.depth()
         self.autocast = {
             device: torch.is_autocast_enabled(device)
-            for device in {"cpu", *(record.tensor.device.type for record in self.values)}
+            for device in ("cpu", "cuda")
             if torch.amp.is_autocast_available(device)
         }
         self.filters = warnings.filters
         self.filtered = list(warnings.filters)
-        self.random = random.getstate()
-        self.torch_random = torch.get_rng_state()
-        numpy = sys.modules.get("numpy")
-        self.numpy_random = None if numpy is None else numpy.random.get_state()
+        self.draws = _random_states() if draws else None
 
     def put_back(self) -> None:
+        torch._C._set_torch_function_state(self.functions)  # type: ignore[attr-defined]
         while _function_modes() > self.function_modes:
             _pop_mode()  # type: ignore[no-untyped-call]
         while len(_get_current_dispatch_mode_stack()) > self.dispatch_modes:
             _pop_dispatch_mode()
-        for module, kind in self.classes:
-            if module.__class__ is not kind:
-                module.__class__ = kind
-        for record in self.records:
-            record.restore()
         nn.Module.__call__ = self.call  # type: ignore[method-assign]
         for lock, owned in self.locks:
             while not owned and lock._is_owned():  # type: ignore[attr-defined]
@@ -104,21 +112,45 @@ class _Before:
         FUSED_KERNELS.leave_to(self.fused)
         for device, enabled in self.autocast.items():
             torch.set_autocast_enabled(device, enabled)
+        warnings.filters = self.filters
+        self.filters[:] = self.filtered  # type: ignore[index]
+        if self.draws is not None:
+            random.setstate(self.draws[0])
+            torch.set_rng_state(self.draws[1])
+            if self.draws[2] is not None:
+                sys.modules["numpy"].random.set_state(self.draws[2])
+
+
+class _Model:
+    """A model as it was."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.records = [ModuleRecord(module) for module in model.modules()]
+        self.classes = [(module, module.__class__) for module in model.modules()]
+        self.gradients = [
+            (parameter, parameter.grad)
+            for parameter in model.parameters()
+            if not is_lazy(parameter)
+        ]
+        self.values = tensor_values(self.records, buffers=True)
+
+    def put_back(self) -> None:
+        for module, kind in self.classes:
+            if module.__class__ is not kind:
+                module.__class__ = kind
+        for record in self.records:
+            record.restore()
         for parameter, gradient in self.gradients:
             if parameter.grad is not gradient:
                 parameter.grad = gradient
         write_back(self.values)
-        warnings.filters = self.filters
-        self.filters[:] = self.filtered  # type: ignore[index]
-        random.setstate(self.random)
-        torch.set_rng_state(self.torch_random)
-        if self.numpy_random is not None:
-            sys.modules["numpy"].random.set_state(self.numpy_random)
+
+
+def _random_states() -> tuple[Any, torch.Tensor, Any]:
+    numpy = sys.modules.get("numpy")
+    drawn = None if numpy is None else numpy.random.get_state()
+    return random.getstate(), torch.get_rng_state(), drawn
 
 
 def _function_modes() -> int:
     return len(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
-
-
-def _own(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if not is_lazy(parameter)]

@@ -20,6 +20,7 @@ from passportize.signature.evidence import Evidence, judge_evidence, read_eviden
 from passportize.signature.matching import BY_NAME
 from passportize.signature.model_key import ModelKey
 from passportize.suspects.reading import Opened
+from passportize.utils.all_or_nothing import process_as_before
 from passportize.verification.expectation import Expectation
 from passportize.verification.fidelity import Fidelity, measure_fidelity
 from passportize.verification.links import Links, judge_links, open_released, open_weights
@@ -29,6 +30,7 @@ from passportize.verification.verdict import SiteVerdict, Verdict
 __all__ = ["verify"]
 
 
+@process_as_before
 def verify(
     suspect: nn.Module | Mapping[str, Tensor] | Opened | str | os.PathLike[str],
     passport: Passport,

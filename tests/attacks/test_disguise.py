@@ -102,7 +102,7 @@ def owned() -> tuple[nn.Module, Claim]:
     torch.manual_seed(3)
     model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3, num_classes=10)
     marked = pp.passportize(
-        as_trained(model).train(), PASSPORT, config=pp.PassportConfig.signature()
+        as_trained(model).train(), PASSPORT, config=pp.PassportConfig.signature(margin=2.0)
     )
     pp.embed_signature(marked)
     claim = claim_of(marked)

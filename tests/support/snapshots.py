@@ -48,6 +48,7 @@ class Snapshot:
             "call": nn.Module.__call__,
             "grad": torch.is_grad_enabled(),
             "fast path": torch.backends.mha.get_fastpath_enabled(),
+            "functions": str(torch._C._get_torch_function_state()),
             "autocast": torch.is_autocast_enabled("cpu"),
             "modes": [
                 type(mode).__name__

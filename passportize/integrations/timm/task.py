@@ -10,7 +10,7 @@ from torch import nn
 from passportize.errors import CheckpointError, InvalidArgument
 from passportize.integrations.timm.checkpoint import TASK_KEY, join_state, part_state
 from passportize.layers.joint_forward import JointOutput
-from passportize.layers.model import is_passportized
+from passportize.layers.model import is_passportized, switch_of
 from passportize.training.criterion import JointCriterion, JointMeter
 from passportize.training.loss import loss_of, private_targets
 
@@ -66,7 +66,8 @@ class PassportTaskMixin(TrainingTask):  # type: ignore[misc]
         taken: list[JointOutput] = []
 
         def public(module: nn.Module, args: Any, output: Any) -> Any:
-            if not isinstance(output, JointOutput):
+            # A trial of the joint pass wants it whole.
+            if not isinstance(output, JointOutput) or switch_of(module).rehearsing:
                 return None
             taken.append(output)
             return output.public
