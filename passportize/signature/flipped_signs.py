@@ -65,15 +65,14 @@ def flipped_rows(rows: Tensor, vectors: SignVectors, bits: Tensor, margin: float
 
 
 def _first(gains: Tensor, missing: Tensor, enough: bool) -> Tensor:
-    """The largest gains that together make up for what is missing, bool ``[rows, entries]``.
+    """The gains that together make up for what is missing, bool ``[rows, entries]``.
 
     Args:
         gains: 0 where there is none.
         missing: ``[rows]``.
-        enough: Whether the last one may go beyond; if not, those that would are left out.
+        enough: Whether the last one may go beyond: then the largest first; if not, the smallest.
     """
-    gains = gains.where(torch.tensor(enough) | (gains <= missing[:, None]), 0)
-    ordered, order = gains.sort(1, descending=True)
+    ordered, order = gains.sort(1, descending=enough)
     sums = ordered.cumsum(1)
     taken = (sums - ordered if enough else sums) < missing[:, None]
     return torch.zeros_like(gains, dtype=torch.bool).scatter(1, order, taken) & (gains > 0)
