@@ -141,7 +141,7 @@ def detection(
     table = features([*marked, *plain], looks)
     truth = np.array([1] * len(marked) + [0] * len(plain))
     if len(looks) > 1:
-        classifier: Any = RandomForestClassifier(500, min_samples_leaf=3, random_state=0)
+        classifier: Any = RandomForestClassifier(200, min_samples_leaf=3, random_state=0)
     else:
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
@@ -150,7 +150,7 @@ def detection(
         (said[truth == 1], said[truth == 0]),
         _auc,
         vectorized=False,
-        n_resamples=2000,
+        n_resamples=500,
         method="percentile",
         random_state=np.random.default_rng(0),
     ).confidence_interval
@@ -199,6 +199,7 @@ def table(record: dict[str, Any]) -> str:
         "networks that they did not learn from, with the interval of 95 %; .5 is a coin. Shared "
         "vectors are the control: what the published scheme does shows.",
         "",
+        *((record["note"], "") if "note" in record else ()),
         "| detector | " + " | ".join(record["detectors"]) + " |",
         "|---" * (1 + len(record["detectors"])) + "|",
     ]
