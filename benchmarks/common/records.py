@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from passportize.utils.files import write_atomically
 
-__all__ = ["earlier_rows", "write_record"]
+__all__ = ["earlier_rows", "heading", "write_record"]
+
+
+def heading(question: str, command: str, threads: str = "1 thread") -> dict[str, Any]:
+    """How a record begins: what was asked, by which command, on which machine and torch.
+
+    Args:
+        question: What was asked.
+        command: The module, ``benchmarks.proof.kin`` say.
+        threads: How many threads it had.
+    """
+    return {
+        "question": question,
+        "command": f"python -m {command}",
+        "machine": f"{platform.machine()}, {threads}",
+        "torch": torch.__version__,
+    }
 
 
 def write_record(path: Path, record: dict[str, Any], page: str) -> None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from benchmarks.common.paths import RESULTS
+from benchmarks.common.records import heading
 from passportize.demo.showing import run_demo
 from passportize.passport.passport import Passport
 from passportize.utils.files import write_atomically
@@ -42,10 +41,7 @@ def main() -> None:
     # Where a run put its files says nothing.
     del shown["files"]
     record = {
-        "question": "what does a newcomer see who types make demo?",
-        "command": "python -m benchmarks.proof.demo",
-        "machine": f"{platform.machine()}, 1 thread",
-        "torch": torch.__version__,
+        **heading("what does a newcomer see who types make demo?", "benchmarks.proof.demo"),
         "epochs": arguments.epochs,
         "seconds": round(time.perf_counter() - start, 1),
         # On a machine that is shared with other work this is the one that says something.

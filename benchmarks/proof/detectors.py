@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import math
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from torch import nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
-from benchmarks.common.records import write_record
+from benchmarks.common.records import heading, write_record
 from benchmarks.proof.weight_features import factor_features, weight_features
 from passportize.data.images import ImageData, digits_data
 from passportize.demo.recipe import accuracy, train
@@ -233,10 +232,10 @@ def main() -> None:
         with arguments.features.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
     record = {
-        "question": "can a marked network be told from an unmarked one without key and data",
-        "command": "python -m benchmarks.proof.detectors",
-        "machine": f"{platform.machine()}, 1 thread",
-        "torch": torch.__version__,
+        **heading(
+            "can a marked network be told from an unmarked one without key and data",
+            "benchmarks.proof.detectors",
+        ),
         "networks": {
             kind: {
                 "count": len(of_kind),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
-from benchmarks.common.records import write_record
+from benchmarks.common.records import heading, write_record
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
 from passportize.data.images import ImageData, digits_data
@@ -176,10 +175,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     data = digits_data()
     record: dict[str, Any] = {
-        "question": "plain and aligned reading after disguises that change no output",
-        "command": "python -m benchmarks.proof.disguises",
-        "machine": f"{platform.machine()}, {arguments.threads} thread(s)",
-        "torch": torch.__version__,
+        **heading(
+            "plain and aligned reading after disguises that change no output",
+            "benchmarks.proof.disguises",
+            f"{arguments.threads} thread(s)",
+        ),
         "models": {},
     }
     for name in arguments.models:

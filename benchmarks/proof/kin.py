@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch import nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
-from benchmarks.common.records import earlier_rows, write_record
+from benchmarks.common.records import earlier_rows, heading, write_record
 from passportize.attacks.disguise import disguise
 from passportize.data.images import ImageData, digits_data
 from passportize.demo.recipe import accuracy, train
@@ -192,10 +191,10 @@ def main() -> None:
     torch.set_num_threads(1)
     data = digits_data()
     record: dict[str, Any] = {
-        "question": "who is accepted through the released weights, by kind of kinship",
-        "command": "python -m benchmarks.proof.kin",
-        "machine": f"{platform.machine()}, 1 thread",
-        "torch": torch.__version__,
+        **heading(
+            "who is accepted through the released weights, by kind of kinship",
+            "benchmarks.proof.kin",
+        ),
         "models": earlier_rows(arguments.out),
     }
     for name in arguments.models:

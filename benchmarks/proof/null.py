@@ -12,7 +12,6 @@ fair coin, in number and in spread, and no strength may be reached more often th
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
-from benchmarks.common.records import earlier_rows, write_record
+from benchmarks.common.records import earlier_rows, heading, write_record
 from benchmarks.proof.kin import EPOCHS, MODELS, built, tuned
 from passportize.data.images import digits_data
 from passportize.release.claim import claim_of
@@ -185,10 +184,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     record: dict[str, Any] = {
-        "question": "what strangers' keys read in networks that nobody marked",
-        "command": "python -m benchmarks.proof.null",
-        "machine": f"{platform.machine()}, 1 thread",
-        "torch": torch.__version__,
+        **heading(
+            "what strangers' keys read in networks that nobody marked", "benchmarks.proof.null"
+        ),
         "models": earlier_rows(arguments.out),
     }
     for name in arguments.models:

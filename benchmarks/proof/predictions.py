@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
-from benchmarks.common.records import write_record
+from benchmarks.common.records import heading, write_record
 from benchmarks.proof.detectors import EPOCHS, SIZE, small_network
 from passportize.data.images import ImageData, digits_data
 from passportize.demo.recipe import train
@@ -156,10 +155,10 @@ def main() -> None:
             for name, look in LOOKS.items()
         }
     record = {
-        "question": "how well released weights predict the bits, without the key",
-        "command": "python -m benchmarks.proof.predictions",
-        "machine": f"{platform.machine()}, 1 thread",
-        "torch": torch.__version__,
+        **heading(
+            "how well released weights predict the bits, without the key",
+            "benchmarks.proof.predictions",
+        ),
         "count": arguments.count,
         "guessed": guessed,
     }

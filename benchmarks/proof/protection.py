@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from torch import nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
+from benchmarks.common.records import heading
 from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.data.images import ImageData, batches, digits_data
 from passportize.demo.recipe import accuracy, build_model, train
@@ -167,10 +167,11 @@ def main() -> None:
     data = digits_data()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
-        "question": "accuracy, proof, strangers and removal on the demo's recipe",
-        "command": "python -m benchmarks.proof.protection",
-        "machine": f"{platform.machine()}, {arguments.threads} thread(s)",
-        "torch": torch.__version__,
+        **heading(
+            "accuracy, proof, strangers and removal on the demo's recipe",
+            "benchmarks.proof.protection",
+            f"{arguments.threads} thread(s)",
+        ),
         "epochs": arguments.epochs,
         "train_images": len(data.train_images),
         "test_images": len(data.test_images),

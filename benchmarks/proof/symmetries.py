@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
-from benchmarks.common.records import earlier_rows, write_record
+from benchmarks.common.records import earlier_rows, heading, write_record
 from passportize.attacks.disguise import disguise
 from passportize.errors import PassportizeError
 from passportize.release.claim import Claim, claim_of
@@ -264,10 +263,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     record: dict[str, Any] = {
-        "question": "is every disguise that changes no output undone, on every architecture",
-        "command": "python -m benchmarks.proof.symmetries",
-        "machine": f"{platform.machine()}, 1 thread",
-        "torch": torch.__version__,
+        **heading(
+            "is every disguise that changes no output undone, on every architecture",
+            "benchmarks.proof.symmetries",
+        ),
         "timm": timm.__version__,
         "models": earlier_rows(arguments.out),
     }

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import platform
 import random
 import resource
 import struct
@@ -30,7 +29,7 @@ import torch
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
-from benchmarks.common.records import write_record
+from benchmarks.common.records import heading, write_record
 from benchmarks.suspects.kinds_made import MADE
 from passportize.errors import PassportizeError
 from passportize.passport.sealing import ScryptCost, seal
@@ -287,10 +286,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     record: dict[str, Any] = {
-        "question": "what becomes of files that were damaged or crafted",
-        "command": "python -m benchmarks.robustness.crafted_files",
-        "machine": f"{platform.machine()}, 1 thread",
-        "torch": torch.__version__,
+        **heading(
+            "what becomes of files that were damaged or crafted",
+            "benchmarks.robustness.crafted_files",
+        ),
         "kinds": {},
     }
     with tempfile.TemporaryDirectory() as name:

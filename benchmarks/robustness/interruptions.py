@@ -10,7 +10,6 @@ as they were before the call, and the call made again must end.
 from __future__ import annotations
 
 import argparse
-import platform
 import random
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.common.paths import RESULTS
-from benchmarks.common.records import write_record
+from benchmarks.common.records import heading, write_record
 from tests.support.interruptible import PAIRS, Outcome, interrupt
 
 POINTS = 200
@@ -67,10 +66,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     record: dict[str, Any] = {
-        "question": "what is left of a model when a call is interrupted",
-        "command": "python -m benchmarks.robustness.interruptions",
-        "machine": f"{platform.machine()}, 1 thread",
-        "torch": torch.__version__,
+        **heading(
+            "what is left of a model when a call is interrupted",
+            "benchmarks.robustness.interruptions",
+        ),
         "calls": {},
     }
     for call, model in PAIRS:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
+from benchmarks.common.records import heading
 from passportize.data.images import digits_data
 from passportize.demo.recipe import accuracy, build_model, train
 from passportize.utils.files import write_atomically
@@ -52,10 +52,11 @@ def main() -> None:
     test = (data.test_images, data.test_labels)
     passport = pp.Passport.generate("Acme", date="2026-01-01", secret=bytes(32))
     record: dict[str, Any] = {
-        "question": "NaN or not, over learning rates, optimizers and presets",
-        "command": "python -m benchmarks.training.stability",
-        "machine": f"{platform.machine()}, {arguments.threads} thread(s)",
-        "torch": torch.__version__,
+        **heading(
+            "NaN or not, over learning rates, optimizers and presets",
+            "benchmarks.training.stability",
+            f"{arguments.threads} thread(s)",
+        ),
         "epochs": arguments.epochs,
         "rows": [],
     }

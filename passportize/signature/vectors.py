@@ -84,7 +84,7 @@ class SignVectors(NamedTuple):
         branch turns over are used by both branches in other ways than the rest, which shows a
         little in their rows and factors; so that says nothing of the bits.
         """
-        return turns_of(self.signs(dtype))
+        return turns_of(SignVectors(self.codes[:, :1]).signs(dtype))
 
 
 def turns_of(signs: Tensor) -> Tensor:
