@@ -141,16 +141,13 @@ def embed_signature(
     layers = [layer for layer in passport_layers(model).values() if layer.passport.bound]
     branches = [layer.passport for layer in layers]
     places = [
-        (owner, attribute)
+        place
         for branch in branches
         if branch.weights is not None
-        for owner, attribute, _ in branch.weights.owners
+        for place in branch.weights.owners
     ]
     owners: dict[str, tuple[nn.Module, str]] = {
-        part.weight: (owner, attribute)
-        for branch in branches
-        if branch.weights is not None
-        for owner, attribute, part in branch.weights.owners
+        part.weight: (owner, attribute) for owner, attribute, part in places
     }
     # What a weight is computed from, if it is, and itself if not.
     sources = {id(source): source for place in owners.values() for source in sources_of(*place)}
@@ -176,9 +173,14 @@ def embed_signature(
         if calibration is not None:
             by_output = turn_by_output(marked, model, calibration, ridge, progress)
         elif _fresh(layers):
-            uses = Counter(id(source) for place in places for source in sources_of(*place))
+            uses = Counter(
+                id(source)
+                for owner, attribute, _ in places
+                for source in sources_of(owner, attribute)
+            )
+            fresh = {source for source, count in uses.items() if count == 1}
             for branch in branches:
-                _embed(branch, margin, {source for source, count in uses.items() if count == 1})
+                _embed(branch, margin, fresh)
         for _ in range(_ROUNDS):
             moved = [_embed(branch, margin) for branch in branches]
             if not any(moved):

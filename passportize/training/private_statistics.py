@@ -14,7 +14,7 @@ from passportize.layers.layer import PassportLayer
 from passportize.layers.model import branch, passport_layers, switch_of
 from passportize.layers.private_branch import has_statistics
 from passportize.training.calibration import inputs_of
-from passportize.utils.frozen import frozen_random_state
+from passportize.utils.frozen import frozen_random_state, in_eval_mode
 from passportize.utils.trees import call_model, moved_inputs, place_of, tensors_in
 
 __all__ = ["measure_private_statistics", "renew_statistics"]
@@ -53,10 +53,8 @@ def renew_statistics(model: nn.Module, loader: Iterable[Any]) -> int:
         for layer in _layers(model)
         for buffer in layer.passport.buffers(recurse=False)
     ]
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad(), frozen_random_state(cuda=True):
-            model.eval()
+        with torch.no_grad(), frozen_random_state(cuda=True), in_eval_mode(model):
             count = measure_private_statistics(model, (inputs_of(batch) for batch in loader))
         if not count and kept:
             raise InvalidArgument(
@@ -66,9 +64,6 @@ def renew_statistics(model: nn.Module, loader: Iterable[Any]) -> int:
         for buffer, values in kept:
             buffer.copy_(values)
         raise
-    finally:
-        for module, training in modes:
-            module.training = training
     return count
 
 
