@@ -72,12 +72,13 @@ def _torchvision() -> Iterator[Public]:
     def losses(outputs: dict[str, Tensor]) -> Tensor:
         return torch.stack(list(outputs.values())).sum()
 
+    few = {"rpn_pre_nms_top_n_train": 50, "rpn_post_nms_top_n_train": 20}
     small = {"weights_backbone": None, "num_classes": 5, "min_size": 64, "max_size": 64}
     for name, options in {
         "retinanet_resnet50_fpn": small,
         "fcos_resnet50_fpn": small,
-        "fasterrcnn_mobilenet_v3_large_fpn": small,
-        "maskrcnn_resnet50_fpn": small,
+        "fasterrcnn_mobilenet_v3_large_fpn": {**small, **few},
+        "maskrcnn_resnet50_fpn": {**small, **few},
         "ssdlite320_mobilenet_v3_large": {"weights_backbone": None, "num_classes": 5},
     }.items():
         yield Public(
