@@ -86,7 +86,7 @@ def _calm(model: nn.Module) -> nn.Module:
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     config = getattr(model, "config", None)
-    for name, value in vars(config).items() if config is not None else ():
+    for name, value in getattr(config, "__dict__", {}).copy().items():
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
     return model

@@ -119,7 +119,7 @@ def _ultralytics() -> Iterator[Public]:
 
     for name in ("yolov5n", "yolov8n", "yolo11n", "yolo11n-seg", "yolo11n-pose", "yolo11n-cls"):
         yield Public("ultralytics", name, partial(detector, f"{name}.yaml"), lambda: IMAGES)
-    for name in ("yolov10n", "yolov9t", "rtdetr-resnet50"):
+    for name in ("yolov10n", "yolov9t"):
         yield Public("ultralytics", name, partial(detector, f"{name}.yaml"), lambda: IMAGES)
 
 
