@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from passportize.config import PassportConfig
 from passportize.passport.passport import Passport
 from passportize.release.claim import claim_of
+from passportize.schemes.brought import Factors
 from passportize.schemes.registry import register_scheme
-from passportize.schemes.scheme import Factors, Finding, Protection, Release, Scheme
+from passportize.schemes.scheme import Finding, Protection, Release, Scheme
 from passportize.surgery.branches import take_out_branches
 from passportize.surgery.surgery import passportize
 from passportize.training.calibration import inputs_of

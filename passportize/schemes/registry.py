@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from passportize.errors import InvalidArgument
 from passportize.schemes.scheme import Scheme
@@ -30,13 +30,17 @@ def register_scheme(kind: Kind) -> Kind:
     return kind
 
 
-def find_scheme(name: str) -> Scheme:
-    """A scheme with its default settings.
+def find_scheme(name: str, **settings: Any) -> Scheme:
+    """A scheme by its name, with its default settings or others.
 
     Raises:
-        InvalidArgument: There is none of this name.
+        InvalidArgument: There is none of this name, or it has no such setting.
     """
-    return SCHEMES.find(name)()
+    kind = SCHEMES.find(name)
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise InvalidArgument(f"scheme {name}: {error}") from None
 
 
 def scheme_names() -> list[str]:

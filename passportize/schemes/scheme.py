@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from passportize.passport.passport import Passport
+from passportize.schemes.brought import BroughtBranch, Factors
 
-__all__ = ["Factors", "Finding", "Protection", "Release", "Scheme"]
-
-Factors = Mapping[str, tuple[Tensor, Tensor]]
-"""Scale and shift of a private branch, each ``[channels]``, by the name of the norm."""
+__all__ = ["Finding", "Protection", "Release", "Scheme"]
 
 
 @dataclass(frozen=True)
@@ -177,3 +175,24 @@ class Scheme(ABC):
         Returns:
             What :meth:`verify` takes as ``claim`` along with ``passport``.
         """
+
+    def brought(
+        self,
+        model: nn.Module,
+        passport: Passport,
+        claim: Any = None,
+        example_inputs: Any = None,
+    ) -> BroughtBranch | None:
+        """A private branch whose free parts a claimant may train before bringing it.
+
+        Args:
+            model: A released model; it is only read.
+            passport: Source of passports and bits: the forger's, or the owner's where it leaked.
+            claim: The owner's claim, where it has become known.
+            example_inputs: As in :func:`passportize.plan`.
+
+        Returns:
+            None, as here, where a scheme lets claimants bring no tensors; :meth:`verify` need not
+            take one then.
+        """
+        return None
