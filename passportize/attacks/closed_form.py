@@ -169,4 +169,4 @@ def _solve(
         for side, default in ((scale, 1.0), (shift, 0.0))
     ]
     hidden = max(1, site.channels // config.bottleneck)
-    return bottleneck_for(site.name, gamma, beta, *targets, hidden)
+    return bottleneck_for(site.name, torch.stack([gamma, beta], 1), torch.stack(targets, 1), hidden)
