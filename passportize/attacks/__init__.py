@@ -2,6 +2,7 @@
 
 # Files that register attacks and export nothing.
 from passportize.attacks import ambiguity as ambiguity
+from passportize.attacks import crafted_claims as crafted_claims
 from passportize.attacks import distil as distil
 from passportize.attacks import erb as erb
 from passportize.attacks import fine_tune as fine_tune
