@@ -18,6 +18,7 @@ from passportize.cli.data_input import (
     Mean,
     Std,
     given_preprocessing,
+    some_data,
 )
 from passportize.cli.inputs import PassphraseFile, open_passport
 from passportize.cli.model_input import (
@@ -150,6 +151,10 @@ def attack(
         plain = load_checkpoint(checkpoint, model, num_classes, arg, ema)
         given = given_preprocessing(img_size, mean, std)
         recorded = None if owned is None else owned.preprocessing
+        batches, measured = (
+            some_data(source, plain, count, batch_size, given, recorded)[0] if source else []
+            for source, count in ((data, images), (test or data, None))
+        )
     with counting(entry.name, as_json) as step:
         outcome = run_attack(
             entry,
