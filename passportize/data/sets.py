@@ -108,6 +108,8 @@ SETS = {
     "fashion-mnist-0-4": NamedSet("Fashion-MNIST 0-4", "images", _FASHION, (0, 1, 2, 3, 4)),
     "fashion-mnist-5-9": NamedSet("Fashion-MNIST 5-9", "images", _FASHION, (5, 6, 7, 8, 9)),
     "digits": NamedSet("digits of scikit-learn", "images", _digits),
+    "digits-0-4": NamedSet("digits 0-4", "images", _digits, (0, 1, 2, 3, 4)),
+    "digits-5-9": NamedSet("digits 5-9", "images", _digits, (5, 6, 7, 8, 9)),
     "modelnet40": NamedSet(
         "ModelNet40", "clouds", _both(load_modelnet, "data", clouds=True, classes=40)
     ),
