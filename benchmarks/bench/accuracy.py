@@ -33,7 +33,7 @@ def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
         "difference": None if public is None or private is None else abs(public - private),
         "matched": found.matched,
         "total": found.total,
-        "strength": found.strength,
+        "strength": found.strength if found.total else None,
         "accepted": found.accepted,
         "epoch": trained.training.epoch,
         "seconds": trained.seconds,

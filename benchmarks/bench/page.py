@@ -26,7 +26,8 @@ def page(table: Table, record: dict[str, Any], plot: str) -> str:
         record: What was measured.
         plot: Name of the picture beside the page.
     """
-    rows = [row for row in record["rows"] if not row.get("waits")]
+    every = [row for row in record["rows"] if not row.get("waits")]
+    rows = [row for row in every if not row.get("cannot")]
     budget = Budget(**record["budget"])
     parts = [
         f"# {table.question}",
@@ -36,7 +37,7 @@ def page(table: Table, record: dict[str, Any], plot: str) -> str:
         ),
     ]
     if rows:
-        parts += [_table(table, rows), table.below(rows), f"![the same as a picture]({plot})"]
+        parts += [_table(table, rows), table.below(every), f"![the same as a picture]({plot})"]
     parts += [_missing(table, record["rows"])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -45,6 +46,14 @@ def _table(table: Table, rows: Sequence[Row]) -> str:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(name) for name in table.keys), []).append(row)
+    # Side by side what differs in the last name alone, in the order in which it was measured.
+    ranks = [
+        {value: rank for rank, value in enumerate(dict.fromkeys(key[place] for key in groups))}
+        for place in range(len(table.keys))
+    ]
+    order = sorted(
+        groups, key=lambda key: [rank[value] for rank, value in zip(ranks, key, strict=True)]
+    )
     # Names that are the same in all rows are said once, above the table.
     shown = [
         place for place, name in enumerate(table.keys) if len({row.get(name) for row in rows}) > 1
@@ -61,7 +70,8 @@ def _table(table: Table, rows: Sequence[Row]) -> str:
             str(len({row["seed"] for row in own})),
             *(column(own, rows) for column in table.columns.values()),
         ]
-        for key, own in groups.items()
+        for key in order
+        for own in [groups[key]]
     ]
     head = [*(table.keys[names[place]] for place in shown), "seeds", *table.columns]
     above = f"{'; '.join(same)}.\n\n" if same else ""

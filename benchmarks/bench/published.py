@@ -147,7 +147,7 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
         "# The rows of the paper",
         wrapped(
             "The published numbers of passport-aware normalization (ten of twelve rows are "
-            "visible; they stem from a later paper that printed them as its baseline: ResNet-18 with "
+            "visible; a later paper printed them as its baseline: ResNet-18 with "
             "BatchNorm at full width), and ours by the same command. Bold: measured on the same "
             "set. Otherwise the set could not be reached and the number is of the set that the "
             "last column names, at the budget below: it says how the schemes compare with each "

@@ -137,7 +137,9 @@ def _cases(table: Table, budget: Budget, options: argparse.Namespace) -> list[Ca
     networks = options.networks or table.networks
     norms = options.norms or table.norms
     if budget.name == "smoke":
-        networks, norms = networks[:1], norms[:1]
+        # Five norms instead of twenty: a quarter of the time, in tracing above all.
+        networks = ["alexnet" if name == "resnet18" else name for name in networks[:1]]
+        norms = norms[:1]
     seeds = options.seeds if options.seeds is not None else range(budget.seeds)
     return [
         Case(name, network, norm, scheme, seed)

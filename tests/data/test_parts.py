@@ -70,7 +70,9 @@ def test_digits_and_shapes() -> None:
     assert shapes.train[0].shape[1:] == (16, 3)
 
 
-@pytest.mark.parametrize("name", sorted(set(SETS) - {"digits", "digits-0-4", "digits-5-9", "shapes"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(SETS) - {"digits", "digits-0-4", "digits-5-9", "shapes"})
+)
 def test_a_set_that_is_not_there_says_how_to_get_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
