@@ -1,5 +1,14 @@
 """Attacks on marks, for honest tests of a scheme: one file each, in one table by name."""
 
+# Files that register attacks and export nothing.
+from passportize.attacks import ambiguity as ambiguity
+from passportize.attacks import crafted_claims as crafted_claims
+from passportize.attacks import distil as distil
+from passportize.attacks import erb as erb
+from passportize.attacks import fine_tune as fine_tune
+from passportize.attacks import fitted_statistics as fitted_statistics
+from passportize.attacks import key_search as key_search
+from passportize.attacks import overwrite as overwrite
 from passportize.attacks.attack import (
     Attack,
     Attacked,
@@ -16,6 +25,8 @@ from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.noise import add_noise
 from passportize.attacks.permutation import permute_channels
 from passportize.attacks.projection import project_weights, unused_shares
+from passportize.attacks.prune import prune_weights
+from passportize.attacks.quantise import quantise_weights
 from passportize.attacks.running import Cost, Outcome, Rating, rate, run_attack
 from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.attacks.spectral import turn_directions_over
@@ -37,6 +48,8 @@ __all__ = [
     "mix_channels",
     "permute_channels",
     "project_weights",
+    "prune_weights",
+    "quantise_weights",
     "rate",
     "register_attack",
     "run_attack",

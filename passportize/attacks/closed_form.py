@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.attacks.attack import Attacked, Forged, Means, register_attack
+from passportize.attacks.descent import example_of
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument
 from passportize.layers.switch import Switch
@@ -169,4 +171,18 @@ def _solve(
         for side, default in ((scale, 1.0), (shift, 0.0))
     ]
     hidden = max(1, site.channels // config.bottleneck)
-    return bottleneck_for(site.name, gamma, beta, *targets, hidden)
+    return bottleneck_for(site.name, torch.stack([gamma, beta], 1), torch.stack(targets, 1), hidden)
+
+
+@register_attack(
+    "closed-form",
+    kind="forgery",
+    needs=("scheme", "passport"),
+    source="this library",
+    expected="forges 'paper', 'deepipr' and 'uchida' without data; 'keyed' leaves nothing to solve",
+)
+def _attack(model: nn.Module, means: Means) -> Attacked:
+    """All that a scheme leaves to the claimant is solved for: no data, no training."""
+    assert means.scheme is not None and means.passport is not None
+    claim = means.scheme.forge(model, means.passport, None, example_of(model, means))
+    return Attacked(None, Forged(means.passport, claim))

@@ -110,7 +110,7 @@ class BroughtBranch(nn.Module):
         return copy.deepcopy(self).requires_grad_(False)
 
     def responses(self, model: nn.Module, index: int) -> Responses:
-        """``u`` and ``v`` of one site, ``[channels]`` each; gradients flow to weights and passports.
+        """``u`` and ``v`` of one site, ``[channels]`` each, differentiable.
 
         Raises:
             AnchorNotFound: The model has no such weight, or it has too few rows.
@@ -155,7 +155,7 @@ class BroughtBranch(nn.Module):
         return matched, total
 
     def _bits(self) -> Sequence[Tensor]:
-        return self.bits.split([site.bits for site in self.sites])
+        return torch.split(self.bits, [site.bits for site in self.sites])
 
 
 def factor_names(model: nn.Module, norm: str) -> tuple[str, str]:

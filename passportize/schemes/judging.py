@@ -1,4 +1,4 @@
-"""The two tests of the published schemes, for a branch that a claimant brings: bits and accuracy."""
+"""The two tests of the published schemes on what a claimant brings: bits and accuracy."""
 
 from __future__ import annotations
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from passportize.config import PassportConfig
+from passportize.layers.model import passport_layers
 from passportize.passport.passport import Passport
 from passportize.release.claim import claim_of
 from passportize.schemes.brought import Factors
@@ -17,7 +20,7 @@ from passportize.schemes.scheme import Finding, Protection, Release, Scheme
 from passportize.surgery.branches import take_out_branches
 from passportize.surgery.surgery import passportize
 from passportize.training.calibration import inputs_of
-from passportize.training.embedding import embed_signature
+from passportize.training.embedding import TrainedWeightsWarning, embed_signature
 from passportize.training.loss import joint_loss
 from passportize.verification.verdict import Verdict
 from passportize.verification.verification import verify
@@ -68,7 +71,10 @@ class OwnScheme(Scheme):
         """See :func:`passportize.passportize` and :func:`passportize.embed_signature`."""
         passportize(model, passport, config=self.config, example_inputs=example_inputs)
         if self.embedded:
-            embed_signature(model)
+            with warnings.catch_warnings():
+                # Training follows, also of weights that are trained already.
+                warnings.simplefilter("ignore", TrainedWeightsWarning)
+                embed_signature(model)
         return OwnProtection(self, model, passport)
 
     def verify(
@@ -96,9 +102,27 @@ class OwnScheme(Scheme):
         example_inputs: Any = None,
     ) -> Any:
         """The claim that follows from the passport: there is nothing to choose but the passport."""
-        copied = copy.deepcopy(model)
-        passportize(copied, passport, config=self.config, example_inputs=example_inputs)
-        return claim_of(copied)
+        return claim_of(self._passportized(model, passport, example_inputs))
+
+    def private_factors(
+        self, model: nn.Module, passport: Passport, example_inputs: Any = None
+    ) -> Factors | None:
+        """Of the norms that have a branch with a scale and a shift."""
+        if not self.config.has_private_pass:
+            return None
+        found = {}
+        layers = passport_layers(self._passportized(model, passport, example_inputs))
+        for name, layer in layers.items():
+            if layer.passport.transforms:
+                scale, shift, _ = layer.private_factors()
+                if scale is not None:
+                    empty = torch.zeros_like(scale)
+                    found[name] = (scale.detach(), empty if shift is None else shift.detach())
+        return found
+
+    def _passportized(self, model: nn.Module, passport: Passport, example_inputs: Any) -> nn.Module:
+        copied = copy.deepcopy(model).eval()
+        return passportize(copied, passport, config=self.config, example_inputs=example_inputs)
 
 
 def finding_of(verdict: Verdict) -> Finding:

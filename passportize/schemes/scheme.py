@@ -196,3 +196,16 @@ class Scheme(ABC):
             take one then.
         """
         return None
+
+    def private_factors(
+        self, model: nn.Module, passport: Passport, example_inputs: Any = None
+    ) -> Factors | None:
+        """Scale and shift of the private branch that a passport alone gives; None without one.
+
+        Args:
+            model: A released model; it is only read.
+            passport: Anybody's.
+            example_inputs: As in :func:`passportize.plan`.
+        """
+        branch = self.brought(model, passport, None, example_inputs)
+        return None if branch is None else branch.kept().factors(model)

@@ -25,14 +25,14 @@ _EXACT = 0.01
 
 
 def bottleneck_for(
-    name: str, gamma: Tensor, beta: Tensor, scale: Tensor, shift: Tensor, hidden: int
+    name: str, answers: Tensor, wanted: Tensor, hidden: int
 ) -> tuple[Tensor, Tensor]:
     """Bottleneck weights ``[hidden, C]`` and ``[C, hidden]`` with h(u) = scale, h(v) = shift.
 
     Args:
         name: Of the site, for errors.
-        gamma, beta: Its responses, ``[C]``.
-        scale, shift: Wanted factors, ``[C]``.
+        answers: Its responses ``u`` and ``v``, ``[C, 2]``.
+        wanted: Scale and shift, ``[C, 2]``.
         hidden: Hidden units.
 
     Raises:
@@ -43,11 +43,10 @@ def bottleneck_for(
             f"{name}: a bottleneck of one hidden unit cannot be solved for two sides; use "
             "PassportConfig.paper(bottleneck=1)"
         )
-    sides = torch.stack([gamma.double(), beta.double()], dim=1)
-    first = torch.zeros(hidden, len(gamma), dtype=torch.float64, device=gamma.device)
-    first[:2] = torch.linalg.pinv(sides)
-    second = torch.zeros(len(gamma), hidden, dtype=torch.float64, device=gamma.device)
-    second[:, :2] = torch.stack([scale.double(), shift.double()], dim=1)
+    first = torch.zeros(hidden, len(answers), dtype=torch.float64, device=answers.device)
+    first[:2] = torch.linalg.pinv(answers.double())
+    second = torch.zeros(len(answers), hidden, dtype=torch.float64, device=answers.device)
+    second[:, :2] = wanted.double()
     return first.float(), second.float()
 
 
@@ -62,13 +61,13 @@ def solve_bottlenecks(branch: BroughtBranch, model: nn.Module, factors: Factors)
     assert branch.bottlenecks is not None
     signs = []
     for index, site in enumerate(branch.sites):
-        answers, learned = branch.responses(model, index), branch.bottlenecks[index]
-        assert isinstance(learned, nn.Sequential)
-        hidden = learned[0].weight.shape[0]
-        scale, shift = factors[site.name]
-        weights = bottleneck_for(site.name, answers.gamma, answers.beta, scale, shift, hidden)
-        for place, weight in zip((0, 2), weights, strict=True):
-            learned[place].weight.copy_(weight)
+        answers = branch.responses(model, index)
+        learned = dict(branch.bottlenecks[index].named_parameters())
+        wanted = torch.stack(list(factors[site.name]), dim=1)
+        sides = torch.stack([answers.gamma, answers.beta], dim=1)
+        weights = bottleneck_for(site.name, sides, wanted, len(learned["0.weight"]))
+        for name, weight in zip(("0.weight", "2.weight"), weights, strict=True):
+            learned[name].copy_(weight)
         signs.append(torch.where(answers.gamma < 0, -1.0, 1.0))
     branch.bits.copy_(torch.cat(signs))
     return branch

@@ -2,8 +2,9 @@
 
 The weights of one layer, averaged over its outputs, are ``w`` with ``M`` entries. With a secret
 matrix ``X``, ``[T, M]``, of normal numbers the bits are ``X w > 0``, and training adds the binary
-cross entropy between ``sigmoid(X w)`` and the bits. There is no private branch. The claimant brings
-layer, matrix and bits, so anybody can claim any model: rows of ``X`` are turned over until they fit.
+cross entropy between ``sigmoid(X w)`` and the bits. There is no private branch. The claimant
+brings layer, matrix and bits, so anybody can claim any model: rows of ``X`` are turned over where
+they do not fit.
 """
 
 from __future__ import annotations
