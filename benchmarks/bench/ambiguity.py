@@ -28,7 +28,7 @@ def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
     means = means_of(bench, case, trained)
     yield {"attack": "I", **attacked(bench, case, trained, "ambiguity-1", means)}
     given = replace(means, leaked=owner(case.seed))
-    for flip in FLIPS if bench.budget.name != "smoke" else (0.5,):
+    for flip in FLIPS if not bench.budget.small else (0.5,):
         row = attacked(bench, case, trained, "ambiguity-2", given, flip=flip)
         yield {"attack": "II", "flip": flip, **row}
 

@@ -37,20 +37,28 @@ class Budget:
     seeds: int
     attack_epochs: int
 
+    @property
+    def small(self) -> bool:
+        """Whether it is for CI, with less of every table."""
+        return self.name.startswith("smoke")
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in a record."""
         return asdict(self)
 
     def words(self) -> str:
-        """In one sentence, for a page."""
+        """In one sentence, for a page; how many seeds were measured, a table says itself."""
         images = "all images" if self.images is None else f"{self.images:,} images"
         tests = "all test images" if self.test_images is None else f"{self.test_images:,} to test"
-        seeds = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
         return (
-            f"Budget `{self.name}`: width {self.width:g}, {self.epochs} epochs, {images} (a tenth "
-            f"of them to choose the checkpoint), {tests}, batch {self.batch}, {seeds}; attackers "
-            f"make {self.attack_epochs} passes over their data"
+            f"Budget `{self.name}`: width {self.width:g}, {_counted(self.epochs, 'epoch')}, "
+            f"{images} (a tenth of them to choose the checkpoint), {tests}, batch {self.batch}; "
+            f"attackers make {_counted(self.attack_epochs, 'pass', 'passes')} over their data"
         )
+
+
+def _counted(number: int, one: str, more: str = "") -> str:
+    return f"{number} {one if number == 1 else more or one + 's'}"
 
 
 BUDGETS = {

@@ -28,7 +28,7 @@ def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
     trained = bench.trained(case)
     means = replace(means_of(bench, case, trained), leaked=owner(case.seed))
     passes = bench.budget.attack_epochs
-    blocks, shares = (BLOCKS, SHARES) if bench.budget.name != "smoke" else (("CERB",), (0.1,))
+    blocks, shares = (BLOCKS, SHARES) if not bench.budget.small else (("CERB",), (0.1,))
     for block in blocks:
         for share in shares:
             # Ten times the passes, since there is at most a tenth of the data.

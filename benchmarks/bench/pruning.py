@@ -25,7 +25,7 @@ def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
     """The smallest weights of the whole model, and of each layer, 0 to 100 %."""
     trained = bench.trained(case)
     means = means_of(bench, case, trained)
-    shares = SHARES if bench.budget.name != "smoke" else (0.5,)
+    shares = SHARES if not bench.budget.small else (0.5,)
     for scope in ("global", "layer"):
         for share in shares:
             row = attacked(bench, case, trained, "prune", means, share=share, scope=scope)

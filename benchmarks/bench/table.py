@@ -133,10 +133,10 @@ def _started(table: Table, budget: Budget, options: argparse.Namespace) -> dict[
 
 def _cases(table: Table, budget: Budget, options: argparse.Namespace) -> list[Case]:
     """Seeds outermost, so that a run that is cut short has whole comparisons."""
-    sets = options.sets or (table.smoke_sets if budget.name == "smoke" else table.sets)
+    sets = options.sets or (table.smoke_sets if budget.small else table.sets)
     networks = options.networks or table.networks
     norms = options.norms or table.norms
-    if budget.name == "smoke":
+    if budget.small:
         # Five norms instead of twenty: a quarter of the time, in tracing above all.
         networks = ["alexnet" if name == "resnet18" else name for name in networks[:1]]
         norms = norms[:1]
@@ -152,11 +152,13 @@ def _cases(table: Table, budget: Budget, options: argparse.Namespace) -> list[Ca
 
 
 def _budget(options: argparse.Namespace) -> Budget:
-    changes = {
+    changes: dict[str, Any] = {
         name: value
         for name in ("width", "epochs", "images", "test_images", "batch", "attack_epochs")
         if (value := getattr(options, name)) is not None
     }
+    if changes:
+        changes["name"] = f"{options.budget}, changed"
     return replace(BUDGETS[options.budget], **changes)
 
 
