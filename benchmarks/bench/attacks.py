@@ -19,7 +19,7 @@ from benchmarks.bench.table import Table, run
 from benchmarks.pages.markdown import table as markdown
 from passportize.attacks.attack import attack_names, find_attack
 
-__all__ = ["TABLE", "variants"]
+__all__ = ["TABLE", "summary", "variants"]
 
 OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "fine-tune": tuple({"form": form} for form in ("FTLL", "FTAL", "RTLL", "RTAL")),
@@ -43,6 +43,18 @@ def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
     """All attacks on one model."""
     trained = bench.trained(case)
     means = means_of(bench, case, trained)
+    found = bench.finding(trained, case.set)
+    yield {
+        "attack": "none",
+        "kind": "removal",
+        "after": found.public_accuracy,
+        "verification": found.private_accuracy,
+        "matched": found.matched,
+        "total": found.total,
+        "strength": found.strength if found.total else None,
+        "accepted": found.accepted,
+        "broken": None,
+    }
     for name, given in variants():
         if trained.release is None and find_attack(name).kind == "forgery":
             continue
@@ -52,8 +64,56 @@ def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
         yield {"attack": said, **row}
 
 
+def summary(rows: Sequence[Row]) -> str:
+    """One line for each attack, one column for each scheme: for visitors.
+
+    Args:
+        rows: Of one set, network and norm.
+    """
+    done = [row for row in rows if not row.get("cannot")]
+    schemes = list(dict.fromkeys(row["scheme"] for row in done))
+    body = []
+    for attack in dict.fromkeys(row["attack"] for row in done):
+        cells = []
+        for scheme in schemes:
+            own = [row for row in done if (row["attack"], row["scheme"]) == (attack, scheme)]
+            cells.append(_cell(own))
+        body.append([attack, *cells])
+    return markdown(["attack", *(f"`{name}`" for name in schemes)], body) if body else ""
+
+
+def _cell(rows: Sequence[Row]) -> str:
+    """Accuracy, bits, strength and verdict: of the forged claim where the attack is to make one."""
+    if not rows:
+        return ""
+    forgery = rows[0].get("kind") == "forgery"
+    kind = "forged_" if forgery else ""
+    accuracy = mean("forged_accuracy" if forgery else "after", 1)(rows, rows)
+    text = f"{accuracy} %" if accuracy else ""
+    if rows[0].get(f"{kind}total"):
+        share = sum(100 * row[f"{kind}matched"] / row[f"{kind}total"] for row in rows) / len(rows)
+        weakest = min(row[f"{kind}strength"] for row in rows)
+        text += f"{', ' if text else ''}{share:.0f} % of bits, {weakest:.0f} bits strong"
+    verdict = accepted(f"{kind}accepted")(rows, rows)
+    if not verdict:
+        return text or "no claim"
+    said = f"{'forgery' if forgery else 'owner'} accepted {verdict}"
+    return f"{text}; " + (f"**{said}**" if any(row.get("broken") for row in rows) else said)
+
+
 def _below(rows: Sequence[Row]) -> str:
-    """What could not be done, and why."""
+    """The same for visitors; what could not be done, and why."""
+    places = {(row["set"], row["network"], row["norm"]) for row in rows}
+    short = ""
+    if len(places) == 1:
+        short = (
+            "In short, accuracy of the attacked model or of the forged branch, bits, strength of "
+            "the weakest seed and verdict; bold where a scheme is broken:\n\n" + summary(rows)
+        )
+    return "\n\n".join(part for part in (short, _undone(rows)) if part)
+
+
+def _undone(rows: Sequence[Row]) -> str:
     found = {
         (row["attack"], row["scheme"], row["cannot"].partition(";")[0])
         for row in rows
@@ -73,7 +133,8 @@ TABLE = Table(
         "the weakest seed) and verdict: the owner's claim in the attacked model, with the released "
         "weights at hand. 'forged' columns: the claim that the attacker makes. 'broken': the "
         "owner is refused in a model that lost no more than ten points, or a forged claim is "
-        "accepted. Attackers have the whole train part and the owner's claim, ambiguity II the "
+        "accepted; it says nothing where the owner is refused without an attack already (row "
+        "'none'). Attackers have the whole train part and the owner's claim, ambiguity II the "
         "owner's passport too."
     ),
     keys={

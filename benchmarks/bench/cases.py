@@ -17,7 +17,7 @@ from benchmarks.bench.networks import build
 from benchmarks.bench.training import Plain, Training, train
 from passportize.data.images import batches
 from passportize.data.parts import Part, Parts
-from passportize.data.sets import load_parts
+from passportize.data.sets import FASHION_FOLDER, load_parts
 from passportize.demo.recipe import accuracy
 from passportize.schemes.own import Keyed
 from passportize.schemes.published import DeepIPR
@@ -93,8 +93,9 @@ class Bench:
             DatasetError: It is not there.
         """
         if name not in self._parts:
-            # What a package brings lies where that package puts it.
-            root = None if name.startswith(("fashion", "digits", "shapes")) else self.root
+            root = self.root
+            if name.startswith("fashion") and not (Path(root or "") / FASHION_FOLDER).is_dir():
+                root = None  # where its package puts it
             whole = load_parts(name, root, points=self.budget.points)
             self._parts[name] = whole.at_most(self.budget.images, self.budget.test_images)
         return self._parts[name]
@@ -121,7 +122,9 @@ class Bench:
         )
         path = self.folder / f"{name.replace(', ', '-').replace(' ', '-')}.pt"
         if path.exists():
-            model, claim, training, seconds = torch.load(path, weights_only=False)
+            model, claim, training, seconds = torch.load(
+                path, weights_only=False, map_location=self.place
+            )
             return Trained(model, self._release(case, model, claim), training, seconds)
         parts = self.parts(case.set)
         start = time.perf_counter()

@@ -27,12 +27,12 @@ def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
     """Every block with every share of the data."""
     trained = bench.trained(case)
     means = replace(means_of(bench, case, trained), leaked=owner(case.seed))
-    passes = bench.budget.attack_epochs
+    # More passes than others make, since there is at most a tenth of the data; as published, 100.
+    passes = min(100, 10 * bench.budget.attack_epochs)
     blocks, shares = (BLOCKS, SHARES) if not bench.budget.small else (("CERB",), (0.1,))
     for block in blocks:
         for share in shares:
-            # Ten times the passes, since there is at most a tenth of the data.
-            steps = max(1, round(10 * passes * share * len(list(means.data))))
+            steps = max(1, round(passes * share * len(list(means.data))))
             given = replace(means, steps=steps)
             row = attacked(bench, case, trained, "erb", given, block=block, share=share)
             yield {"block": block, "share": share, **row}
@@ -43,8 +43,8 @@ TABLE = Table(
     question="Does an expanded residual block forge a private branch?",
     about=(
         "The forger has the released model, which stays as it is, and a share of the owner's "
-        "training images; ten times as many passes over them as other attackers make over all. "
-        "Deployment: accuracy of the released model. Forged: accuracy of the branch with the "
+        "training images, with ten times as many passes over them as the budget gives others (100 "
+        "at most). Deployment: accuracy of the released model. Forged: accuracy of the branch with the "
         "substitute factors, as the judge of the scheme measures it. BDR: share of its scales "
         "whose signs are not the owner's, which the table can know and the forger cannot. "
         "'none' is training without a block. A scheme that takes no factors from a claimant reads "

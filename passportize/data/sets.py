@@ -18,7 +18,10 @@ from passportize.data.shapenet import load_shapenet
 from passportize.data.shapes import generate_shapes
 from passportize.errors import InvalidArgument
 
-__all__ = ["SETS", "NamedSet", "load_parts"]
+__all__ = ["FASHION_FOLDER", "SETS", "NamedSet", "load_parts"]
+
+FASHION_FOLDER = "FashionMNIST/raw"
+"""Where torchvision puts the files of Fashion-MNIST, in the folder that it is given."""
 
 Read = Callable[[Path | None, int], tuple[Part, Part]]
 """Train and test part, given a folder and the points per cloud."""
@@ -80,8 +83,9 @@ def _both(load: Callable[..., Part], default: str, *, clouds: bool = False, **op
     return read
 
 
-def _fashion(root: str | os.PathLike[str], split: str) -> Part:
-    return load_fashion_mnist(split, root)
+def _fashion(root: Path, split: str) -> Part:
+    inner = root / FASHION_FOLDER
+    return load_fashion_mnist(split, inner if inner.is_dir() else root)
 
 
 def _digits(root: Path | None, points: int) -> tuple[Part, Part]:
