@@ -44,7 +44,7 @@ TABLE = Table(
     about=(
         "The forger has the released model, which stays as it is, and a share of the owner's "
         "training images, with ten times as many passes over them as the budget gives others (100 "
-        "at most). Deployment: accuracy of the released model. Forged: accuracy of the branch with the "
+        "at most). Deployment: accuracy of the released model. Forged: that of the branch with the "
         "substitute factors, as the judge of the scheme measures it. BDR: share of its scales "
         "whose signs are not the owner's, which the table can know and the forger cannot. "
         "'none' is training without a block. A scheme that takes no factors from a claimant reads "
