@@ -6,14 +6,13 @@ python -m benchmarks.bench.ambiguity --budget cpu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from benchmarks.bench.accuracy import IMAGE_SETS
 from benchmarks.bench.attacking import attacked, means_of
 from benchmarks.bench.cases import Bench, Case, owner
-from benchmarks.bench.columns import accepted, bits, mean
+from benchmarks.bench.columns import Measured, accepted, bits, mean
 from benchmarks.bench.plots import Plot
 from benchmarks.bench.table import Table, run
 
@@ -22,15 +21,15 @@ __all__ = ["TABLE"]
 FLIPS = (0.1, 0.5, 1.0)
 
 
-def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
+def measure(bench: Bench, case: Case) -> Measured:
     """Attack I, and attack II with more and more of the owner's bits flipped."""
     trained = bench.trained(case)
     means = means_of(bench, case, trained)
-    yield {"attack": "I", **attacked(bench, case, trained, "ambiguity-1", means)}
+    yield {"attack": "I"}, partial(attacked, bench, case, trained, "ambiguity-1", means)
     given = replace(means, leaked=owner(case.seed))
     for flip in FLIPS if not bench.budget.small else (0.5,):
-        row = attacked(bench, case, trained, "ambiguity-2", given, flip=flip)
-        yield {"attack": "II", "flip": flip, **row}
+        keys = {"attack": "II", "flip": flip}
+        yield keys, partial(attacked, bench, case, trained, "ambiguity-2", given, flip=flip)
 
 
 TABLE = Table(

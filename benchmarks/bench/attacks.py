@@ -6,14 +6,15 @@ python -m benchmarks.bench.attacks --budget cpu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from benchmarks.bench.accuracy import IMAGE_SETS
 from benchmarks.bench.attacking import attacked, means_of
-from benchmarks.bench.cases import Bench, Case, owner
-from benchmarks.bench.columns import Row, accepted, bits, least, mean
+from benchmarks.bench.cases import Bench, Case, Trained, owner
+from benchmarks.bench.columns import Measured, Row, accepted, bits, least, mean
 from benchmarks.bench.plots import Plot
 from benchmarks.bench.table import Table, run
 from benchmarks.pages.markdown import table as markdown
@@ -39,13 +40,23 @@ def variants() -> list[tuple[str, dict[str, Any]]]:
     return [(name, given) for name in attack_names() for given in OPTIONS.get(name, ({},))]
 
 
-def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
+def measure(bench: Bench, case: Case) -> Measured:
     """All attacks on one model."""
     trained = bench.trained(case)
     means = means_of(bench, case, trained)
+    yield {"attack": "none"}, partial(_untouched, bench, case, trained)
+    for name, given in variants():
+        if trained.release is None and find_attack(name).kind == "forgery":
+            continue
+        leaked = owner(case.seed) if name in NEED_LEAKED else None
+        said = " ".join([name, *(f"{value}" for value in given.values())])
+        has = replace(means, leaked=leaked)
+        yield {"attack": said}, partial(attacked, bench, case, trained, name, has, **given)
+
+
+def _untouched(bench: Bench, case: Case, trained: Trained) -> dict[str, Any]:
     found = bench.finding(trained, case.set)
-    yield {
-        "attack": "none",
+    return {
         "kind": "removal",
         "after": found.public_accuracy,
         "verification": found.private_accuracy,
@@ -55,13 +66,6 @@ def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
         "accepted": found.accepted,
         "broken": None,
     }
-    for name, given in variants():
-        if trained.release is None and find_attack(name).kind == "forgery":
-            continue
-        leaked = owner(case.seed) if name in NEED_LEAKED else None
-        said = " ".join([name, *(f"{value}" for value in given.values())])
-        row = attacked(bench, case, trained, name, replace(means, leaked=leaked), **given)
-        yield {"attack": said, **row}
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Column", "Row", "accepted", "bits", "least", "mean", "minus_plain", "spread"]
+__all__ = [
+    "Column",
+    "Measured",
+    "Row",
+    "accepted",
+    "bits",
+    "least",
+    "mean",
+    "minus_plain",
+    "spread",
+]
 
 Row = Mapping[str, Any]
+Measured = Iterable[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]
+"""What tells rows of one case apart, and a function that measures each."""
 Column = Callable[[Sequence[Row], Sequence[Row]], str]
 """Given the rows of one case and all rows of the table."""
 

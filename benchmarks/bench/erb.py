@@ -6,14 +6,14 @@ python -m benchmarks.bench.erb --budget cpu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from benchmarks.bench.accuracy import IMAGE_SETS
 from benchmarks.bench.attacking import attacked, means_of
 from benchmarks.bench.cases import Bench, Case, owner
-from benchmarks.bench.columns import accepted, bits, mean
+from benchmarks.bench.columns import Measured, accepted, bits, mean
 from benchmarks.bench.plots import Plot
 from benchmarks.bench.table import Table, run
 
@@ -23,7 +23,7 @@ BLOCKS = ("none", "IERB", "CERB")
 SHARES = (0.02, 0.04, 0.1)
 
 
-def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
+def measure(bench: Bench, case: Case) -> Measured:
     """Every block with every share of the data."""
     trained = bench.trained(case)
     means = replace(means_of(bench, case, trained), leaked=owner(case.seed))
@@ -34,8 +34,8 @@ def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
         for share in shares:
             steps = max(1, round(passes * share * len(list(means.data))))
             given = replace(means, steps=steps)
-            row = attacked(bench, case, trained, "erb", given, block=block, share=share)
-            yield {"block": block, "share": share, **row}
+            keys: dict[str, Any] = {"block": block, "share": share}
+            yield keys, partial(attacked, bench, case, trained, "erb", given, **keys)
 
 
 TABLE = Table(

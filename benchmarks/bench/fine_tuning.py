@@ -6,15 +6,17 @@ python -m benchmarks.bench.fine_tuning --budget cpu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from benchmarks.bench.attacking import means_of
-from benchmarks.bench.cases import Bench, Case
-from benchmarks.bench.columns import accepted, bits, least, mean, minus_plain
+from benchmarks.bench.cases import Bench, Case, Trained
+from benchmarks.bench.columns import Measured, accepted, bits, least, mean, minus_plain
 from benchmarks.bench.plots import Plot
 from benchmarks.bench.table import Table, run
+from passportize.attacks.attack import Means
 from passportize.attacks.running import run_attack
+from passportize.data.parts import Parts
 from passportize.demo.recipe import accuracy
 
 __all__ = ["TABLE", "TARGETS"]
@@ -32,28 +34,28 @@ TARGETS = {
 FORMS = ("RTAL", "RTLL")
 
 
-def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
+def measure(bench: Bench, case: Case) -> Measured:
     """Every form, from the set that the model was trained on to its partner."""
     target = TARGETS[case.set]
     parts = bench.parts(target)
     trained = bench.trained(case)
     means = means_of(bench, case, trained, target)
     for form in FORMS:
-        outcome = run_attack("fine-tune", trained.model, means, form=form, classes=parts.classes)
-        row: dict[str, Any] = {
-            "target": target,
-            "form": form,
-            "fidelity": accuracy(outcome.model, *parts.test),
+        yield {"target": target, "form": form}, partial(_tuned, trained, means, parts, form)
+
+
+def _tuned(trained: Trained, means: Means, parts: Parts, form: str) -> dict[str, Any]:
+    outcome = run_attack("fine-tune", trained.model, means, form=form, classes=parts.classes)
+    row: dict[str, Any] = {"fidelity": accuracy(outcome.model, *parts.test)}
+    if trained.release is not None:
+        found = trained.release.verify(outcome.model)
+        row |= {
+            "matched": found.matched,
+            "total": found.total,
+            "strength": found.strength,
+            "accepted": found.accepted,
         }
-        if trained.release is not None:
-            found = trained.release.verify(outcome.model)
-            row |= {
-                "matched": found.matched,
-                "total": found.total,
-                "strength": found.strength,
-                "accepted": found.accepted,
-            }
-        yield row
+    return row
 
 
 TABLE = Table(

@@ -6,31 +6,38 @@ python -m benchmarks.bench.pruning --budget cpu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from benchmarks.bench.accuracy import IMAGE_SETS
 from benchmarks.bench.attacking import attacked, means_of
-from benchmarks.bench.cases import Bench, Case
-from benchmarks.bench.columns import accepted, bits, least, mean
+from benchmarks.bench.cases import Bench, Case, Trained
+from benchmarks.bench.columns import Measured, accepted, bits, least, mean
 from benchmarks.bench.plots import Plot
 from benchmarks.bench.table import Table, run
+from passportize.attacks.attack import Means
 
 __all__ = ["TABLE"]
 
 SHARES = tuple(step / 10 for step in range(11))
 
 
-def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
+def measure(bench: Bench, case: Case) -> Measured:
     """The smallest weights of the whole model, and of each layer, 0 to 100 %."""
     trained = bench.trained(case)
     means = means_of(bench, case, trained)
     shares = SHARES if not bench.budget.small else (0.5,)
     for scope in ("global", "layer"):
         for share in shares:
-            row = attacked(bench, case, trained, "prune", means, share=share, scope=scope)
-            share_of_bits = 100 * row["matched"] / row["total"] if row.get("total") else None
-            yield {"scope": scope, "share": share, "bits": share_of_bits, **row}
+            keys: dict[str, Any] = {"scope": scope, "share": share}
+            yield keys, partial(_pruned, bench, case, trained, means, **keys)
+
+
+def _pruned(
+    bench: Bench, case: Case, trained: Trained, means: Means, **given: Any
+) -> dict[str, Any]:
+    row = attacked(bench, case, trained, "prune", means, **given)
+    return {"bits": 100 * row["matched"] / row["total"] if row.get("total") else None, **row}
 
 
 TABLE = Table(

@@ -1,8 +1,8 @@
 """What all tables of the bench share: options, resuming, one record, one page, one plot.
 
-A table is a plan of cases and a function that measures one of them. Finished cases stand in the
-record, which is written after every case, so a run that was stopped goes on where it was. A set
-that is not there makes a row that waits: it is tried again in the next run.
+A table is a plan of cases and a function that lists the rows of one of them, each with a function
+that measures it. The record is written after every row, so a run that was stopped goes on where it
+was. A set that is not there makes a row that waits: it is tried again in the next run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.bench.budgets import BUDGETS, Budget
 from benchmarks.bench.cases import SCHEMES, Bench, Case
-from benchmarks.bench.columns import Column, Row
+from benchmarks.bench.columns import Column, Measured, Row
 from benchmarks.bench.page import page
 from benchmarks.bench.plots import Plot
 from benchmarks.common.paths import RESULTS, ROOT
@@ -40,7 +40,7 @@ class Table:
         about: What is measured, for the page.
         keys: Names of what cases and rows differ in beside the seed, with their headings.
         columns: Heading and text of each other column.
-        measure: Rows of one case, each without the case's own keys.
+        measure: Rows of one case: the keys of each, beside the case's own, and what measures it.
         sets: Those it is about.
         networks, norms, schemes: The same.
         plot: What is drawn of it.
@@ -53,7 +53,7 @@ class Table:
     about: str
     keys: Mapping[str, str]
     columns: Mapping[str, Column]
-    measure: Callable[[Bench, Case], Iterable[Row]]
+    measure: Callable[[Bench, Case], Measured]
     sets: Sequence[str]
     plot: Plot
     networks: Sequence[str] = ("resnet18",)
@@ -91,20 +91,33 @@ def write_pages(table: Table, record: dict[str, Any], out: Path) -> None:
 
 
 def _measured(table: Table, bench: Bench, case: Case, record: dict[str, Any], out: Path) -> None:
-    """Measure one case if it is not there yet, and write the record."""
-    rows: list[dict[str, Any]] = record["rows"]
-    own = [row for row in rows if all(row.get(name) == it for name, it in case.key.items())]
-    if own and not any(row.get("waits") for row in own):
+    """Measure the rows of one case that are not there yet, and write the record after each."""
+    if case.key in record["finished"]:
         return
+    rows: list[dict[str, Any]] = record["rows"]
+    for row in [row for row in rows if row.get("waits") and _agree(row, case.key)]:
+        rows.remove(row)
+
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        write_record(out, record, page(table, record, plot=out.with_suffix(".svg").name))
+
     try:
-        found = [{**case.key, **row} for row in table.measure(bench, case)]
+        for keys, measure in table.measure(bench, case):
+            named = {**case.key, **keys}
+            if not any(_agree(row, named) for row in rows):
+                add({**named, **measure()})
     except (DatasetError, MissingExtra) as error:
         print(f"{case.set}: waits for data. {error}")
-        found = [{**case.key, "waits": True}]
-    record["rows"] = [row for row in rows if row not in own] + found
-    for row in found:
-        print(json.dumps(row), flush=True)
+        add({**case.key, "waits": True})
+        return
+    record["finished"].append(case.key)
     write_record(out, record, page(table, record, plot=out.with_suffix(".svg").name))
+
+
+def _agree(row: Row, keys: Row) -> bool:
+    return all(row.get(name) == value for name, value in keys.items())
 
 
 def _started(table: Table, budget: Budget, options: argparse.Namespace) -> dict[str, Any]:
@@ -116,6 +129,7 @@ def _started(table: Table, budget: Budget, options: argparse.Namespace) -> dict[
     begun: dict[str, Any] = {
         **heading(table.question, table.module, f"{options.threads} thread(s)"),
         "budget": budget.to_dict(),
+        "finished": [],
         "rows": [],
     }
     if not options.out.exists():

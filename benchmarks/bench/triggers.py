@@ -6,7 +6,7 @@ python -m benchmarks.bench.triggers --budget cpu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from benchmarks.bench.accuracy import IMAGE_SETS
 from benchmarks.bench.attacking import means_of
 from benchmarks.bench.cases import Bench, Case, owner
-from benchmarks.bench.columns import accepted, bits, least, mean
+from benchmarks.bench.columns import Measured, accepted, bits, least, mean
 from benchmarks.bench.plots import Plot
 from benchmarks.bench.table import Table, run
 from passportize.attacks.running import run_attack
+from passportize.data.parts import Part
 from passportize.demo.recipe import accuracy
 from passportize.thresholds import ACCEPT_STRENGTH
 from passportize.verification.triggers import TriggerSet, check_triggers, image_triggers
@@ -29,7 +30,7 @@ __all__ = ["TABLE"]
 TRIGGERS, DECOYS = 50, 200
 
 
-def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
+def measure(bench: Bench, case: Case) -> Measured:
     """A model that learned the triggers, what attacks leave of them, and one that did not."""
     parts = bench.parts(case.set)
     channels, height, width = parts.train[0].shape[1:]
@@ -40,27 +41,38 @@ def measure(bench: Bench, case: Case) -> Iterable[dict[str, Any]]:
     )
     trained = bench.trained(case, (shown.inputs, shown.labels))
     means = means_of(bench, case, trained)
-    suspects: dict[str, nn.Module] = {"as released": trained.model}
-    for form in ("FTAL", "RTAL"):
-        suspects[f"fine-tuned, {form}"] = run_attack(
-            "fine-tune", trained.model, means, form=form
-        ).model
-    suspects["pruned by half"] = run_attack("prune", trained.model, means, share=0.5).model
-    suspects["trained without triggers"] = bench.trained(case).model
+    attack = partial(run_attack, model=trained.model, means=means)
+    suspects: dict[str, Callable[[], nn.Module]] = {
+        "as released": lambda: trained.model,
+        "fine-tuned, FTAL": lambda: attack("fine-tune", form="FTAL").model,
+        "fine-tuned, RTAL": lambda: attack("fine-tune", form="RTAL").model,
+        "pruned by half": lambda: attack("prune", share=0.5).model,
+        "trained without triggers": lambda: bench.trained(case).model,
+    }
     for name, suspect in suspects.items():
-        verdict = check_triggers(partial(_scores, suspect, bench.place), shown, decoys=decoys)
-        yield {
-            "suspect": name,
-            "deployment": accuracy(suspect, *parts.test),
-            "matched": verdict.matched,
-            "total": verdict.total,
-            "decoys_matched": verdict.decoys_matched,
-            "decoys": verdict.decoys,
-            "share": 100 * verdict.matched / verdict.total,
-            "chance": 100 * verdict.decoys_matched / verdict.decoys,
-            "strength": verdict.strength,
-            "accepted": verdict.strength >= ACCEPT_STRENGTH,
-        }
+        yield {"suspect": name}, partial(_asked, bench, suspect, parts.test, shown, decoys)
+
+
+def _asked(
+    bench: Bench,
+    make: Callable[[], nn.Module],
+    test: Part,
+    shown: TriggerSet,
+    decoys: TriggerSet,
+) -> dict[str, Any]:
+    suspect = make()
+    verdict = check_triggers(partial(_scores, suspect, bench.place), shown, decoys=decoys)
+    return {
+        "deployment": accuracy(suspect, *test),
+        "matched": verdict.matched,
+        "total": verdict.total,
+        "decoys_matched": verdict.decoys_matched,
+        "decoys": verdict.decoys,
+        "share": 100 * verdict.matched / verdict.total,
+        "chance": 100 * verdict.decoys_matched / verdict.decoys,
+        "strength": verdict.strength,
+        "accepted": verdict.strength >= ACCEPT_STRENGTH,
+    }
 
 
 def _scores(suspect: nn.Module, place: str, inputs: Tensor) -> Tensor:

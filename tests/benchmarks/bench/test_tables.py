@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,30 @@ def test_a_table(name: str, folder: Path) -> None:
         raise AssertionError("a finished case was measured again")
 
     assert measured(name, folder, measure=again)["rows"] == record["rows"]
+
+
+def test_a_run_that_was_stopped_goes_on_at_its_row(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def rows(bench: object, case: object, stop: int = 2) -> Any:
+        def value(share: int) -> dict[str, Any]:
+            if share == stop:
+                raise KeyboardInterrupt
+            asked.append(share)
+            return {"after": 50.0}
+
+        for share in range(4):
+            yield {"share": share, "scope": "global"}, partial(value, share)
+
+    table = replace(table_of("pruning"), measure=rows)
+    out = tmp_path / "bench_pruning.json"
+    given = ["--budget", "smoke", "--schemes", "plain", "--out", str(out)]
+    with pytest.raises(KeyboardInterrupt):
+        run(table, given)
+    assert [row["share"] for row in json.loads(out.read_text())["rows"]] == [0, 1]
+    run(replace(table, measure=partial(rows, stop=-1)), given)
+    assert [row["share"] for row in json.loads(out.read_text())["rows"]] == [0, 1, 2, 3]
+    assert asked == [0, 1, 2, 3]
 
 
 def test_what_is_expected_of_the_schemes(folder: Path) -> None:
