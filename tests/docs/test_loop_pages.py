@@ -10,7 +10,7 @@ import torch
 
 import passportize as pp
 from passportize.release.notice import Notice
-from tests.docs.test_docs import blocks
+from tests.support.pages import blocks
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +39,7 @@ def test_page(page: str, library: str, capsys: pytest.CaptureFixture[str]) -> No
     pytest.importorskip(library)
     names: dict = {"__name__": "page"}
     for block in blocks(f"docs/{page}.md"):
-        exec(block, names)
+        exec(block.text, names)
     verdict = names["verdict"]
     assert verdict.accepted and verdict.matched == verdict.total
     assert "verdict:" in capsys.readouterr().out
