@@ -63,7 +63,7 @@ def test_an_attack_and_what_is_left(place: Path) -> None:
         (("attack",), "give the name of an attack"),
         (("attack", "prun", "W"), "did you mean prune"),
         (("attack", "prune", "W", "--option", "size=3"), "this attack has share, scope"),
-        (("attack", "prune", "W", "--option", "share=much"), "it is a float, 0.5 say"),
+        (("attack", "prune", "W", "--option", "share=much"), "give a float, as 0.5 is"),
         (("attack", "prune", "W", "--passport", "P"), "--passport and --claim go together"),
         (("attack", "prune", "W", "--leaked"), "--leaked needs"),
         (("attack", "fine-tune", "W", *DATA[2:]), "fine-tune needs data="),
