@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from torch import nn
 
+from passportize.cli.inputs import PassphraseFile, open_passport
 from passportize.cli.model_input import (
     MODEL_HELP,
     Arguments,
@@ -19,7 +20,7 @@ from passportize.cli.model_input import (
 from passportize.cli.terminal import REFUSED, AsJson, command, emit, leave, working
 from passportize.cli.weights_input import Averaged, wants_averaged
 from passportize.config import PassportConfig
-from passportize.errors import CheckpointError
+from passportize.errors import CheckpointError, InvalidArgument
 from passportize.release.checkpoint import host_state_dict, load_weights
 
 __all__ = ["export", "plan", "strip"]
@@ -86,22 +87,47 @@ def strip(
     ] = None,
     num_classes: NumClasses = None,
     arg: Arguments = None,
+    passport: Annotated[
+        Path | None,
+        typer.Option(
+            "--passport",
+            help="With --claim: refuse weights that do not carry the signature.",
+            show_default=False,
+        ),
+    ] = None,
+    own_claim: Annotated[
+        Path | None,
+        typer.Option("--claim", help="Goes with --passport.", show_default=False),
+    ] = None,
+    passphrase_file: PassphraseFile = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the plain model's weights of a checkpoint, without any trace of a private branch."""
+    from passportize.integrations.timm.release_folder import check_signature
     from passportize.release.strip import averaged_key, strip_checkpoint
+    from passportize.verification.verification import verify
 
+    if (passport is None) is not (own_claim is None):
+        raise InvalidArgument("--passport and --claim go together")
+    opened = open_passport(passport, passphrase_file) if passport is not None else None
     _refuse_existing(out, force)
     averaged = wants_averaged(checkpoint, ema)
+    verdict = None
     with working(f"reading {checkpoint}", as_json):
         if model is not None:
             weights = load_weights(checkpoint, averaged_key(checkpoint) if averaged else None)
             _check_strictly(load_model(model, arg, num_classes), host_state_dict(weights), model)
+        if opened is not None and own_claim is not None:
+            weights = load_weights(checkpoint, averaged_key(checkpoint) if averaged else None)
+            verdict = verify(host_state_dict(weights), opened, own_claim)
+            check_signature(verdict)
         left_out = strip_checkpoint(checkpoint, out, ema=averaged, overwrite=force)
     record = {
         "file": str(out),
         "left_out": left_out,
+        "matched": verdict and verdict.matched,
+        "total": verdict and verdict.total,
         "averaged": averaged,
         "checked_with": model,
     }
@@ -112,6 +138,8 @@ def strip(
         text += "; these are the averaged weights"
     if model is not None:
         text += f"; {model} loads it strictly"
+    if verdict is not None:
+        text += f"; {verdict.matched} of {verdict.total} bits are in"
     emit(record, text, as_json)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from passportize.errors import InvalidArgument
 from passportize.passport.derivation import KEY_BYTES, derive_key, encode_label
 from passportize.passport.message import OwnerMessage
+from passportize.utils.frames import without_frames
 
 __all__ = ["OPENING_FORMAT", "check_commitment", "commit", "commitment_salt", "same_commitment"]
 
@@ -47,6 +48,7 @@ def same_commitment(one: str, other: str) -> bool:
     )
 
 
+@without_frames
 def check_commitment(commitment: str, opening: Mapping[str, str]) -> bool:
     """Whether an opening (:meth:`passportize.Passport.opening`) belongs to a commitment.
 

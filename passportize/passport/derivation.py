@@ -59,8 +59,8 @@ def derive_key(secret: bytes, *label: str | int | bytes) -> bytes:
 
 def bits_of(raw: bytes) -> torch.Tensor:
     """Bits of bytes, lowest of each byte first: int8 ``[8 * len(raw)]`` of 0 and 1."""
-    unpacked = (_tensor(raw).unsqueeze(1) >> torch.arange(8, dtype=torch.uint8, device="cpu")) & 1
-    return unpacked.flatten().to(torch.int8)
+    unpacked = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), bitorder="little")
+    return torch.from_numpy(unpacked.view(np.int8))
 
 
 class LabelledStream:

@@ -95,7 +95,7 @@ def read_passport(path: str | os.PathLike[str], passphrase: str | None = None) -
             f"{name} is not sealed: the passphrase was not needed, and whoever gets the file has "
             "the passport. Save it again with a passphrase.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return _record(content, name)
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> bytes:
         warnings.warn(
             f"{path} can be read by other users of this machine; run: chmod 600 {path}",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return data
 

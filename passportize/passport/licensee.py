@@ -28,8 +28,8 @@ class Licensee:
     __slots__ = ("_name", "_passport")
 
     def __init__(self, passport: Passport, name: str) -> None:
-        self._passport = passport
         self._name = licensee_name(name)
+        self._passport = passport
 
     @property
     def name(self) -> str:

@@ -18,6 +18,7 @@ from passportize.passport.mean_patch import record_patches
 from passportize.passport.message import OwnerMessage
 from passportize.passport.secret_holder import SecretHolder
 from passportize.passport.signing_key import signing_key
+from passportize.utils.frames import without_frames
 
 __all__ = ["Passport"]
 
@@ -43,6 +44,7 @@ class Passport(SecretHolder):
     _reading_key: bytes
     _secret: bytes
 
+    @without_frames
     def __init__(
         self, secret: bytes, message: OwnerMessage, images: PassportImages | None = None
     ) -> None:
@@ -64,6 +66,7 @@ class Passport(SecretHolder):
             object.__setattr__(self, name, value)
 
     @classmethod
+    @without_frames
     def generate(
         cls,
         owner: str,
@@ -89,6 +92,7 @@ class Passport(SecretHolder):
         message = OwnerMessage.normalized(owner, contact, date)
         return cls(os.urandom(KEY_BYTES) if secret is None else secret, message)
 
+    @without_frames
     def with_images(
         self, gamma: torch.Tensor, beta: torch.Tensor, model: nn.Module | None = None
     ) -> Passport:
@@ -159,6 +163,7 @@ class Passport(SecretHolder):
         """Whether ``total`` signature bits hold the owner message once or more."""
         return total >= self._message.frame_bits
 
+    @without_frames
     def stream(self, label: str, length: int) -> bytes:
         """Pseudo-random bytes that hang on no model, for triggers say, independent per label."""
         return self._keyed.stream("stream", label, length=length)
@@ -180,6 +185,7 @@ class Passport(SecretHolder):
         """Ed25519 public key of the owner, 32 bytes; safe to publish."""
         return self._signing_key().public_key().public_bytes_raw()
 
+    @without_frames
     def sign(self, message: bytes) -> bytes:
         """Ed25519 signature of the owner (RFC 8032, deterministic), 64 bytes."""
         return self._signing_key().sign(message)
@@ -188,6 +194,7 @@ class Passport(SecretHolder):
         digest = self._images.digest() if self._images is not None else b""
         return signing_key(self._secret, self._message.payload, digest)
 
+    @without_frames
     def licensee(self, name: str) -> Licensee:
         """Somebody who gets a copy of their own, see :func:`passportize.mark_copy`.
 
@@ -199,6 +206,7 @@ class Passport(SecretHolder):
         """
         return Licensee(self, name)
 
+    @without_frames
     def opening(self) -> dict[str, str]:
         """All that must be revealed to prove a commitment. It contains the secret.
 
@@ -214,6 +222,7 @@ class Passport(SecretHolder):
             "images_sha256": "" if self._images is None else self._images.digest().hex(),
         }
 
+    @without_frames
     def save(
         self,
         path: str | os.PathLike[str],
@@ -239,6 +248,7 @@ class Passport(SecretHolder):
         write_passport(path, record, passphrase, overwrite=overwrite)
 
     @classmethod
+    @without_frames
     def load(cls, path: str | os.PathLike[str], passphrase: str | None = None) -> Passport:
         """Read a passport file; warn where other users of the machine could read it too.
 

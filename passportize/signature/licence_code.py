@@ -91,8 +91,8 @@ class LicenceCode:
     __slots__ = ("_keyed", "length", "rows")
 
     def __init__(self, passport: Passport, layout: Layout, bits: int, shortest_row: int) -> None:
-        key = derive_key(passport.reading_key, "licences", layout.digest(), bits, shortest_row)
-        self._keyed = LabelledStream(key)
+        label = ("licences", layout.digest(), bits, shortest_row)
+        self._keyed = LabelledStream(derive_key(passport.reading_key, *label))
         self.rows: list[LicensedRows] = []
         self.length = 0
         found = _left_over(ModelKey(passport, layout), layout, shortest_row)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from passportize.errors import PassportLocked
@@ -165,16 +166,25 @@ def draw_sign_vectors(
     if not channels:
         return SignVectors(torch.zeros(shape, dtype=torch.uint8, device="cpu"), offset, rows)
     s, r = (
-        keyed.bits(side, site, part, total=channels * entries).view(shape).to(torch.uint8)
+        keyed.bits(side, site, part, total=channels * entries).view(shape).numpy().view(np.uint8)
         for side in ("gamma", "beta")
     )
-    drawn = keyed.words("mask", site, part, count=channels * entries).view(shape)
-    # Distinct numbers, so the larger half is one and the same set however it is found.
-    ranks = (drawn * entries + torch.arange(entries, device="cpu")).numpy()
+    raw = keyed.stream("mask", site, part, length=4 * channels * entries)
+    changed = _larger_half(np.frombuffer(raw, dtype="<u4").reshape(shape))
+    return SignVectors(torch.from_numpy(s | (s ^ changed) << 1 | r << 2), offset, rows)
+
+
+def _larger_half(words: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Where the larger half of each row lies; of equal numbers the later one is the larger."""
+    entries = words.shape[1]
+    last = (entries - 1) // 2
     # numpy, since torch takes ten times as long for it.
-    middle = np.partition(ranks, (entries - 1) // 2, axis=1)[:, (entries - 1) // 2, None]
-    changed = torch.from_numpy(ranks > middle).to(torch.uint8)
-    return SignVectors(s | (s ^ changed) << 1 | r << 2, offset, rows)
+    larger: NDArray[np.bool_] = words > np.partition(words, last, axis=1)[:, last, None]
+    # Rows with equal numbers in the middle, few in a million, are ranked by place as well.
+    tied = np.flatnonzero(larger.sum(1) != entries - 1 - last)
+    ranks = words[tied].astype(np.int64) * entries + np.arange(entries)
+    larger[tied] = ranks > np.partition(ranks, last, axis=1)[:, last, None]
+    return larger
 
 
 def draw_raw_vectors(keyed: LabelledStream, site: str, part: int, fan_in: int) -> RawVectors:

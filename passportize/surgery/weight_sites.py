@@ -114,6 +114,7 @@ def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, list[Matrix]]]:
 
 
 def _part(name: str, module: nn.Module, matrix: Matrix) -> AnchorPart:
-    part = part_of(module, f"{name}.{matrix.attribute}" if name else matrix.attribute)
+    weight = f"{name}.{matrix.attribute}" if name else matrix.attribute
+    part = part_of(module, weight, matrix.axis)
     part = replace(part, transposed=matrix.transposed)
     return replace(part, channels=anchor_width(matrix.shape, part))

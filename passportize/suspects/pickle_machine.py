@@ -9,6 +9,7 @@ becomes a :class:`Made`, whatever it is called.
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,12 +99,15 @@ def run_pickle(
     machine = _Machine(builders, persistent)
     steps = 0
     try:
-        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
-            steps += 1
-            budget.step()
-            if opcode.name == "STOP":
-                return machine.stack.pop()
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            # Old protocols hold text with escapes, and Python warns of those that it does not know.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
+                steps += 1
+                budget.step()
+                if opcode.name == "STOP":
+                    return machine.stack.pop()
+                machine.step(opcode.name, argument)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise Damaged(f"the pickle, step {steps}: {error}") from None
     raise Damaged("the pickle has no end")

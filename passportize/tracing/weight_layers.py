@@ -72,17 +72,20 @@ def owns_weight(module: nn.Module) -> bool:
 
 
 class Matrix(NamedTuple):
-    """A matrix that a layer multiplies its input with.
+    """A matrix that a layer multiplies its input with, or a stack of them.
 
     Attributes:
         attribute: Its name in the layer.
         shape: Its shape.
         transposed: Whether outputs are counted by its second dimension, and not by its first.
+        axis: ``"input"`` where its rows are what consumes an input, since the second dimension
+            counts inputs and the outputs come last.
     """
 
     attribute: str
     shape: tuple[int, ...]
     transposed: bool = False
+    axis: str = "output"
 
 
 def matrices_of(module: nn.Module) -> list[Matrix]:
@@ -90,7 +93,8 @@ def matrices_of(module: nn.Module) -> list[Matrix]:
 
     Besides convolutions and linear layers of torch those of others (PyTorch Geometric, say): a
     layer that says how many inputs and outputs it has, and whose ``weight`` is ``[out, in]`` or
-    ``[in, out]``. And what recurrent layers and attention of torch keep as plain parameters.
+    ``[in, out]`` or a stack of such matrices (one for each relation of RGCN, say). And what
+    recurrent layers and attention of torch keep as plain parameters.
 
     Args:
         module: Not a lazy one that has seen no data yet.
@@ -107,12 +111,18 @@ def matrices_of(module: nn.Module) -> list[Matrix]:
         return [] if shape is None else [Matrix("weight", shape, _transposed(module))]
     if shape is not None or expert_shape_of(module):
         return [Matrix("weight", tuple(weight.shape), _transposed(module))]
+    size = tuple(weight.shape)
     for front, back in (("out_channels", "in_channels"), ("out_features", "in_features")):
         sizes = (getattr(module, front, None), getattr(module, back, None))
-        if tuple(weight.shape) == sizes:
-            return [Matrix("weight", tuple(weight.shape))]
-        if tuple(weight.shape) == sizes[::-1]:
-            return [Matrix("weight", tuple(weight.shape), transposed=True)]
+        if size == sizes:
+            return [Matrix("weight", size)]
+        if size == sizes[::-1]:
+            return [Matrix("weight", size, transposed=True)]
+        # One row of a stack takes in the entries of all its matrices.
+        if len(size) == 3 and size[1:] == sizes[::-1]:
+            return [Matrix("weight", size, axis="input")]
+        if len(size) == 3 and size[1:] == sizes:
+            return [Matrix("weight", size, transposed=True)]
     return []
 
 

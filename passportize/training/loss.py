@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from passportize.errors import BranchLost, BranchMisuse, InvalidArgument
 from passportize.layers.batch import unlike_rows
+from passportize.layers.integrity import check_layers
 from passportize.layers.joint_forward import JointOutput, RootHooks, private_share
 from passportize.layers.model import _mode, passport_layers, switch_of
 from passportize.layers.settling import settle_passes
@@ -236,7 +237,10 @@ def signature_accuracy(model: nn.Module) -> float:
     Raises:
         NotPassportized: The model carries no private branch.
         PassportLocked: The private branch was loaded without its secret.
+        BranchLost: Layers were replaced, copied or patched after surgery.
     """
-    branches = [layer.passport for layer in passport_layers(model).values()]
+    layers = passport_layers(model)
+    check_layers(model, switch_of(model))
+    branches = [layer.passport for layer in layers.values()]
     total = sum(branch.site.bits for branch in branches)
     return sum(branch.matched() for branch in branches) / total if total else 0.0

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 __all__ = ["ModuleRecord", "TensorRecord", "parts_of", "tensor_values", "write_back"]
 
 _CONTAINERS = (dict, list, set)
+_NOTHING: dict[Any, Any] = {}
 
 
 class ModuleRecord:
@@ -19,8 +20,10 @@ class ModuleRecord:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.attributes = dict(vars(module))
+        # A module has a dozen containers that are empty; copies of these would keep Python's
+        # collector of garbage busy.
         self.contents = [
-            (value, value.copy())
+            (value, value.copy() if value else _NOTHING)
             for value in self.attributes.values()
             if isinstance(value, _CONTAINERS)
         ]

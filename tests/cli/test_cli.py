@@ -238,6 +238,22 @@ def test_strip_gives_what_the_plain_model_loads(call, tmp_path, protected, name)
     assert call("strip", "last.pth.tar", str(out), "--force")[0] == 0
 
 
+def test_strip_refuses_what_lacks_the_bits(call, tmp_path, protected):
+    asked = ("--passport", "acme.passport", "--claim", "acme.claim")
+    code, text, _ = call("strip", "last.pth.tar", str(tmp_path / "a.pth"), *asked)
+    assert code == 0 and "112 of 112 bits are in" in text
+    weights = load_weights(protected / "last.pth.tar")
+    dice = torch.Generator().manual_seed(0)
+    for tensor in weights.values():
+        if tensor.dim() > 1:
+            tensor.copy_(torch.randn(tensor.shape, generator=dice))
+    torch.save({"state_dict": weights}, tmp_path / "lost.pth.tar")
+    code, _, errors = call("strip", str(tmp_path / "lost.pth.tar"), str(tmp_path / "b.pth"), *asked)
+    assert code == 2 and "prove nothing" in errors and not (tmp_path / "b.pth").exists()
+    code, _, errors = call("strip", "last.pth.tar", str(tmp_path / "b.pth"), *asked[:2])
+    assert code == 2 and "go together" in errors
+
+
 def test_export(call, tmp_path, protected):
     out = tmp_path / "plain.safetensors"
     code, text, _ = call("export", "last.pth.tar", str(out), "--json")

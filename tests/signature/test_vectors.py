@@ -76,20 +76,43 @@ def test_t_differs_from_s_in_exactly_half(fan_in: int) -> None:
 
 def test_of_equal_words_the_later_entry_is_the_larger() -> None:
     class Equal(LabelledStream):
-        def words(self, *label, count):
-            return torch.full((count,), 2**32 - 1)
+        def stream(self, *label, length):
+            return b"\xff" * length
 
     s, t, _ = draw_sign_vectors(Equal(KEY), "bn1", 0, 3, 9).signs(torch.float64)
     assert ((s != t).int() == torch.tensor([0] * 5 + [1] * 4)).all()
 
 
 def test_words_are_compared_without_sign_and_rounding() -> None:
+    words = (2**32 - 1, 2**31, 2**32 - 2, 0)
+
     class Close(LabelledStream):
-        def words(self, *label, count):
-            return torch.tensor([2**32 - 1, 2**31, 2**32 - 2, 0] * (count // 4))
+        def stream(self, *label, length):
+            return b"".join(word.to_bytes(4, "little") for word in words)[:length] * 2
 
     s, t, _ = draw_sign_vectors(Close(KEY), "bn1", 0, 2, 4).signs(torch.float64)
     assert ((s != t).int() == torch.tensor([1, 0, 1, 0])).all()
+
+
+@pytest.mark.parametrize("entries", [1, 2, 9, 10, 256])
+def test_the_larger_half_is_that_of_sorting(entries: int) -> None:
+    """Few different numbers, so that nearly every row has equal ones in its middle."""
+
+    class Few(LabelledStream):
+        def stream(self, *label, length):
+            return bytes(byte & 3 for byte in super().stream(*label, length=length))
+
+    keyed = Few(KEY)
+    s, t, _ = draw_sign_vectors(keyed, "bn1", 0, 40, entries).signs(torch.float64)
+    raw = keyed.stream("mask", "bn1", 0, length=160 * entries)
+    for row in range(40):
+        words = [
+            int.from_bytes(raw[4 * i : 4 * i + 4], "little")
+            for i in range(row * entries, (row + 1) * entries)
+        ]
+        order = sorted(range(entries), key=lambda place, words=words: (words[place], place))
+        larger = set(order[(entries + 1) // 2 :])
+        assert set((s != t)[row].nonzero().flatten().tolist()) == larger
 
 
 @pytest.mark.parametrize("entries", [4, 5, 6])

@@ -163,6 +163,35 @@ class Attention(nn.Module):
         return self.cell(x.flatten(0, 1))
 
 
+class Stack(nn.Module):
+    """A matrix for each kind of edge or each expert, in the two orders that there are."""
+
+    def __init__(self, inputs: int, outputs: int, kinds: int, inputs_first: bool) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = inputs, outputs
+        self.inputs_first = inputs_first
+        shape = (kinds, inputs, outputs) if inputs_first else (kinds, outputs, inputs)
+        self.weight = nn.Parameter(torch.randn(shape) / inputs**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.inputs_first else self.weight.mT
+        return torch.einsum("ni,kio->no", x, weight)
+
+
+class Relations(nn.Module):
+    """A network for graphs with several kinds of edges."""
+
+    def __init__(self, **options: int) -> None:
+        super().__init__()
+        self.first = pyg.RGCNConv(16, 24, num_relations=3, **options)
+        self.last = pyg.FastRGCNConv(24, 8, num_relations=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        edges = torch.arange(48).view(2, 24) % 16
+        kinds = torch.arange(24) % 3
+        return self.last(self.first(x, edges, kinds).relu(), edges, kinds)
+
+
 PLAIN_PARAMETERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], int]] = {
     "LSTM": (lambda: Recurrent(nn.LSTM), lambda: torch.arange(24).view(4, 6) % 20, 276),
     "LSTM both ways, projected": (
@@ -172,6 +201,14 @@ PLAIN_PARAMETERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor],
     ),
     "GRU": (lambda: Recurrent(nn.GRU), lambda: torch.arange(24).view(4, 6) % 20, 212),
     "attention": (Attention, lambda: torch.randn(4, 6, 16), 200),
+    # Rows are counted by the second dimension of a stack, whichever that is.
+    "stacks": (
+        lambda: nn.Sequential(Stack(16, 24, 3, True), nn.ReLU(), Stack(24, 20, 2, False)),
+        lambda: torch.randn(8, 16),
+        16 + 20,
+    ),
+    "RGCN": (Relations, lambda: torch.randn(16, 16), 16 + 24),
+    "RGCN, two bases": (lambda: Relations(num_bases=2), lambda: torch.randn(16, 16), 16 + 24),
 }
 
 
