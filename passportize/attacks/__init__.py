@@ -4,6 +4,7 @@
 from passportize.attacks import ambiguity as ambiguity
 from passportize.attacks import crafted_claims as crafted_claims
 from passportize.attacks import distil as distil
+from passportize.attacks import dummy_neurons as dummy_neurons
 from passportize.attacks import erb as erb
 from passportize.attacks import fine_tune as fine_tune
 from passportize.attacks import fitted_statistics as fitted_statistics

@@ -9,7 +9,7 @@ from passportize.attacks import run_attack
 from passportize.attacks.erb import BLOCKS, Substitute
 from passportize.errors import InvalidArgument
 from passportize.signature.site import Role, Site
-from tests.support.bench import OWNER, SCHEMES, attacked, batches, means, released
+from tests.support.bench import OWNER, SCHEMES, attacked, means, released
 
 OPEN = ("deepipr", "paper", "uchida")
 
@@ -103,17 +103,6 @@ def test_random_passports_with_a_fixed_bottleneck_fall_short() -> None:
     assert rating.forged is not None and rating.forged.bit_accuracy == 1.0
     assert rating.forged.private_accuracy is not None
     assert rating.forged.private_accuracy < rating.before
-
-
-def test_statistics_that_are_brought_can_be_fitted_and_measured_ones_not() -> None:
-    has = {"data": batches("train"), "steps": 80, "learning_rate": 0.1}
-    rating = attacked("fitted-statistics", "keyed", has)
-    assert rating.forged is not None and rating.forged.private_accuracy is not None
-    brought = rating.figures["accuracy with brought statistics"]
-    assert brought > rating.forged.private_accuracy + 15
-    assert rating.forged.accepted is False
-    with pytest.raises(InvalidArgument, match="signature has no private branch"):
-        attacked("fitted-statistics", "signature", has)
 
 
 def test_searching_forges_nothing() -> None:

@@ -93,7 +93,9 @@ def test_our_marks_stay(name: str, options: dict) -> None:
 
 def test_spectral_turns_over_what_the_rows_share() -> None:
     rating = attacked("spectral", "paper")
-    assert rating.owner.bit_accuracy is not None and rating.owner.bit_accuracy < 0.75
+    # Two of the three layers have rows enough for the attack.
+    assert rating.owner.accepted is False and rating.succeeded
+    assert rating.owner.bit_accuracy is not None and rating.owner.bit_accuracy < 0.8
 
 
 def test_overwriting_weakens_a_regulariser_scheme() -> None:
@@ -140,7 +142,7 @@ def test_rounding_has_one_scale_for_each_output(layer: nn.Module) -> None:
     before = layer.weight.detach().clone()
     channel = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
     quantise_weights(model, 4)
-    for old, new in zip(before.unbind(channel), layer.weight.unbind(channel), strict=True):
+    for old, new in zip(before.unbind(channel), layer.weight.detach().unbind(channel), strict=True):
         step = old.abs().max() / 7
         assert len(torch.unique((new / step).round())) <= 15
         assert torch.allclose(new / step, (new / step).round(), atol=1e-4)

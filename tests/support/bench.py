@@ -97,3 +97,8 @@ def attacked(attack: str, scheme: str, has: dict[str, Any] | None = None, **opti
     release = released(scheme)
     outcome = run_attack(attack, release.model, means(release, **(has or {})), **options)
     return rate(release, outcome, batches("test"))
+
+
+def data_of_test() -> list[tuple[Tensor, Tensor]]:
+    """For the command line, which calls functions by name."""
+    return batches("test")
