@@ -62,8 +62,8 @@ def descend(
             value = loss(moved_inputs(inputs, place), targets.to(place))
             if not bool(torch.isfinite(value)):
                 raise InvalidArgument(
-                    f"the loss is {float(value)} at step {step}; give a smaller learning rate than "
-                    f"{means.learning_rate:g}"
+                    f"the loss is {float(value.detach())} at step {step}; give a smaller learning "
+                    f"rate than {means.learning_rate:g}"
                 )
             torch.autograd.backward(value, inputs=trained)
             if clip is not None:

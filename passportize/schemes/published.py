@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,12 +51,13 @@ class Paper(OwnScheme):
         loader: Iterable[Any] | None = None,
         released: nn.Module | None = None,
     ) -> Finding:
-        """The published tests: bits, and with data the accuracy of the private branch."""
+        """Bits for an owner's claim; what a claimant brings must be accurate as well.
+
+        After fine-tuning the published evaluation reads the signature alone.
+        """
         if isinstance(claim, BroughtBranch):
             return judge_branch(suspect, claim, loader, own_statistics=True)
-        verdict = verify(suspect, passport, claim, loader)
-        finding = finding_of(verdict)
-        return replace(finding, accepted=bool(verdict.accepted) and verdict.fidelity is not False)
+        return finding_of(verify(suspect, passport, claim, loader))
 
     def forge(
         self,
