@@ -66,18 +66,17 @@ def _torchvision() -> Iterator[Public]:
     def pictures() -> Any:
         boxes = torch.tensor([[4.0, 4.0, 40.0, 40.0], [10.0, 20.0, 60.0, 60.0]])
         target = {"boxes": boxes, "labels": torch.tensor([1, 2])}
-        target["masks"] = torch.ones(2, 64, 64, dtype=torch.uint8)
         return list(IMAGES[:2]), [target, {key: value[:1] for key, value in target.items()}]
 
     def losses(outputs: dict[str, Tensor]) -> Tensor:
         return torch.stack(list(outputs.values())).sum()
 
+    few = {"rpn_pre_nms_top_n_train": 50, "rpn_post_nms_top_n_train": 20}
     small = {"weights_backbone": None, "num_classes": 5, "min_size": 64, "max_size": 64}
     for name, options in {
         "retinanet_resnet50_fpn": small,
         "fcos_resnet50_fpn": small,
-        "fasterrcnn_mobilenet_v3_large_fpn": small,
-        "maskrcnn_resnet50_fpn": small,
+        "fasterrcnn_mobilenet_v3_large_fpn": {**small, **few},
         "ssdlite320_mobilenet_v3_large": {"weights_backbone": None, "num_classes": 5},
     }.items():
         yield Public(
