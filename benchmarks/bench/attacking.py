@@ -76,6 +76,7 @@ def finding_of(bench: Bench, case: Case, trained: Trained, outcome: Outcome) -> 
         return {"after": accuracy(outcome.model, *test), **cost}
     rating = rate(trained.release, outcome, bench.test(case.set))
     row: dict[str, Any] = {
+        **rating.figures,
         "kind": rating.kind,
         "after": rating.after,
         "lost": rating.before - rating.after,
@@ -86,7 +87,6 @@ def finding_of(bench: Bench, case: Case, trained: Trained, outcome: Outcome) -> 
         "accepted": rating.owner.accepted,
         "broken": rating.succeeded,
         **cost,
-        **rating.figures,
     }
     if rating.forged is not None:
         row |= {

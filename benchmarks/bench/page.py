@@ -38,7 +38,7 @@ def page(table: Table, record: dict[str, Any], plot: str) -> str:
     ]
     if rows:
         parts += [_table(table, rows), table.below(every), f"![the same as a picture]({plot})"]
-    parts += [_missing(table, record["rows"])]
+    parts += [_missing(table, record)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -88,8 +88,9 @@ def _said(name: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _missing(table: Table, rows: Sequence[Row]) -> str:
-    """Which cases of the whole table wait for data, and which were not run."""
+def _missing(table: Table, record: dict[str, Any]) -> str:
+    """Which cases of the whole table wait for data, were not run, or not to their end."""
+    rows: Sequence[Row] = record["rows"]
     waits = sorted({SETS[row["set"]].title for row in rows if row.get("waits")})
     measured = {(row["set"], row["network"], row["norm"], row["scheme"]) for row in rows}
     lines = []
@@ -104,6 +105,19 @@ def _missing(table: Table, rows: Sequence[Row]) -> str:
         if schemes and SETS[name].title not in waits:
             which = "" if len(schemes) == len(table.schemes) else f" ({', '.join(schemes)})"
             not_run.append(f"{SETS[name].title}, {network}, {norm}{which}")
+    begun = [
+        {name: row[name] for name in ("set", "network", "norm", "scheme", "seed")}
+        for row in rows
+        if not row.get("waits")
+    ]
+    cut = dict.fromkeys(
+        f"{SETS[case['set']].title}, {case['network']}, {case['norm']}, {case['scheme']}, seed "
+        f"{case['seed']}"
+        for case in begun
+        if case not in record["finished"]
+    )
+    if cut:
+        lines.append(f"**Not run to the end**, rows are missing: {'; '.join(cut)}.")
     if not_run:
         lines.append(f"**Not run**: {'; '.join(not_run)}.")
     return "\n\n".join(wrapped(line) for line in lines)

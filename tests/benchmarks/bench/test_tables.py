@@ -89,9 +89,11 @@ def test_a_run_that_was_stopped_goes_on_at_its_row(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(table, given)
     assert [row["share"] for row in json.loads(out.read_text())["rows"]] == [0, 1]
+    assert "**Not run to the end**, rows are missing: digits" in out.with_suffix(".md").read_text()
     run(replace(table, measure=partial(rows, stop=-1)), given)
     assert [row["share"] for row in json.loads(out.read_text())["rows"]] == [0, 1, 2, 3]
     assert asked == [0, 1, 2, 3]
+    assert "Not run to the end" not in out.with_suffix(".md").read_text()
 
 
 def test_what_is_expected_of_the_schemes(folder: Path) -> None:
