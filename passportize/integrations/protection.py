@@ -90,8 +90,8 @@ class Protection:
         if any(module._compiled_call_impl is not None for module in network.modules()):
             raise InvalidArgument(
                 f"{type(network).__name__} is compiled, and a step that is taken through one "
-                "branch after the other cannot be; leave compile() out, or write the loop yourself with "
-                "passportize.joint_loss"
+                "branch after the other cannot be; leave compile() out, or write the loop yourself "
+                "with passportize.joint_loss"
             )
         if self._example_inputs is not None:
             example_inputs = self._example_inputs
@@ -106,7 +106,7 @@ class Protection:
         try:
             if self.path is not None and writes:
                 check_claimable(network, self.path, overwrite=self._overwrite)
-            if self._embed:
+            if self._embed and signature_accuracy(network) < 1:
                 done = embed_signature(network, calibration=self._calibration)
                 _logger.info("Passport: %s", done)
         except BaseException:
@@ -117,23 +117,23 @@ class Protection:
         """Percent of the bits that are in, and means of the loss's parts since the last call."""
         return {"signature": 100 * signature_accuracy(network), **self.meter.read()}
 
-    def restore(self, holder: nn.Module, branch: Mapping[str, Any] | None) -> None:
+    def restore(self, network: nn.Module, branch: Mapping[str, Any] | None) -> None:
         """Load the private tensors of a checkpoint into a passportized network.
 
         Args:
-            holder: The network, or the module that holds it and that the tensors are named in.
+            network: The network.
             branch: What :func:`~passportize.integrations.branch_state.part_state` gave.
 
         Raises:
             CheckpointError: The checkpoint was made without passports, or with other settings.
             WrongPassport: It was made with another passport.
         """
-        tensors = join_state(holder, {}, branch)
+        tensors = join_state(network, {}, branch)
         if branch is None:
             return
         kept = BranchRecord.from_json(str(branch["record"])).marking.layout
-        own = switch_of(holder).layout
-        unexpected = holder.load_state_dict(tensors, strict=False).unexpected_keys
+        own = switch_of(network).layout
+        unexpected = network.load_state_dict(tensors, strict=False).unexpected_keys
         if unexpected or own is None or kept.digest() != own.digest():
             raise CheckpointError(
                 "the checkpoint to resume was made with other settings: other norms are bound in "
@@ -152,8 +152,7 @@ class Protection:
             network: The network; it is left as it is.
             weights: The checkpoint's weights by their names in the network; None: those that the
                 network has.
-            branch: What the checkpoint holds of the private branch, likewise; None where it holds
-                nothing of it.
+            branch: What the checkpoint holds of the private branch; None where that is nothing.
 
         Raises:
             ClaimError: The claim cannot be made or written.

@@ -156,7 +156,7 @@ class PassportCallback(Callback):  # type: ignore[misc]
         """
         if self._run is not None:
             branch = checkpoint.get("callbacks", {}).get(self.state_key)
-            self._protection.restore(pl_module, branch or None)
+            self._protection.restore(self._run.network, branch or None)
 
     # --- end -------------------------------------------------------------------------------------
 
@@ -195,11 +195,6 @@ class PassportCallback(Callback):  # type: ignore[misc]
             if name.startswith(prefix)
         }
         branch = content.get("callbacks", {}).get(self.state_key)
-        if branch:
-            tensors = {
-                name.removeprefix(prefix): value for name, value in branch["tensors"].items()
-            }
-            branch = {**branch, "tensors": tensors}
         self.claim = protection.claim_on(run.network, weights, branch or None)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -233,18 +228,28 @@ class _Run:
         self.name = name
         self.network = network
         self.patches = Patches()
-        self._handle = module.register_state_dict_post_hook(_without_private)
+        self._handles = [
+            module.register_state_dict_post_hook(_without_private),
+            module.register_load_state_dict_pre_hook(self._with_private),
+        ]
 
     def branch(self) -> dict[str, Any]:
         """What a checkpoint holds of the private branch."""
-        state = {f"{self.name}.{name}": value for name, value in self.network.state_dict().items()}
-        return part_state(self.module, state)[1]
+        return part_state(self.network, self.network.state_dict())[1]
 
     def end(self) -> None:
         """Put everything back."""
         self.patches.undo()
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         unpassportize(self.network)
+
+    def _with_private(
+        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any
+    ) -> None:
+        """Let plain weights load strictly; what is private follows in ``on_load_checkpoint``."""
+        for name, value in self.branch()["tensors"].items():
+            state_dict.setdefault(f"{prefix}{self.name}.{name}", value)
 
 
 def _without_private(
