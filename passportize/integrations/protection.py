@@ -70,7 +70,7 @@ class Protection:
         self._where = where
         self._embed = embed
         self._calibration = calibration
-        self._example_inputs = example_inputs
+        self.example_inputs = example_inputs
         self._preprocessing = preprocessing
         self._overwrite = overwrite
 
@@ -93,8 +93,8 @@ class Protection:
                 "branch after the other cannot be; leave compile() out, or write the loop yourself "
                 "with passportize.joint_loss"
             )
-        if self._example_inputs is not None:
-            example_inputs = self._example_inputs
+        if self.example_inputs is not None:
+            example_inputs = self.example_inputs
         self.meter = JointMeter()
         passportize(
             network,
