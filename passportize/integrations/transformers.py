@@ -68,6 +68,7 @@ class PassportTrainerMixin:
 
     Attributes:
         claim: The claim, once it is written. Only in the process of rank 0.
+        notice: As given; may be set once there is a claim.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class PassportTrainerMixin:
             )
         self.claim: Claim | None = None
         self._protection = protection
-        self._notice = notice
+        self.notice = notice
         super().__init__(*args, **kwargs)
 
     # Attributes of the Trainer.
@@ -235,9 +236,9 @@ class PassportTrainerMixin:
         """As the Trainer, and the owner's notice below it."""
         super().create_model_card(*args, **kwargs)  # type: ignore[misc]
         card = Path(self.args.output_dir) / "README.md"
-        if self._notice is not None and self.is_world_process_zero():  # type: ignore[attr-defined]
+        if self.notice is not None and self.is_world_process_zero():  # type: ignore[attr-defined]
             text = card.read_text(encoding="utf-8")
-            card.write_text(f"{text.rstrip()}\n\n{self._notice.to_markdown()}", encoding="utf-8")
+            card.write_text(f"{text.rstrip()}\n\n{self.notice.to_markdown()}", encoding="utf-8")
 
 
 class PassportTrainer(PassportTrainerMixin, Trainer):  # type: ignore[misc]
