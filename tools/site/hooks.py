@@ -37,11 +37,26 @@ def rooms() -> list[str]:
     return sorted(".".join(path.relative_to(package).parts) for path in found)
 
 
+def api_page(room: str) -> str:
+    """Markdown of the page of a room: what it exports, or all its files where that is nothing."""
+    folder = ROOT / "passportize" / room.replace(".", "/")
+    text = f"# {room}\n\n::: passportize.{room}\n"
+    if folder.is_dir() and "__all__" not in (folder / "__init__.py").read_text(encoding="utf-8"):
+        for path in sorted(folder.glob("[a-z]*.py")):
+            inner = f"{room}.{path.stem}"
+            if inner not in rooms():
+                text += f"\n## {path.stem}\n\n::: passportize.{inner}\n"
+    return text
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the rooms below the API's place in the navigation."""
+    """Put the rooms below the API's place in the navigation, and the results below theirs."""
+    results = sorted(path.name for path in (ROOT / "benchmarks" / "results").glob("*.md"))
     for section in config.nav or []:
         if "API" in section:
             section["API"] += [{room: f"api/{room}.md"} for room in rooms()]
+        if "Results" in section:
+            section["Results"] += [f"benchmarks/results/{name}" for name in results]
     return config
 
 
@@ -52,8 +67,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             name = path.relative_to(ROOT).as_posix()
             files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
     for room in rooms():
-        text = f"# {room}\n\n::: passportize.{room}\n"
-        files.append(File.generated(config, f"api/{room}.md", content=text))
+        files.append(File.generated(config, f"api/{room}.md", content=api_page(room)))
     for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
         files.remove(notebook)
         name = notebook.src_uri.removesuffix(".ipynb")
