@@ -24,12 +24,15 @@ from tests.support import ROOT
 from tools.report_pictures import call, suspects
 
 PICTURE = ROOT / "docs" / "pictures" / "terminal.svg"
-PLAN, PLANNED = ("plan", "resnet18"), 9
+PLAN, PLANNED = ("plan", "resnet18"), 7
 VERIFY, JUDGED = (
-    *("verify", "copy.safetensors", "--passport", "acme.passport"),
-    *("--claim", "acme.claim.safetensors", "--data", "digits"),
-    *("--model", "passportize.demo.recipe:build_model", "--arg", "seed=0"),
-), 9
+    (
+        *("verify", "copy.safetensors", "--passport", "acme.passport"),
+        *("--claim", "acme.claim.safetensors", "--data", "digits"),
+        *("--model", "passportize.demo.recipe:build_model", "--arg", "seed=0"),
+    ),
+    11,
+)
 GREEN = "bold green"
 
 

@@ -92,7 +92,7 @@ class Reader:
         if not words:
             return
         program, *arguments = words
-        if ["-m", "pytest"] == arguments[:2]:
+        if arguments[:2] == ["-m", "pytest"]:
             program = "pytest"
         if arguments[:1] == ["-m"] and arguments[1].startswith("benchmarks."):
             program = "benchmarks"
