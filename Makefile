@@ -36,6 +36,12 @@ tour: export OMP_NUM_THREADS = 1
 tour: $(READY)
 	$(BIN)/python -m tools.run_tour
 
+# The README's pictures: its badges, and what two commands print; two minutes.
+pictures: export OMP_NUM_THREADS = 1
+pictures: $(READY)
+	$(BIN)/python -m tools.badges
+	$(BIN)/python -m tools.terminal_picture
+
 # docs/pictures/rooms.svg, drawn from the code; a test says when that is due.
 picture: $(READY)
 	$(BIN)/python -m tools.draw_rooms
