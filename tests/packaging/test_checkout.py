@@ -20,7 +20,7 @@ def without_links(tmp_path: Path) -> Path:
     skipped = shutil.ignore_patterns("__pycache__", "adapters")
     shutil.copytree(ROOT / "passportize", tmp_path / "passportize", ignore=skipped)
     shutil.copytree(ROOT / "adapters", tmp_path / "adapters")
-    (tmp_path / "passportize" / "adapters").write_text(os.readlink(link))
+    (tmp_path / "passportize" / "adapters").write_text(str(link.readlink()))
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
