@@ -73,12 +73,15 @@ def try_pair(python: Path, torch: str, built: Path, place: Path) -> dict[str, An
     wheel, sdist = next(built.glob("*.whl")), next(built.glob("*.tar.gz"))
     if not binary.is_dir():
         run(python, "-m", "venv", place / "env", folder=place)
-    pip = (binary / "pip", "install", "-q")
+    # timm brings torchvision, whose newest would bring another torch.
+    wanted = "" if torch == NEWEST else f"torch=={torch}\n"
+    (place / "constraints.txt").write_text(wanted, encoding="utf-8")
+    pip = (binary / "pip", "install", "-q", "-c", "constraints.txt")
     plan = (binary / "passportize", "plan", "resnet18")
     shutil.copy(PROGRAM, place / "program.py")
     checker = (binary / "pyright", "--pythonpath", binary / "python", "program.py")
     commands: dict[str, tuple[tuple[str | Path, ...], ...]] = {
-        "torch": ((*pip, "torch" if torch == NEWEST else f"torch=={torch}"),),
+        "torch": ((*pip, "torch"),),
         "wheel": ((*pip, f"{wheel}[demo]"),),
         "plan": (plan,),
         "demo": ((binary / "passportize", "demo", "-o", "demo"),),
