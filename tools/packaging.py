@@ -124,7 +124,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         python, torch = row.get("versions", (row["python"], row["torch"]))
         cells = [str(row.get("seconds", {}).get(step, "")) for step in STEPS]
-        said = row.get("skipped") or row.get("plan", "")
+        said = "; ".join(row[key] for key in ("skipped", "plan", "note") if key in row)
         if "failed" in row:
             said = f"**{row['failed']['step']}**: {row['failed']['said']}"
         size = f"{row['environment_gb']} GB" if "environment_gb" in row else ""
