@@ -53,31 +53,35 @@ def run(*command: str | Path, folder: Path, limit: int = 3600) -> str:
 
 
 def find_python(version: str) -> Path | None:
-    """An interpreter of this version: on the path, or one that pyenv or uv knows."""
-    found = shutil.which(f"python{version}")
-    if found is None:
-        known = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-        found = next((str(path) for path in known.glob(f"{version}.*/bin/python3")), None)
-    if found is None and shutil.which("uv"):
-        for words in (("find", version), ("install", version), ("find", version)):
-            done = subprocess.run(["uv", "python", *words], capture_output=True, text=True)
-            if words[0] == "find" and not done.returncode:
-                found = done.stdout.strip()
-                break
-    return Path(found) if found else None
+    """An interpreter of this version that starts: of pyenv, on the path, or one of uv."""
+    known = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for found in [*known.glob(f"{version}.*/bin/python3"), shutil.which(f"python{version}")]:
+        # A name on the path may be a shim for a version that is not there.
+        if found and not subprocess.run([found, "--version"], capture_output=True).returncode:
+            return Path(found)
+    if shutil.which("uv"):
+        subprocess.run(["uv", "python", "install", version], capture_output=True)
+        done = subprocess.run(["uv", "python", "find", version], capture_output=True, text=True)
+        if not done.returncode:
+            return Path(done.stdout.strip())
+    return None
 
 
 def try_pair(python: Path, torch: str, built: Path, place: Path) -> dict[str, Any]:
     """All steps in a new environment; the seconds of each, or why it ended."""
     binary = place / "env" / "bin"
     wheel, sdist = next(built.glob("*.whl")), next(built.glob("*.tar.gz"))
-    run(python, "-m", "venv", place / "env", folder=place)
-    pip = (binary / "pip", "install", "-q")
+    if not binary.is_dir():
+        run(python, "-m", "venv", place / "env", folder=place)
+    # timm brings torchvision, whose newest would bring another torch.
+    wanted = "" if torch == NEWEST else f"torch=={torch}\n"
+    (place / "constraints.txt").write_text(wanted, encoding="utf-8")
+    pip = (binary / "pip", "install", "-q", "-c", "constraints.txt")
     plan = (binary / "passportize", "plan", "resnet18")
     shutil.copy(PROGRAM, place / "program.py")
     checker = (binary / "pyright", "--pythonpath", binary / "python", "program.py")
     commands: dict[str, tuple[tuple[str | Path, ...], ...]] = {
-        "torch": ((*pip, "torch" if torch == NEWEST else f"torch=={torch}"),),
+        "torch": ((*pip, "torch"),),
         "wheel": ((*pip, f"{wheel}[demo]"),),
         "plan": (plan,),
         "demo": ((binary / "passportize", "demo", "-o", "demo"),),
@@ -120,7 +124,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         python, torch = row.get("versions", (row["python"], row["torch"]))
         cells = [str(row.get("seconds", {}).get(step, "")) for step in STEPS]
-        said = row.get("skipped") or row.get("plan", "")
+        said = "; ".join(row[key] for key in ("skipped", "plan", "note") if key in row)
         if "failed" in row:
             said = f"**{row['failed']['step']}**: {row['failed']['said']}"
         size = f"{row['environment_gb']} GB" if "environment_gb" in row else ""
@@ -134,6 +138,7 @@ def main() -> None:
     parser.add_argument("--pythons", nargs="+", default=["3.10", "3.11", "3.12", "3.13"])
     parser.add_argument("--torch", nargs="+", default=["2.8.0", NEWEST])
     parser.add_argument("--page", action="store_true", help="write the page alone")
+    parser.add_argument("--keep", type=Path, help="make environments here, and leave them there")
     asked = parser.parse_args()
     record = RESULTS / "packaging.json"
     old = json.loads(record.read_text(encoding="utf-8"))["rows"] if record.exists() else []
@@ -159,10 +164,11 @@ def main() -> None:
                 if python is None:
                     row["skipped"] = "no interpreter of this version here, and none to download"
                 else:
-                    place = Path(folder) / f"{version}-{torch}"
-                    place.mkdir()
+                    place = (asked.keep or Path(folder)).resolve() / f"{version}-{torch}"
+                    place.mkdir(parents=True, exist_ok=True)
                     row |= try_pair(python, torch, built, place)
-                    shutil.rmtree(place)
+                    if asked.keep is None:
+                        shutil.rmtree(place)
                 rows[version, torch] = row
                 write()
 

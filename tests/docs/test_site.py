@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.support import ROOT
+from tests.support.browser import BROWSER, widths
 
 pytest.importorskip("mkdocs")
 
@@ -95,3 +96,12 @@ def test_roles_of_docstrings_are_links(site: dict[Path, Links]) -> None:
         if page.parent.name == "api":
             text = page.read_text(encoding="utf-8")
             assert ":func:" not in text and ":class:" not in text and "&gt;</p>" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no browser here")
+def test_no_page_is_wider_than_a_telephone(site: dict[Path, Links]) -> None:
+    root = next(page.parent for page in site if page.name == "404.html")
+    pages = ["index.html", "tour.html", "comparison.html", "timm.html", "api/training.html"]
+    for name, (reach, beyond) in widths(root, pages, 390).items():
+        assert reach <= 390 and not beyond, name
