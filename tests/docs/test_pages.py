@@ -46,7 +46,7 @@ ELSEWHERE = {
     "docs/attacks.md": "tests/docs/test_attacks_page.py",
     "docs/commitment.md": "tests/docs/test_commitment_page.py",
     "docs/lightning.md": "tests/docs/test_loop_pages.py",
-    "docs/other_loops.md": "tests/docs/test_loop_pages.py",
+    "docs/other_loops.md": "tests/docs/test_other_loops.py",
     "docs/transformers.md": "tests/docs/test_loop_pages.py",
     # Its package is 379 MB to download; small ones of its kind are read there.
     "docs/data.md": "tests/data/test_data.py",
