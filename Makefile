@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint docs picture mutants clean
+.PHONY: demo test lint docs site tour pictures picture mutants clean
 
 demo: $(READY)
 	$(BIN)/passportize demo
@@ -25,6 +25,22 @@ lint: $(READY)
 docs: export OMP_NUM_THREADS = 1
 docs: $(READY)
 	$(BIN)/python -m pytest -q tests/docs
+
+# The site, in build/site; look at it with `python3 -m http.server -d build/site`.
+site: export NO_MKDOCS_2_WARNING = 1
+site: $(READY)
+	$(BIN)/python -m mkdocs build --strict
+
+# What docs/tour.ipynb prints and draws.
+tour: export OMP_NUM_THREADS = 1
+tour: $(READY)
+	$(BIN)/python -m tools.run_tour
+
+# The README's pictures: its badges, and what two commands print; two minutes.
+pictures: export OMP_NUM_THREADS = 1
+pictures: $(READY)
+	$(BIN)/python -m tools.badges
+	$(BIN)/python -m tools.terminal_picture
 
 # docs/pictures/rooms.svg, drawn from the code; a test says when that is due.
 picture: $(READY)

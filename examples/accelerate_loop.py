@@ -1,6 +1,6 @@
 """A loop of Hugging Face accelerate with a passport, on the digits inside scikit-learn.
 
-pip install 'passportize[demo]' accelerate
+pip install 'passportize[demo,accelerate]'
 accelerate launch --cpu --num_processes 2 examples/accelerate_loop.py --out out
 """
 
@@ -16,9 +16,8 @@ from torch import nn
 
 import passportize as pp
 from passportize.data.digits import load_digits_images
-from passportize.integrations.timm.session import prepare
 from passportize.release.checkpoint import save_weights
-from passportize.training.criterion import JointCriterion
+from passportize.training import JointCriterion, train_jointly
 
 
 def main() -> None:
@@ -41,7 +40,10 @@ def main() -> None:
     model = timm.create_model(
         "resnet10t", in_chans=1, num_classes=10, stem_width=16, channels=(16, 32, 64, 128)
     )
-    model = prepare(model, passport)  # before the optimizer and before accelerator.prepare
+    # Before the optimizer and before accelerator.prepare.
+    model = pp.passportize(model, passport)
+    pp.embed_signature(model)
+    model = train_jointly(model)
     criterion = JointCriterion(nn.CrossEntropyLoss())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     images, labels = load_digits_images("train")

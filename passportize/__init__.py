@@ -39,6 +39,15 @@ When a copy turns up:
 (True, 'Acme')
 """
 
+from pathlib import Path as _Path
+
+if _Path(__file__).with_name("adapters").is_file():
+    raise ImportError(
+        "passportize/adapters is a file where a symbolic link should be: this checkout was made "
+        "without symbolic links; `git config core.symlinks true` and check out again (Windows: in "
+        "developer mode), or `pip install .` and work outside the checkout"
+    )
+
 # Registers the norms of torch.
 from passportize import adapters as adapters
 from passportize.config import PassportConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from benchmarks.coverage.report import META_CHECKS, REAL_CHECKS, WHOLE, Record, 
 from benchmarks.coverage.rows import read_table
 from benchmarks.coverage.timm_suite_page import pairs
 from benchmarks.training.timm_page import NOTABLE, TOLERANCE, falling_losses
+from passportize.data.sets import SETS
 
 PLACE = "../benchmarks/results"
 LIBRARIES = {
@@ -22,7 +24,15 @@ LIBRARIES = {
 
 def overview(stability: Mapping[str, Any]) -> str:
     """One item for each benchmark that has rows or a page of its own."""
-    items = (*_coverage(), _suite(), _families(), _rates(stability), _scripts(), *_others())
+    items = (
+        *_coverage(),
+        _suite(),
+        _families(),
+        _rates(stability),
+        _scripts(),
+        *_bench(),
+        *_others(),
+    )
     return "\n".join(["## What was measured", "", *(f"- {item}" for item in items)])
 
 
@@ -108,6 +118,24 @@ def _scripts() -> str:
         f"{_link('train_scripts.md')}: timm's own `train.py`, unedited, of {versions} versions; "
         "what its files hold, in [timm.md](timm.md#what-was-run-with-the-real-trainpy)."
     )
+
+
+def _bench() -> Iterator[str]:
+    """The tables of the bench that were measured."""
+    yield (
+        f"{_link('bench.md')}: the rows of the paper that are visible, and ours beside them, with "
+        "what waits for data."
+    )
+    for path in sorted(RESULTS.glob("bench_*.json")):
+        record = json.loads(path.read_text())
+        rows = [row for row in record["rows"] if not row.get("waits")]
+        if rows:
+            sets = ", ".join(dict.fromkeys(SETS[row["set"]].title for row in rows))
+            seeds = len({row["seed"] for row in rows})
+            yield (
+                f"{_link(f'{path.stem}.md')}: {record['question']} {sets}, "
+                f"{'one seed' if seeds == 1 else f'at most {seeds} seeds'}."
+            )
 
 
 def _others() -> Iterator[str]:

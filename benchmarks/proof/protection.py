@@ -27,7 +27,7 @@ from torch import nn
 import passportize as pp
 from benchmarks.common.paths import RESULTS
 from benchmarks.common.records import heading
-from passportize.attacks.sign_flip import flip_channel_signs
+from passportize.attacks import flip_channel_signs, prune_weights, quantise_weights
 from passportize.data.images import ImageData, batches, digits_data
 from passportize.demo.recipe import accuracy, build_model, train
 from passportize.release.claim import Claim
@@ -104,27 +104,6 @@ def strangers(
     return row
 
 
-def prune(model: nn.Module, share: float) -> None:
-    """Set the smallest weights of all convolutions and linear layers together to zero."""
-    weights = [
-        module.weight.data
-        for module in model.modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
-    ]
-    sizes = torch.cat([weight.abs().flatten() for weight in weights])
-    threshold = sizes.kthvalue(max(1, int(share * sizes.numel()))).values
-    for weight in weights:
-        weight[weight.abs() <= threshold] = 0
-
-
-def round_to_8_bits(model: nn.Module) -> None:
-    """Round every convolution and linear weight to 256 levels, one scale per tensor."""
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            scale = module.weight.data.abs().max() / 127
-            module.weight.data = (module.weight.data / scale).round() * scale
-
-
 def removal(model: nn.Module, claim: Claim, data: ImageData, epochs: int) -> dict[str, Any]:
     """What is left of the proof after attempts to remove it, and what they cost the thief."""
 
@@ -136,9 +115,12 @@ def removal(model: nn.Module, claim: Claim, data: ImageData, epochs: int) -> dic
         "sign flips": lambda copied: flip_channel_signs(
             copied, torch.Generator().manual_seed(0), example_inputs=data.test_images[:2]
         ),
-        "8-bit rounding": round_to_8_bits,
+        "8-bit rounding": partial(quantise_weights, bits=8),
         **{f"fine-tuning, lr {lr}": fine_tune(lr) for lr in (0.001, 0.01, 0.1)},
-        **{f"pruning {share:.0%}": partial(prune, share=share) for share in (0.3, 0.5, 0.7, 0.9)},
+        **{
+            f"pruning {share:.0%}": partial(prune_weights, share=share)
+            for share in (0.3, 0.5, 0.7, 0.9)
+        },
     }
     rows = {}
     for name, attempt in attempts.items():

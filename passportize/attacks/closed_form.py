@@ -19,14 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.attacks.attack import Attacked, Forged, Means, register_attack
+from passportize.attacks.descent import example_of
 from passportize.config import PassportConfig
-from passportize.errors import DegenerateSite, InvalidArgument
+from passportize.errors import InvalidArgument
 from passportize.layers.switch import Switch
 from passportize.layers.unregistered_norm import adapter_of
 from passportize.passport.passport import Passport
 from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
+from passportize.schemes.solving import bottleneck_for
 from passportize.signature.marking import Marking
 from passportize.signature.model_key import ModelKey
 from passportize.signature.site import Role, Site
@@ -157,12 +160,6 @@ def _solve(
     site: Site, norm: nn.Module, gamma: Tensor, beta: Tensor, config: PassportConfig
 ) -> tuple[Tensor, Tensor]:
     """Bottleneck weights ``[hidden, C]`` and ``[C, hidden]`` with h(u) = scale, h(v) = shift."""
-    hidden = max(1, site.channels // config.bottleneck)
-    if hidden < 2:
-        raise DegenerateSite(
-            f"{site.name}: a bottleneck of one hidden unit cannot be solved for two sides; use "
-            "PassportConfig.paper(bottleneck=1)"
-        )
     adapter = adapter_of(norm)
     assert adapter is not None
     scale = getattr(norm, adapter.scale_name, None)
@@ -173,9 +170,19 @@ def _solve(
         else side.detach().cpu().double().reshape(-1)
         for side, default in ((scale, 1.0), (shift, 0.0))
     ]
-    sides = torch.stack([gamma.double(), beta.double()], dim=1)
-    first = torch.zeros(hidden, site.channels, dtype=torch.float64)
-    first[:2] = torch.linalg.pinv(sides)
-    second = torch.zeros(site.channels, hidden, dtype=torch.float64)
-    second[:, :2] = torch.stack(targets, dim=1)
-    return first.float(), second.float()
+    hidden = max(1, site.channels // config.bottleneck)
+    return bottleneck_for(site.name, torch.stack([gamma, beta], 1), torch.stack(targets, 1), hidden)
+
+
+@register_attack(
+    "closed-form",
+    kind="forgery",
+    needs=("scheme", "passport"),
+    source="this library",
+    expected="forges 'paper', 'deepipr' and 'uchida' without data; 'keyed' leaves nothing to solve",
+)
+def _attack(model: nn.Module, means: Means) -> Attacked:
+    """All that a scheme leaves to the claimant is solved for: no data, no training."""
+    assert means.scheme is not None and means.passport is not None
+    claim = means.scheme.forge(model, means.passport, None, example_of(model, means))
+    return Attacked(None, Forged(means.passport, claim))

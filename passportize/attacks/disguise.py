@@ -22,6 +22,8 @@ from passportize.alignment.channels import Diagonal
 from passportize.alignment.folding import act
 from passportize.alignment.spaces import MatrixKind, MatrixSpace, Side, fold_factors
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
+from passportize.attacks.attack import Attacked, Means, register_attack
+from passportize.attacks.descent import example_of
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
 from passportize.attacks.unchanged import FunctionCheck
@@ -235,3 +237,32 @@ def _rotation(size: int, generator: torch.Generator | None) -> Tensor:
     q, r = torch.linalg.qr(drawn)
     rotation: Tensor = q * r.diagonal().sign()
     return rotation
+
+
+@register_attack(
+    "disguise",
+    kind="removal",
+    source="SliceGPT, ICLR 2024; KDD 2022; all symmetries at once: this library",
+    expected="hides every mark that is read plainly; undone with the released weights",
+)
+def _attack(
+    model: nn.Module,
+    means: Means,
+    *,
+    condition: float = 10.0,
+    decades: float = 1.0,
+    flip: float = 0.5,
+) -> Attacked:
+    """A random element of every symmetry of the model at once; no output changes."""
+    done = disguise(
+        model,
+        torch.Generator().manual_seed(means.seed),
+        condition=condition,
+        decades=decades,
+        flip=flip,
+        example_inputs=example_of(model, means),
+    )
+    if not (done.mixed or done.permuted or done.scaled):
+        raise InvalidArgument(f"disguise: {type(model).__name__} has no symmetry that is known")
+    figures = {"mixed": done.mixed, "permuted": done.permuted, "scaled": done.scaled}
+    return Attacked(figures=figures)

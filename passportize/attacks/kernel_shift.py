@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.errors import InvalidArgument
 from passportize.tracing.weight_layers import standardises_weight
 
@@ -68,3 +69,19 @@ def shift_standardised_kernels(
         weight.copy_((rows + shifts[:, None]).view(weight.shape))
         done.append(ShiftedWeight(names[id(weight)], shifts.cpu()))
     return done
+
+
+@register_attack(
+    "kernel-shift",
+    kind="removal",
+    source="this library",
+    expected="spoils what is read from standardised kernels as they lie; here less their mean",
+)
+def _attack(model: nn.Module, means: Means, *, size: float = 10.0) -> Attacked:
+    """A constant added to the kernels of weight-standardised convolutions; no output changes."""
+    done = shift_standardised_kernels(model, torch.Generator().manual_seed(means.seed), size)
+    if not done:
+        raise InvalidArgument(
+            f"kernel-shift: {type(model).__name__} has no weight-standardised convolution"
+        )
+    return Attacked(figures={"weights": len(done)})

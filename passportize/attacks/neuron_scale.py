@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from passportize.alignment.channels import Axis
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
+from passportize.attacks.attack import Attacked, Means, register_attack
+from passportize.attacks.descent import example_of
 from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
 
@@ -120,3 +122,23 @@ def _multiply(axis: Axis, tensor: Tensor, factors: Tensor, eps: float) -> None:
         part.copy_(((part.double() + eps) * exact.square() - eps).clamp_min(0))
     else:
         part.copy_(part.double() * exact)
+
+
+@register_attack(
+    "neuron-scale",
+    kind="removal",
+    source="Cracking White-box DNN Watermarks via Invariant Neuron Transforms, KDD 2023",
+    expected="costs bits of rows that read a rescaled channel; undone with the released weights",
+)
+def _attack(model: nn.Module, means: Means, *, decades: float = 2.0, flip: float = 0.5) -> Attacked:
+    """Channels rescaled and mirrored across layers; no output changes (NeuronScale, SignFlip)."""
+    done = scale_neurons(
+        model,
+        torch.Generator().manual_seed(means.seed),
+        decades=decades,
+        flip=flip,
+        example_inputs=example_of(model, means),
+    )
+    if not done:
+        raise InvalidArgument(f"neuron-scale: {type(model).__name__} has no channel to rescale")
+    return Attacked(figures={"channels rescaled": done})

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
+from passportize.attacks.attack import Attacked, Means, register_attack
+from passportize.attacks.descent import example_of
 from passportize.attacks.unchanged import FunctionCheck
+from passportize.errors import InvalidArgument
 
 __all__ = ["PermutedChannels", "permute_channels"]
 
@@ -80,3 +83,19 @@ def permute_channels(
 def _weights(tied: TiedChannels, number: int) -> tuple[str, ...]:
     axes = [tied.axes[axis] for axis, _ in tied.groups[number].places]
     return tuple(dict.fromkeys(axis.tensor for axis in axes if axis.role == "rows"))
+
+
+@register_attack(
+    "permutation",
+    kind="removal",
+    source="Cracking White-box DNN Watermarks via Invariant Neuron Transforms, KDD 2023",
+    expected="hides every mark that is read in a fixed order; undone with the released weights",
+)
+def _attack(model: nn.Module, means: Means) -> Attacked:
+    """Channels change places, everywhere they can; no output changes (LayerShuffle)."""
+    done = permute_channels(
+        model, torch.Generator().manual_seed(means.seed), example_inputs=example_of(model, means)
+    )
+    if not done:
+        raise InvalidArgument(f"permutation: {type(model).__name__} has no channels to permute")
+    return Attacked(figures={"groups permuted": len(done)})

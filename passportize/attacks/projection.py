@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.attacks.attack import Attacked, Means, register_attack
+from passportize.attacks.descent import unlabelled
 from passportize.errors import InvalidArgument
 from passportize.tracing.layer_inputs import Moments, observed
 from passportize.tracing.weight_layers import is_weight_module
@@ -131,3 +133,23 @@ def _moments(model: nn.Module, inputs: Iterable[Any], shortest_row: int) -> dict
             call_model(model, moved_inputs(inputs_of(batch), place))
         found = mode.moments
     return {name: found[name] for name in weights if name in found}
+
+
+@register_attack(
+    "projection",
+    kind="removal",
+    needs=("inputs",),
+    source="this library",
+    expected="the network goes before the mark does",
+)
+def _attack(
+    model: nn.Module, means: Means, *, energy: float = 0.9999, shrink: float = 0.0
+) -> Attacked:
+    """Of every weight is left what the thief's inputs use; with shrink= fitted anew to them."""
+    inputs = unlabelled(means, "projection")
+    done = project_weights(model, inputs, energy=None if shrink else energy, shrink=shrink or None)
+    if not done:
+        raise InvalidArgument(
+            f"projection: {type(model).__name__} has no weight with rows of 64 entries or more"
+        )
+    return Attacked(figures={"weights": len(done)})

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.attacks.attack import Attacked, Means, register_attack
+from passportize.attacks.descent import example_of
 from passportize.attacks.unchanged import FunctionCheck
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument
@@ -170,3 +172,27 @@ def _multiply(model: nn.Module, norm: nn.Module, part: AnchorPart, factors: Tens
     assert adapter is not None
     scale = norm.get_parameter(adapter.scale_name)
     scale.mul_(exact.sign().to(scale.dtype).view(scale.shape))
+
+
+@register_attack(
+    "sign-flip",
+    kind="removal",
+    source="Cracking White-box DNN Watermarks via Invariant Neuron Transforms, KDD 2023",
+    expected="erases 'paper' and 'deepipr'; responses of 'keyed' and 'signature' are even in a row",
+)
+def _attack(
+    model: nn.Module, means: Means, *, share: float = 0.5, rescale: float = 1.0
+) -> Attacked:
+    """Signs of channels flipped between weight and norm; no output changes."""
+    done = flip_channel_signs(
+        model,
+        torch.Generator().manual_seed(means.seed),
+        share,
+        rescale=rescale,
+        example_inputs=example_of(model, means),
+    )
+    if not done:
+        raise InvalidArgument(
+            f"sign-flip: in {type(model).__name__} no norm with a scale follows a weight directly"
+        )
+    return Attacked(figures={"channels flipped": sum(site.flipped for site in done)})

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.errors import InvalidArgument
 from passportize.signature.vectors import WINDOW
 from passportize.tracing.weight_layers import is_weight_module
@@ -147,3 +148,19 @@ def turn_directions_over(
             weight.copy_(turn_rows_over(rows, direction, generator).view_as(weight))
             found.setdefault(f"{name}.weight", []).append(direction)
     return found
+
+
+@register_attack(
+    "spectral",
+    kind="removal",
+    source="this library",
+    expected="turns over what rows of a layer have in common: 'paper'; 'keyed' has nothing such",
+)
+def _attack(model: nn.Module, means: Means, *, times: int = 2) -> Attacked:
+    """The leading directions of every layer's rows turned over: no data, no key."""
+    found = turn_directions_over(model, torch.Generator().manual_seed(means.seed), times)
+    if not found:
+        raise InvalidArgument(
+            f"spectral: {type(model).__name__} has no weight with {_FEWEST_ROWS} rows or more"
+        )
+    return Attacked(figures={"weights": len(found)})

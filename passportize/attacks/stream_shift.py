@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.attacks.attack import Attacked, Means, register_attack
+from passportize.attacks.descent import example_of
 from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
 from passportize.signature.rows import added_to_rows, row_positions
@@ -82,3 +84,21 @@ def _shifted(
     vector = torch.randn(rows.shape[1], generator=generator, dtype=torch.float64).to(rows.device)
     length = size * rows.square().sum(1).mean().sqrt()
     return added_to_rows(weight, part, vector * (length / torch.linalg.vector_norm(vector)))
+
+
+@register_attack(
+    "stream-shift",
+    kind="removal",
+    source="this library",
+    expected="spoils what is read from rows before LayerNorms as they lie; here less their mean",
+)
+def _attack(model: nn.Module, means: Means, *, size: float = 5.0) -> Attacked:
+    """A vector added to all rows that write a stream of LayerNorms; no output changes."""
+    done = shift_streams(
+        model, torch.Generator().manual_seed(means.seed), size, example_of(model, means)
+    )
+    if not done:
+        raise InvalidArgument(
+            f"stream-shift: {type(model).__name__} has no weight that LayerNorms alone read"
+        )
+    return Attacked(figures={"weights": len(done)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from passportize.cli import arbitrate as arbitrating
+from passportize.cli import attack as attacking
 from passportize.cli import audit as auditing
 from passportize.cli import commit as committing
 from passportize.cli import demo as showcase
@@ -63,6 +64,7 @@ def application() -> typer.Typer:
     app.command("mark-copy", rich_help_panel=RELEASE)(marking.mark_copy)
     app.command(rich_help_panel=COPY)(arbitrating.arbitrate)
     app.command(rich_help_panel=COPY)(marking.identify)
+    app.command(rich_help_panel=LOOK)(attacking.attack)
     app.command(rich_help_panel=LOOK)(keys.inspect)
     app.command(rich_help_panel=LOOK)(keys.commitment)
     app.command(rich_help_panel=LOOK)(showcase.demo)

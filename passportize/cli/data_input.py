@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "given_preprocessing",
     "load_data",
     "preparation",
+    "some_data",
 ]
 
 Data = Annotated[
@@ -144,6 +146,40 @@ def load_data(
         f"--data {name}: there is no such file or folder; give digits, fashion-mnist[:FOLDER], a "
         "folder of pictures, a safetensors file with images and labels, or module:function"
     )
+
+
+def some_data(
+    data: str,
+    model: nn.Module,
+    images: int | None,
+    batch: int,
+    given: dict[str, tuple[float, ...] | int],
+    recorded: Preprocessing | None = None,
+) -> tuple[list[Any], Preprocessing | None]:
+    """The first so many samples, from all classes of a folder, and how they were prepared.
+
+    Args:
+        data: As for :func:`load_data`.
+        model: What the data are for.
+        images: How many, to the next whole batch; None for all.
+        batch: Samples per batch.
+        given: From :func:`given_preprocessing`.
+        recorded: What a claim says of the preparation.
+    """
+    prepared = None
+    if Path(data).is_dir():
+        prepared, _ = preparation(model, recorded, given)
+    loader: Any = load_data(data, model, batch, prepared)
+    pictures = getattr(loader, "dataset", None)
+    if images is not None and pictures is not None and len(pictures) > images:
+        # Folders come one after the other: so many evenly from all of them.
+        import torch.utils.data
+
+        chosen = [index * len(pictures) // images for index in range(images)]
+        subset = torch.utils.data.Subset(pictures, chosen)
+        loader = torch.utils.data.DataLoader(subset, batch_size=batch)
+    count = None if images is None else -(-images // batch)
+    return list(itertools.islice(loader, count)), prepared
 
 
 def _demo_data(name: str, batch: int) -> list[Any]:

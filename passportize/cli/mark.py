@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from torch import nn
 
 from passportize.cli.data_input import (
     BatchSize,
@@ -15,8 +13,7 @@ from passportize.cli.data_input import (
     Mean,
     Std,
     given_preprocessing,
-    load_data,
-    preparation,
+    some_data,
 )
 from passportize.cli.inputs import PassphraseFile, open_passport
 from passportize.cli.model_input import (
@@ -37,10 +34,9 @@ from passportize.cli.terminal import (
     leave,
     working,
 )
-from passportize.cli.weights_input import Averaged, wants_averaged
+from passportize.cli.weights_input import Averaged, load_checkpoint
 from passportize.config import PassportConfig
 from passportize.errors import CheckpointError, ClaimFileError
-from passportize.release.preprocessing import Preprocessing
 
 __all__ = ["identify", "mark", "mark_copy"]
 
@@ -103,9 +99,9 @@ def mark(
             raise kind(f"{file} exists already; choose another name, or move it away")
     opened = open_passport(passport, passphrase_file)
     with working(f"reading {checkpoint}", as_json):
-        plain = _loaded(checkpoint, model, num_classes, arg, ema)
+        plain = load_checkpoint(checkpoint, model, num_classes, arg, ema)
         given = given_preprocessing(img_size, mean, std)
-        batches, prepared = _batches(data, plain, images, batch_size, given)
+        batches, prepared = some_data(data, plain, images, batch_size, given)
         config = PassportConfig.trained(margin=margin, bits=bits, licence_bits=licence_bits)
         marked = passportize(plain, opened, config=config, example_inputs=example_of(input_size))
     with counting("turning rows", as_json) as step:
@@ -160,8 +156,10 @@ def mark_copy(
     opened = open_passport(passport, passphrase_file)
     claim = load_claim(own_claim)
     with working(f"reading {released}", as_json):
-        plain = _loaded(released, model or claim.architecture or None, num_classes, arg, False)
-        batches, _ = _batches(data, plain, images, batch_size, {}, claim.preprocessing)
+        plain = load_checkpoint(
+            released, model or claim.architecture or None, num_classes, arg, False
+        )
+        batches, _ = some_data(data, plain, images, batch_size, {}, claim.preprocessing)
     with counting("turning rows", as_json) as step:
         done = make_copy(
             plain, opened.licensee(licensee), claim, calibration=batches, progress=step
@@ -224,56 +222,3 @@ def identify(
         )
     emit({**found.to_dict(), "suspect": str(suspect)}, str(found), as_json)
     leave(ACCEPTED if found.named else REFUSED)
-
-
-def _loaded(
-    checkpoint: Path,
-    model: str | None,
-    num_classes: int | None,
-    arg: list[str] | None,
-    ema: bool | None,
-) -> nn.Module:
-    """The plain model with the weights of a checkpoint, in eval mode."""
-    from passportize.release.checkpoint import host_state_dict, load_weights, model_of_checkpoint
-    from passportize.release.strip import averaged_key
-
-    averaged = wants_averaged(checkpoint, ema)
-    weights = load_weights(checkpoint, averaged_key(checkpoint) if averaged else None)
-    made = (
-        load_model(model, arg, num_classes)
-        if model is not None
-        else model_of_checkpoint(checkpoint)
-    )
-    try:
-        made.load_state_dict(host_state_dict(weights), strict=True)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"{checkpoint} does not fit {type(made).__name__}: {detail}; check --model, "
-            "--num-classes and --arg"
-        ) from None
-    return made.eval()
-
-
-def _batches(
-    data: str,
-    model: nn.Module,
-    images: int,
-    batch: int,
-    given: dict[str, tuple[float, ...] | int],
-    recorded: Preprocessing | None = None,
-) -> tuple[list[Any], Preprocessing | None]:
-    """The first so many inputs, from all classes of a folder, and how they were prepared."""
-    prepared = None
-    if Path(data).is_dir():
-        prepared, _ = preparation(model, recorded, given)
-    loader: Any = load_data(data, model, batch, prepared)
-    pictures = getattr(loader, "dataset", None)
-    if pictures is not None and len(pictures) > images:
-        # Folders come one after the other: so many evenly from all of them.
-        import torch.utils.data
-
-        chosen = [index * len(pictures) // images for index in range(images)]
-        subset = torch.utils.data.Subset(pictures, chosen)
-        loader = torch.utils.data.DataLoader(subset, batch_size=batch)
-    return list(itertools.islice(loader, -(-images // batch))), prepared

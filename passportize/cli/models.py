@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from torch import nn
 
+from passportize.cli.data_input import ImgSize, Mean, Std, given_preprocessing
 from passportize.cli.inputs import PassphraseFile, open_passport
 from passportize.cli.model_input import (
     MODEL_HELP,
@@ -20,8 +21,13 @@ from passportize.cli.model_input import (
 from passportize.cli.terminal import REFUSED, AsJson, command, emit, leave, working
 from passportize.cli.weights_input import Averaged, wants_averaged
 from passportize.config import PassportConfig
-from passportize.errors import CheckpointError, InvalidArgument
-from passportize.release.checkpoint import host_state_dict, load_weights
+from passportize.errors import CheckpointError, ClaimMismatch, InvalidArgument
+from passportize.release.checkpoint import host_state_dict, load_weights, model_of_checkpoint
+from passportize.release.strip import averaged_key
+
+if TYPE_CHECKING:
+    from passportize.release.notice import Notice
+    from passportize.release.preprocessing import Preprocessing
 
 __all__ = ["export", "plan", "strip"]
 
@@ -159,16 +165,43 @@ def export(
     num_classes: NumClasses = None,
     arg: Arguments = None,
     input_size: InputSize = None,
+    img_size: ImgSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    own_claim: Annotated[
+        Path | None,
+        typer.Option(
+            "--claim",
+            help="For hf: the claim on these weights, whose digest the card is to name.",
+            show_default=False,
+        ),
+    ] = None,
+    contact: Annotated[
+        str,
+        typer.Option(help="For hf: whom the card names for questions about licences and copies."),
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a plain model for deployment; one with traces of a private branch is refused."""
+    """Write a plain model for deployment; one with traces of a private branch is refused.
+
+    For hf: weights, timm's config.json with the size and the preparation of pictures that the
+    training validated with, and a model card. The card says that the model is marked if --claim or
+    --contact is given, and nothing of it otherwise.
+    """
     from passportize.release.exporting import export as write
 
     _refuse_existing(out, force)
+    given = given_preprocessing(img_size, mean, std)
+    if to != "hf" and (own_claim is not None or contact or given):
+        raise InvalidArgument("--claim, --contact, --img-size, --mean and --std go with --to hf")
     with working(f"exporting {checkpoint}", as_json):
         averaged = wants_averaged(checkpoint, ema)
         made = load_model(model, arg, num_classes) if model is not None else None
+        preprocessing = notice = None
+        if to == "hf":
+            made = made if made is not None else model_of_checkpoint(checkpoint)
+            preprocessing, notice = _for_hub(checkpoint, made, averaged, given, own_claim, contact)
         write(
             checkpoint,
             out,
@@ -176,10 +209,41 @@ def export(
             model=made,
             example_inputs=example_of(input_size),
             ema=averaged,
+            preprocessing=preprocessing,
+            notice=notice,
         )
     record = {"file": str(out), "format": to, "averaged": averaged}
     text = f"{out}: plain model as {to}" + ("; the averaged weights" if averaged else "")
     emit(record, text, as_json)
+
+
+def _for_hub(
+    checkpoint: Path,
+    model: nn.Module,
+    averaged: bool,
+    given: dict[str, Any],
+    own_claim: Path | None,
+    contact: str,
+) -> tuple[Preprocessing | None, Notice | None]:
+    """How pictures are prepared, and what the card says of the mark."""
+    from passportize.integrations.timm.preprocessing import preprocessing_of
+    from passportize.release.claim_file import load_claim
+    from passportize.release.notice import Notice
+    from passportize.release.weights_digest import weights_digest
+
+    preprocessing = None
+    if hasattr(model, "pretrained_cfg"):
+        preprocessing = preprocessing_of(checkpoint, model, **given)
+    if own_claim is None:
+        return preprocessing, Notice(contact) if contact else None
+    claim = load_claim(own_claim)
+    key = averaged_key(checkpoint) if averaged else None
+    if weights_digest(host_state_dict(load_weights(checkpoint, key))) != claim.weights:
+        raise ClaimMismatch(
+            f"{own_claim} is on other weights than those of {checkpoint}; give the claim on these, "
+            "or leave it out"
+        )
+    return preprocessing or claim.preprocessing, Notice(contact, claim.digest())
 
 
 def _refuse_existing(out: Path, force: bool) -> None:

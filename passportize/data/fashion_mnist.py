@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from passportize.data.splits import SPLITS
-from passportize.errors import DatasetError, InvalidArgument
+from passportize.data.splits import check_split
+from passportize.errors import DatasetError
 
 __all__ = ["DEBIAN_FASHION_MNIST", "load_fashion_mnist", "read_idx"]
 
@@ -45,8 +45,7 @@ def load_fashion_mnist(
         DatasetError: A file is missing or damaged.
         InvalidArgument: ``split`` is neither ``"train"`` nor ``"test"``.
     """
-    if split not in SPLITS:
-        raise InvalidArgument(f"split={split!r}: use 'train' or 'test'")
+    check_split(split)
     images, labels = (read_idx(_find(Path(root), name)) for name in _FILES[split])
     if images.dim() != 3 or labels.shape != images.shape[:1]:
         raise DatasetError(

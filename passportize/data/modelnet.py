@@ -1,18 +1,26 @@
-"""ModelNet and ShapeNet through PyTorch Geometric, as plain tensors."""
+"""ModelNet as published: meshes of triangles in the Object File Format, one folder per class."""
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from passportize.data.splits import SPLITS
-from passportize.errors import DatasetError, InvalidArgument, MissingExtra
+from passportize.data.clouds import unit_ball
+from passportize.data.splits import check_split
+from passportize.data.vrml import sample_surface, triangle_areas
+from passportize.errors import DatasetError, InvalidArgument
 
-__all__ = ["load_modelnet", "load_shapenet"]
+__all__ = ["load_modelnet", "read_off"]
+
+_HOW_TO_GET = (
+    "get {name}.zip of https://modelnet.cs.princeton.edu, unpack it, and pass the folder that "
+    "holds {name}/<class>/train/*.off"
+)
 
 
 def load_modelnet(
@@ -26,95 +34,93 @@ def load_modelnet(
     """Load ModelNet10 or ModelNet40 (Z. Wu et al., 3D ShapeNets, CVPR 2015; research use).
 
     Args:
-        root: Folder of :class:`torch_geometric.datasets.ModelNet`, which downloads what is not
-            there yet.
+        root: Folder with ``ModelNet10`` or ``ModelNet40`` as the archive unpacks it, or that
+            folder itself.
         split: ``"train"`` or ``"test"``.
         classes: 10 or 40.
         points: Points drawn by area from each mesh.
         seed: Seed of the drawing.
 
     Returns:
-        Clouds in the unit ball, float32 ``[N, points, 3]``, and labels, int64 ``[N]``.
+        Clouds in the unit ball, float32 ``[N, points, 3]``, and labels, int64 ``[N]``, in the
+        order of the names of classes.
 
     Raises:
-        DatasetError: The data is not under ``root`` and could not be fetched.
-        InvalidArgument: ``split`` or ``classes`` is none of these.
-        MissingExtra: PyTorch Geometric is not installed.
+        DatasetError: The meshes are not under ``root``, or one cannot be read; it is named.
+        InvalidArgument: ``split``, ``classes`` or ``points`` is none of these.
     """
-    _check_split(split)
+    check_split(split)
     if classes not in (10, 40):
         raise InvalidArgument(f"classes={classes}: ModelNet has versions with 10 and 40")
-    datasets = _pyg("torch_geometric.datasets")
-    transforms = _pyg("torch_geometric.transforms")
-    try:
-        meshes = datasets.ModelNet(str(root), str(classes), train=split == "train")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DatasetError(f"ModelNet{classes} is not under {root}: {error}") from error
-    sample = transforms.SamplePoints(points)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        clouds = torch.stack([sample(mesh.clone()).pos for mesh in meshes])
-    return _unit_ball(clouds), torch.cat([mesh.y for mesh in meshes])
+    if points < 1:
+        raise InvalidArgument(f"points={points}: give 1 or more")
+    folders = _classes(Path(root), f"ModelNet{classes}", classes)
+    clouds, labels = [], []
+    rng = np.random.default_rng(seed)
+    for label, folder in enumerate(folders):
+        files = sorted((folder / split).glob("*.off"))
+        if not files:
+            raise DatasetError(f"ModelNet{classes}: {folder / split} holds no *.off file")
+        for path in files:
+            cloud = sample_surface(read_off(path), points, rng)
+            clouds.append(torch.from_numpy(cloud).to(torch.float32))
+            labels.append(label)
+    return unit_ball(torch.stack(clouds)), torch.tensor(labels)
 
 
-def load_shapenet(
-    root: str | os.PathLike[str], split: str = "train", *, points: int = 1024, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Load the 16 categories of the ShapeNet part set (L. Yi et al., 2016; research use).
-
-    Args:
-        root: Folder of :class:`torch_geometric.datasets.ShapeNet`, which downloads what is not
-            there yet.
-        split: ``"train"`` or ``"test"``.
-        points: Points drawn from each cloud, with repetition where it has fewer.
-        seed: Seed of the drawing.
+def read_off(path: Path) -> NDArray[np.float64]:
+    """Read a mesh; polygons are cut into fans.
 
     Returns:
-        Clouds in the unit ball, float32 ``[N, points, 3]``, and the category of each, int64
-        ``[N]``.
+        Corner positions, ``[triangles, 3, 3]``.
 
     Raises:
-        DatasetError: The data is not under ``root`` and could not be fetched.
-        InvalidArgument: ``split`` is neither ``"train"`` nor ``"test"``.
-        MissingExtra: PyTorch Geometric is not installed.
+        DatasetError: The file cannot be read, is damaged or has no surface.
     """
-    _check_split(split)
-    datasets = _pyg("torch_geometric.datasets")
-    part = "trainval" if split == "train" else "test"
     try:
-        clouds = datasets.ShapeNet(str(root), split=part, include_normals=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DatasetError(f"ShapeNet is not under {root}: {error}") from error
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.stack([_draw(cloud.pos, points, generator) for cloud in clouds])
-    return _unit_ball(drawn), torch.cat([cloud.category.reshape(1) for cloud in clouds])
+        text = path.read_bytes()
+        if not text.startswith(b"OFF"):
+            raise ValueError("it does not begin with OFF")
+        # Some files of the set have no line break behind the first word.
+        numbers = np.array(text[3:].split(), dtype=np.float64)
+        corners, faces = int(numbers[0]), int(numbers[1])
+        positions = numbers[3 : 3 + 3 * corners].reshape(corners, 3)
+        triangles = positions[_triangles(numbers[3 + 3 * corners :].astype(np.int64), faces)]
+        if not np.isfinite(triangles).all() or not triangle_areas(triangles).any():
+            raise ValueError("it has no surface, or a corner that is not finite")
+    except (OSError, ValueError, IndexError, OverflowError) as error:
+        raise DatasetError(f"{path} is no mesh that can be read: {error}") from error
+    return triangles
 
 
-def _draw(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    if len(points) >= count:
-        return points[torch.randperm(len(points), generator=generator)[:count]]
-    return points[torch.randint(len(points), (count,), generator=generator)]
+def _triangles(numbers: NDArray[np.int64], faces: int) -> NDArray[np.int64]:
+    """Indices of corners ``[triangles, 3]`` of faces, each written as a count and its corners."""
+    plain = numbers[: 4 * faces]
+    if len(plain) == 4 * faces and (plain[::4] == 3).all():
+        found = plain.reshape(faces, 4)[:, 1:]
+    else:
+        fans, place = [], 0
+        for _ in range(faces):
+            count = int(numbers[place])
+            polygon = numbers[place + 1 : place + 1 + count]
+            if len(polygon) < count or count < 0:
+                raise ValueError("it ends inside a face")
+            fans += [(polygon[0], polygon[i], polygon[i + 1]) for i in range(1, count - 1)]
+            place += 1 + count
+        found = np.array(fans, dtype=np.int64).reshape(-1, 3)
+    if found.size and found.min() < 0:
+        raise ValueError("a face names a corner below 0")
+    return found
 
 
-def _unit_ball(clouds: Tensor) -> Tensor:
-    clouds = clouds.to(torch.float32)
-    clouds = clouds - clouds.mean(dim=1, keepdim=True)
-    radius = clouds.norm(dim=2).amax(dim=1)[:, None, None].clamp(min=1e-12)
-    scaled: Tensor = clouds / radius
-    return scaled
-
-
-def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise InvalidArgument(f"split={split!r}: use 'train' or 'test'")
-
-
-def _pyg(module: str) -> Any:
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtra(
-            "ModelNet and ShapeNet are read with PyTorch Geometric, which is not installed: "
-            "pip install 'passportize[pyg]'"
-        ) from error
+def _classes(root: Path, name: str, count: int) -> list[Path]:
+    """The folder of each class, by name."""
+    inner = root / name
+    top = inner if inner.is_dir() else root
+    folders = sorted(path.parent for path in top.glob("*/train")) if top.is_dir() else []
+    if len(folders) != count:
+        raise DatasetError(
+            f"{name} is not under {root}: {len(folders)} folders with a folder 'train' where "
+            f"{count} are expected; {_HOW_TO_GET.format(name=name)}"
+        )
+    return folders

@@ -9,9 +9,19 @@ from torch import Tensor
 
 from passportize.errors import InvalidArgument
 
-__all__ = ["SPLITS", "family_split", "select_split", "stratified_split"]
+__all__ = ["SPLITS", "check_split", "family_split", "select_split", "stratified_split"]
 
 SPLITS = ("train", "test")
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that there is not.
+
+    Raises:
+        InvalidArgument: ``split`` is neither ``"train"`` nor ``"test"``.
+    """
+    if split not in SPLITS:
+        raise InvalidArgument(f"split={split!r}: use 'train' or 'test'")
 
 
 def select_split(split: str, train: Tensor, test: Tensor) -> Tensor:
@@ -20,8 +30,7 @@ def select_split(split: str, train: Tensor, test: Tensor) -> Tensor:
     Raises:
         InvalidArgument: ``split`` is neither ``"train"`` nor ``"test"``.
     """
-    if split not in SPLITS:
-        raise InvalidArgument(f"split={split!r}: use 'train' or 'test'")
+    check_split(split)
     return train if split == "train" else test
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "Step",
     "accuracy",
     "build_model",
+    "shifted",
     "train",
 ]
 
@@ -151,7 +152,7 @@ def train(
         order = torch.randperm(len(data.train_images), generator=generator)
         for position in range(per_epoch):
             chosen = order[position * batch : (position + 1) * batch]
-            images = _shifted(data.train_images[chosen], generator).to(place)
+            images = shifted(data.train_images[chosen], generator).to(place)
             labels = data.train_labels[chosen].to(place)
             total_loss, parts = _losses(model, images, labels, joint)
             descent.zero_grad()
@@ -221,7 +222,7 @@ def _record(history: History, losses: list[tuple[Tensor, Tensor | None, Tensor |
             history.finite = False
 
 
-def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     """Every image by its own whole number of pixels, at the border continued."""
     size = images.shape[-1]
     reach = size // 8

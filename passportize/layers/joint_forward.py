@@ -112,12 +112,12 @@ class RootHooks:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Set the pass; in joint training append the private part of the batch."""
         switch = self.switch
-        if switch.mode is Pass.JOINT and root.training:
+        if switch.mode is Pass.JOINT and root.training and switch.deferred is None:
             settle_passes(root, switch, (args, kwargs))
         switch.penalties = {}
         switch.active = True
         switch.private_rows = 0
-        switch.mixed = False
+        switch.mixed = switch.deferred is not None and switch.mode is Pass.PRIVATE
         if switch.mode is Pass.JOINT and not root.training:
             switch.current = Pass.PUBLIC
         else:
@@ -129,10 +129,10 @@ class RootHooks:
         if switch.current is Pass.JOINT:
             if not torch.compiler.is_compiling():
                 check_layers(root, switch)
-            if switch.counts:
+            if switch.counts and not switch.deferred:
                 switch.take_turn()
         self._gather(root)
-        if switch.current is Pass.PRIVATE:
+        if switch.current is Pass.PRIVATE or switch.deferred is not None:
             return None
         if not switch.private_due:
             return None
@@ -197,6 +197,10 @@ class RootHooks:
             if switch.current is not Pass.JOINT or output is None:
                 return None
             penalty = self._penalty(root)
+            if switch.deferred is not None:
+                switch.deferred.append(penalty)
+                switch.trained, switch.saved = True, False
+                return None
             private = None
             rows = switch.private_rows
             weight = switch.config.private_weight

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from passportize.layers.switch import Pass, Switch
 from passportize.utils.frozen import frozen_model
 from passportize.utils.trees import copied, foreign_in, map_tensors
 
-__all__ = ["copied_arguments", "note_writing", "second_pass"]
+__all__ = ["copied_arguments", "leaving_nothing_behind", "note_writing", "second_pass"]
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -56,12 +58,24 @@ def second_pass(root: nn.Module, switch: Switch) -> Any:
             for buffer, values in kept:
                 buffer.copy_(values)
         return output
+    with leaving_nothing_behind(root, switch):
+        return root.forward(*args, **kwargs)
+
+
+@contextmanager
+def leaving_nothing_behind(root: nn.Module, switch: Switch) -> Iterator[None]:
+    """A second pass within leaves buffers and attributes as the first one left them.
+
+    Args:
+        root: The passportized model, or a module that holds it.
+        switch: Its switch; notes for the backward pass which part of the graph is the second pass.
+    """
     start = torch._C._autograd._get_sequence_nr()
     try:
         with frozen_model(root):
             _spare_buffers(root)
             _spare_parameters(root, switch.written or frozenset())
-            return root.forward(*args, **kwargs)
+            yield
     finally:
         switch.second_passes.append((start, torch._C._autograd._get_sequence_nr()))
 

@@ -70,6 +70,8 @@ class Switch:
         second: Copies of the arguments, for the second of two separate passes.
         written: Names of the parameters that a forward pass writes into, once that is known.
         marks: What such parameters were before the first pass, until it is.
+        deferred: The sign loss of each call of the root in a step whose private pass is left to
+            its caller (:func:`~passportize.training.step.joint_step`); None in all others.
         second_passes: Between which autograd nodes, by number, second passes lie.
         entry: Name of the module at whose input the private rows are appended; the root if empty.
         penalties: Sign losses that layers of a sharded model have computed themselves.
@@ -98,6 +100,7 @@ class Switch:
         self.second: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.written: frozenset[str] | None = None
         self.marks: dict[str, Any] | None = None
+        self.deferred: list[Tensor] | None = None
         self.second_passes: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
         self.entry = ""
         self.mode = Pass.PUBLIC
@@ -131,6 +134,7 @@ class Switch:
             counters=[],
             second=None,
             marks=None,
+            deferred=None,
             second_passes=deque(maxlen=_REMEMBERED),
             mode=Pass.PUBLIC,
             current=Pass.PUBLIC,

@@ -25,6 +25,9 @@ from passportize.release.checkpoint import (
     model_of_checkpoint,
     save_weights,
 )
+from passportize.release.hub_folder import write_hub_folder
+from passportize.release.notice import Notice
+from passportize.release.preprocessing import Preprocessing
 from passportize.release.strip import averaged_key
 from passportize.tracing.example_inputs import ExampleInputs, default_inputs
 from passportize.utils.frozen import in_eval_mode
@@ -42,6 +45,8 @@ def export(
     model: nn.Module | None = None,
     example_inputs: Any = None,
     ema: bool = False,
+    preprocessing: Preprocessing | None = None,
+    notice: Notice | None = None,
 ) -> None:
     """Write a plain model for deployment, after a look that nothing of a private branch is in it.
 
@@ -49,11 +54,13 @@ def export(
         source: A plain model, or a checkpoint; private tensors in a checkpoint are left out.
         path: File to write, or the folder for ``"hf"``.
         to: ``"safetensors"``: the weights. ``"onnx"``, ``"torch-export"``: the program, in eval
-            mode. ``"hf"``: weights and config in timm's layout for the Hugging Face hub.
+            mode. ``"hf"``: weights, config and a card in timm's layout for the Hugging Face hub.
         model: For a checkpoint and all formats but safetensors: the plain model that it fits; its
             weights are replaced. Made by timm by default, where the checkpoint names a model.
         example_inputs: Arguments of one forward pass, for the programs; timm models need none.
         ema: Take the checkpoint's averaged weights.
+        preprocessing: For ``"hf"``: how pictures are prepared; as the model has it by default.
+        notice: For ``"hf"``: what the card is to say of the mark; nothing by default.
 
     Raises:
         InvalidArgument: There is no such format.
@@ -78,7 +85,10 @@ def export(
             f"{type(source).__name__} carries private branches, which would go out with it "
             f"({report.findings[0]}); call unpassportize(model) first"
         )
-    _WRITERS[to](source, Path(path), example_inputs)
+    if to == "hf":
+        write_hub_folder(source, Path(path), preprocessing, notice)
+    else:
+        _WRITERS[to](source, Path(path), example_inputs)
 
 
 def _write_safetensors(model: nn.Module, path: Path, example_inputs: Any) -> None:
@@ -111,28 +121,10 @@ def _write_program(model: nn.Module, path: Path, example_inputs: Any) -> None:
     torch.export.save(program, path)
 
 
-def _write_hf(model: nn.Module, path: Path, example_inputs: Any) -> None:
-    try:
-        import huggingface_hub  # noqa: F401
-        from timm.models import save_for_hf
-    except ImportError:
-        raise MissingExtra(
-            "the layout for the Hugging Face hub needs timm and huggingface_hub; run pip install "
-            "'passportize[timm]'"
-        ) from None
-    if not hasattr(model, "pretrained_cfg"):
-        raise InvalidArgument(
-            f"{type(model).__name__} is no model of timm, so there is no config to write; use "
-            "to='safetensors'"
-        )
-    save_for_hf(model, str(path), safe_serialization=True)
-
-
 _WRITERS: dict[str, Callable[[nn.Module, Path, Any], None]] = {
     "safetensors": _write_safetensors,
     "onnx": _write_onnx,
     "torch-export": _write_program,
-    "hf": _write_hf,
 }
 
 

@@ -2,7 +2,14 @@
 
 from passportize.training.criterion import JointCriterion, JointMeter
 from passportize.training.embedding import Embedding, embed_signature
-from passportize.training.loss import JointLoss, joint_loss, passport_parameters, signature_accuracy
+from passportize.training.loss import (
+    JointLoss,
+    joint_loss,
+    passport_parameters,
+    signature_accuracy,
+    train_jointly,
+)
+from passportize.training.step import joint_step
 
 __all__ = [
     "Embedding",
@@ -11,6 +18,8 @@ __all__ = [
     "JointMeter",
     "embed_signature",
     "joint_loss",
+    "joint_step",
     "passport_parameters",
     "signature_accuracy",
+    "train_jointly",
 ]

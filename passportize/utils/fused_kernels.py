@@ -25,16 +25,18 @@ class _FusedKernels:
 
     def leave_to(self, depth: int) -> None:
         """Set how many times it does; they are as before when no thread does any more."""
+        thread = threading.get_ident()
         with self.lock:
-            was_off = bool(self._depths)
-            self._depths[threading.get_ident()] = depth
-            if not depth:
-                del self._depths[threading.get_ident()]
-            if self._depths and not was_off:
-                self._before = torch.backends.mha.get_fastpath_enabled()
+            # In this order, so that a call again mends what an interruption leaves at any line.
+            if depth:
+                if not self._depths:
+                    self._before = torch.backends.mha.get_fastpath_enabled()
+                self._depths[thread] = depth
                 torch.backends.mha.set_fastpath_enabled(False)
-            elif was_off and not self._depths:
+                return
+            if self._depths.keys() == {thread}:
                 torch.backends.mha.set_fastpath_enabled(self._before)
+            self._depths.pop(thread, None)
 
 
 FUSED_KERNELS = _FusedKernels()

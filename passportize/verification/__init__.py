@@ -2,7 +2,7 @@
 
 from passportize.verification.arbitration import Arbitration, Party, arbitrate
 from passportize.verification.fidelity import measure_fidelity
-from passportize.verification.triggers import check_triggers, cloud_triggers
+from passportize.verification.triggers import check_triggers, cloud_triggers, image_triggers
 from passportize.verification.verdict import Verdict
 from passportize.verification.verification import verify
 
@@ -13,6 +13,7 @@ __all__ = [
     "arbitrate",
     "check_triggers",
     "cloud_triggers",
+    "image_triggers",
     "measure_fidelity",
     "verify",
 ]

@@ -21,9 +21,10 @@ from passportize.errors import InvalidArgument
 from passportize.passport.passport import Passport
 from passportize.signature.null_model import log2_binomial_tail
 
-__all__ = ["TriggerSet", "TriggerVerdict", "check_triggers", "cloud_triggers"]
+__all__ = ["TriggerSet", "TriggerVerdict", "check_triggers", "cloud_triggers", "image_triggers"]
 
 _KNOTS = 6
+_CELLS = 4
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,18 +54,25 @@ class TriggerVerdict:
         total: Triggers shown.
         classes: Number of classes.
         strength: ``-log2`` of the probability of so many matches by chance, in bits.
+        decoys: Decoys shown; 0 if none were.
+        decoys_matched: Decoys that happened to be answered as their secret labels say.
     """
 
     matched: int
     total: int
     classes: int
     strength: float
+    decoys: int = 0
+    decoys_matched: int = 0
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.matched} of {self.total} triggers answered as trained in "
             f"({self.total / self.classes:.1f} expected by chance): {self.strength:.0f} bits"
         )
+        if self.decoys:
+            text += f"; of {self.decoys} decoys, {self.decoys_matched}"
+        return text
 
 
 def cloud_triggers(
@@ -105,8 +113,49 @@ def cloud_triggers(
     return TriggerSet(inputs, torch.tensor(labels), classes)
 
 
+def image_triggers(
+    passport: Passport, count: int, shape: tuple[int, int, int], classes: int, *, name: str = ""
+) -> TriggerSet:
+    """Pictures of secret patches, with secret labels.
+
+    Each picture is a grid of four by four patches, each channel of each patch of its own secret
+    brightness: unlike photographs, unlike each other, and the same after a shift of a few pixels.
+
+    Args:
+        passport: The owner's passport.
+        count: Number of triggers; 20 to 100 are usual.
+        shape: Channels, height and width of a picture.
+        classes: Number of classes of the model.
+        name: Tells several trigger sets of one passport apart.
+
+    Returns:
+        Pictures float32 ``[count, *shape]`` in [0, 1], to be prepared as the model's other inputs,
+        and labels. The first triggers do not depend on ``count``.
+
+    Raises:
+        InvalidArgument: A number is out of range.
+    """
+    if count < 1 or len(shape) != 3 or min(shape) < 1 or not 2 <= classes <= 65536:
+        raise InvalidArgument("count and each of shape must be 1 or more, classes 2 to 65,536")
+    channels, height, width = shape
+    rows, columns = (np.arange(size) * _CELLS // size for size in (height, width))
+    pictures, labels = [], []
+    for index in range(count):
+        label = f"image triggers/{name}/{channels}/{height}/{width}/{classes}/{index}"
+        patches = _uniform(passport, f"{label}/patches", channels * _CELLS**2)
+        patches = patches.reshape(channels, _CELLS, _CELLS)
+        pictures.append(patches[:, rows][:, :, columns])
+        labels.append(_label(passport, f"{label}/label", classes))
+    inputs = torch.from_numpy(np.stack(pictures)).to(torch.float32)
+    return TriggerSet(inputs, torch.tensor(labels), classes)
+
+
 def check_triggers(
-    predict: Callable[[Tensor], Tensor], triggers: TriggerSet, *, batch: int = 64
+    predict: Callable[[Tensor], Tensor],
+    triggers: TriggerSet,
+    *,
+    decoys: TriggerSet | None = None,
+    batch: int = 64,
 ) -> TriggerVerdict:
     """Show the triggers to a suspect and count the answers.
 
@@ -114,11 +163,24 @@ def check_triggers(
         predict: Takes inputs ``[n, ...]`` and returns class scores ``[n, classes]`` or labels
             ``[n]``: a model in eval mode, or a function around a remote one.
         triggers: The owner's trigger set.
+        decoys: Another set of the same kind (another ``name``) that no model was trained on: the
+            share of them that match measures the chance rate, and does not enter the strength.
         batch: Inputs per call.
 
     Raises:
         InvalidArgument: ``predict`` returns something of another shape.
     """
+    matched = _matches(predict, triggers, batch)
+    total = len(triggers.labels)
+    strength = max(0.0, -log2_binomial_tail(matched, total, 1 / triggers.classes))
+    if decoys is None:
+        return TriggerVerdict(matched, total, triggers.classes, strength)
+    chance = _matches(predict, decoys, batch)
+    return TriggerVerdict(matched, total, triggers.classes, strength, len(decoys.labels), chance)
+
+
+def _matches(predict: Callable[[Tensor], Tensor], triggers: TriggerSet, batch: int) -> int:
+    """How many inputs are answered by their labels."""
     matched = 0
     with torch.no_grad():
         for start in range(0, len(triggers.labels), batch):
@@ -133,9 +195,7 @@ def check_triggers(
             if len(guesses) != len(labels):
                 raise InvalidArgument(f"predict returned {len(guesses)} rows for {len(labels)}")
             matched += int((guesses.cpu() == labels).sum())
-    total = len(triggers.labels)
-    log2_p = log2_binomial_tail(matched, total, 1 / triggers.classes)
-    return TriggerVerdict(matched, total, triggers.classes, max(0.0, -log2_p))
+    return matched
 
 
 def _uniform(passport: Passport, label: str, count: int) -> NDArray[np.float64]:

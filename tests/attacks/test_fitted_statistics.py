@@ -6,82 +6,48 @@ gradient to labelled data. Where a claim brings them, as it once did, the strang
 
 from __future__ import annotations
 
-import copy
-import functools
-
+import pytest
 import torch
-from torch import Tensor, nn
 
-import passportize as pp
-from passportize.release.claim import claim_of
-from tests.support.small_protected import PASSPORT, accuracy, images, loader, protected
-
-STRANGER = pp.Passport.generate("Mallory", date="2026-01-31", secret=bytes(32))
-STEPS = 120
+from passportize.attacks.fitted_statistics import BroughtStatistics
+from passportize.errors import InvalidArgument
+from passportize.schemes.brought import private_call
+from tests.support.bench import EVE, attacked, batches, means, released
 
 
-class Fitted(nn.Module):
-    """The private half of a norm whose statistics are whatever is brought."""
-
-    def __init__(self, norm: pp.PassportLayer) -> None:
-        super().__init__()
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale, shift, _ = norm.private_factors()
-        assert scale is not None and shift is not None
-        self.scale, self.shift, self.eps = scale.detach(), shift.detach(), norm.eps
-        self.mean = nn.Parameter(norm.running_mean.detach().clone())
-        self.log_variance = nn.Parameter(norm.running_var.detach().log())
-
-    def forward(self, x: Tensor) -> Tensor:
-        deviation = (self.log_variance.exp() + self.eps).sqrt()
-        factor = self.scale / deviation
-        return x * factor[:, None, None] + (self.shift - self.mean * factor)[:, None, None]
+def test_statistics_that_are_brought_can_be_fitted_and_measured_ones_not() -> None:
+    has = {"data": batches("train"), "steps": 80, "learning_rate": 0.1}
+    rating = attacked("fitted-statistics", "keyed", has)
+    assert rating.forged is not None and rating.forged.private_accuracy is not None
+    brought = rating.figures["accuracy with brought statistics"]
+    assert brought > rating.forged.private_accuracy + 15
+    assert rating.forged.accepted is False
+    with pytest.raises(InvalidArgument, match="signature has no private branch"):
+        attacked("fitted-statistics", "signature", has)
 
 
-@functools.cache
-def fitted(steps: int) -> tuple[nn.Module, pp.Claim]:
-    """What a stranger's private branch becomes by brought statistics, and the stranger's claim."""
-    model = pp.passportize(protected("keyed").copy(), STRANGER, config=pp.PassportConfig.keyed())
-    model.eval()
-    claim = claim_of(model)
-    branch = copy.deepcopy(model).requires_grad_(False)
-    for name, layer in list(branch.named_modules()):
-        if isinstance(layer, pp.PassportLayer):
-            setattr(branch, name, Fitted(layer))
-    statistics = [parameter for parameter in branch.parameters() if parameter.requires_grad]
-    x, y = images("train")
-    optimizer = torch.optim.Adam(statistics, 0.1)
+def test_brought_statistics_act_as_if_they_were_the_norms_own() -> None:
+    release = released("keyed")
+    example = means(release).example_inputs
+    factors = release.scheme.private_factors(release.model, EVE, example)
+    assert factors is not None
+    brought = BroughtStatistics(release.model, factors)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        batch = torch.randint(0, len(x), (128,), generator=generator)
-        loss = nn.functional.cross_entropy(branch(x[batch]), y[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return branch, claim
-
-
-def reached(steps: int) -> float:
-    branch = fitted(steps)[0]
+    replaced = {}
     with torch.no_grad():
-        return accuracy(branch(images("test")[0]))
-
-
-def test_brought_statistics_make_a_strangers_branch_work() -> None:
-    """The old way: the attack is one, far above the same branch with statistics left alone."""
-    assert reached(0) < 35
-    assert reached(STEPS) > 50
-
-
-def test_measured_statistics_leave_nothing_to_fit() -> None:
-    suspect, claim = protected("keyed").copy(), fitted(STEPS)[1]
-    verdict = pp.verify(suspect, STRANGER, claim, loader())
-    assert verdict.fidelity is False
-    owner = pp.verify(suspect, PASSPORT, protected("keyed").claim, loader())
-    assert verdict.private_accuracy is not None and owner.private_accuracy is not None
-    assert verdict.private_accuracy < 35 < owner.private_accuracy - 25
+        for name, mean, variance in zip(
+            brought.norms, brought.means, brought.variances, strict=True
+        ):
+            mean.copy_(torch.randn(mean.shape, generator=generator))
+            variance.copy_(torch.randn(variance.shape, generator=generator))
+            eps = release.model.get_submodule(name).eps
+            replaced[f"{name}.running_mean"] = mean.detach().clone()
+            replaced[f"{name}.running_var"] = variance.detach().exp() - eps
+        own = private_call(release.copy(), example, factors, replaced)
+        found = private_call(release.copy(), example, brought.factors())
+    assert torch.allclose(own, found, atol=1e-3 * float(own.abs().max()))
 
 
 def test_a_claim_has_no_place_for_statistics() -> None:
-    assert not any(fitted(STEPS)[1].of_site(place) for place in range(len(fitted(STEPS)[1].sites)))
+    claim = released("keyed").claim
+    assert not any(claim.of_site(place) for place in range(len(claim.sites)))

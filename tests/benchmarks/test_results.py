@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 pytest.importorskip("torch_geometric")
 
+from benchmarks.bench import page as bench_page
+from benchmarks.bench import published
 from benchmarks.common.csv_rows import read_rows
 from benchmarks.common.paths import RESULTS
 from benchmarks.coverage.report import write_report
@@ -73,6 +76,15 @@ PAGES: dict[str, Callable[[Path], object]] = {
     "crafted_files": lambda path: path.write_text(crafted_files.table(record("crafted_files"))),
     "day": lambda path: path.write_text(day.page(record("day"))),
 }
+
+
+def bench(path: Path) -> None:
+    table = importlib.import_module(f"benchmarks.bench.{path.stem.removeprefix('bench_')}").TABLE
+    path.write_text(bench_page.page(table, record(path.stem), f"{path.stem}.svg"))
+
+
+PAGES |= {path.stem: bench for path in RESULTS.glob("bench_*.json")}
+PAGES["bench"] = lambda path: path.write_text(published.page(published.records()))
 
 
 @pytest.mark.parametrize("name", PAGES)

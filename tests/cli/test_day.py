@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 pytest.importorskip("timm")
 pytest.importorskip("rfc3161_client")
 import timm
-from PIL import Image
 
 import passportize as pp
 from passportize.cli.application import application
 from passportize.cli.inputs import PASSPHRASE
 from passportize.release.checkpoint import load_weights, save_weights
 from tests.support import ROOT
+from tests.support.striped_pictures import write_pictures
 from tests.support.time_stamping_authority import Authority
 
 SCRIPT = str(ROOT / "tests/integrations/train_scripts/train_on_pictures.py")
@@ -44,20 +44,6 @@ pytestmark = [
 ]
 
 
-def pictures(folder: Path) -> None:
-    """Four kinds of noisy stripes, in folders as timm wants them."""
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 24), ("val", 12)):
-        for kind in range(4):
-            place = folder / split / "abcd"[kind]
-            place.mkdir(parents=True)
-            for number in range(count):
-                pixels = torch.rand(3, 60, 60, generator=generator) * 120
-                pixels[kind % 3, :, :: 4 * (1 + kind // 3)] += 120
-                values = pixels.permute(1, 2, 0).byte().numpy()
-                Image.fromarray(values).save(place / f"{number}.png")
-
-
 @pytest.fixture(scope="module")
 def day(tmp_path_factory):
     """A folder in which everything up to the release has been done, and how to go on."""
@@ -67,7 +53,7 @@ def day(tmp_path_factory):
         patch.delenv(PASSPHRASE, raising=False)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        pictures(folder / "data")
+        write_pictures(folder / "data")
         patch.setattr(sys, "argv", [SCRIPT, *TRAINING, "--output", "before", "--epochs", "1"])
         runpy.run_path(SCRIPT, run_name="__main__")
         Path("words").write_text(WORDS + "\n")

@@ -16,7 +16,9 @@ from passportize.data.digits import load_digits_images
 from passportize.data.fashion_mnist import load_fashion_mnist, read_idx
 from passportize.data.kicad import KiCadShapes
 from passportize.data.kicad_cache import build_kicad_cache, cache_folder, load_kicad_cache
-from passportize.data.modelnet import load_modelnet, load_shapenet
+from passportize.data.modelnet import load_modelnet
+from passportize.data.pictures import load_caltech, load_cifar
+from passportize.data.shapenet import load_shapenet
 from passportize.data.shapes import SHAPE_CLASSES, generate_shapes
 from passportize.data.splits import family_split, stratified_split
 from passportize.data.vrml import read_triangles, sample_surface, triangle_areas
@@ -78,8 +80,8 @@ def test_digits():
     ("module", "call", "extra"),
     [
         ("sklearn.datasets", lambda root: load_digits_images(), r"passportize\[demo\]"),
-        ("torch_geometric.datasets", load_modelnet, r"passportize\[pyg\]"),
-        ("torch_geometric.datasets", load_shapenet, r"passportize\[pyg\]"),
+        ("torchvision.datasets", load_cifar, r"passportize\[vision\]"),
+        ("torchvision.datasets", load_caltech, r"passportize\[vision\]"),
     ],
 )
 def test_missing_extras_say_what_to_install(monkeypatch, tmp_path, module, call, extra):

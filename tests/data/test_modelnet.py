@@ -1,44 +1,29 @@
-"""ModelNet and ShapeNet, read from small files in the layout that PyTorch Geometric expects."""
+"""ModelNet and ShapeNet, read from small files in their published layouts."""
 
 from __future__ import annotations
 
 import json
-import urllib.request
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from passportize.data.modelnet import load_modelnet, load_shapenet
-from passportize.errors import DatasetError
+from passportize.data.modelnet import load_modelnet, read_off
+from passportize.data.shapenet import SHAPENET_FOLDER, load_shapenet
+from passportize.errors import DatasetError, InvalidArgument
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # PyG's own use of torch.jit.script
-    from torch_geometric.datasets import ModelNet, ShapeNet
-
-# PyG announces on stderr what it prepares.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-TEN = ModelNet.raw_file_names.fget(None)
+TEN = [
+    *("bathtub", "bed", "chair", "desk", "dresser"),
+    *("monitor", "night_stand", "sofa", "table", "toilet"),
+]
+SIXTEEN = {f"Category{number:02d}": f"{2691156 + number:08d}" for number in range(16)}
+TEN10 = "ModelNet10"
 CORNERS = torch.tensor([[x, y, z] for x in (0.0, 1.0) for y in (0.0, 1.0) for z in (0.0, 1.0)])
 FACES = (
     (0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1),
     (2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4), (1, 5, 7), (1, 7, 3),
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is fetched, whatever the machine could reach."""
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    yield
 
 
 def height_of(label: int) -> float:
@@ -58,10 +43,12 @@ def write_box(path: Path, label: int, header: str = "OFF\n") -> None:
 @pytest.fixture
 def modelnet(tmp_path: Path) -> Path:
     """Ten classes with two boxes for training and one for the test."""
+    (tmp_path / "ModelNet10").mkdir()
+    (tmp_path / "ModelNet10" / "README.txt").write_text("as in the archive")
     for label, name in enumerate(TEN):
         for split, count in (("train", 2), ("test", 1)):
             for number in range(count):
-                file = tmp_path / "raw" / name / split / f"{name}_{number + 1:04d}.off"
+                file = tmp_path / "ModelNet10" / name / split / f"{name}_{number + 1:04d}.off"
                 # Some files of the real set have no line break behind the first word.
                 write_box(file, label, "OFF" if number else "OFF\n")
     return tmp_path
@@ -89,15 +76,55 @@ def test_modelnet_draws_the_same_points_for_a_seed(modelnet: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_modelnet_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=f"ModelNet40 is not under {tmp_path}"):
-        load_modelnet(tmp_path, classes=40)
+def test_modelnet_is_read_from_its_own_folder_too(modelnet: Path) -> None:
+    first, again = (load_modelnet(root, points=8)[0] for root in (modelnet, modelnet / TEN10))
+    assert torch.equal(first, again)
 
 
-def test_a_damaged_mesh_is_named(modelnet: Path) -> None:
-    (modelnet / "raw" / "bed" / "train" / "bed_0001.off").write_text("PLY\n")
-    with pytest.raises(DatasetError, match="ModelNet10"):
-        load_modelnet(modelnet)
+@pytest.mark.parametrize("inside", [".", "nowhere"])
+def test_modelnet_that_is_not_there(tmp_path: Path, inside: str) -> None:
+    with pytest.raises(DatasetError, match=r"ModelNet40 is not under .* get ModelNet40\.zip"):
+        load_modelnet(tmp_path / inside, classes=40)
+
+
+def test_ten_classes_are_not_taken_for_forty(modelnet: Path) -> None:
+    with pytest.raises(DatasetError, match=r"10 folders .* 40 are expected"):
+        load_modelnet(modelnet / TEN10, classes=40)
+
+
+def test_a_class_without_test_meshes_is_named(modelnet: Path) -> None:
+    for path in (modelnet / TEN10 / "bed" / "test").glob("*"):
+        path.unlink()
+    with pytest.raises(DatasetError, match="bed/test holds no"):
+        load_modelnet(modelnet, "test")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PLY\n",
+        "OFF\n",
+        "OFF\n3 1 0\n0 0 0 1 0 0 0 1 0",
+        "OFF\n3 1 0\n0 0 0 1 0 0 0 1 0\n3 0 1 7",
+        "OFF\n3 1 0\n0 0 0 1 0 0 0 1 0\n3 0 1 -1",
+        "OFF\n3 1 0\n0 0 0 1 0 0 0 1 nan\n3 0 1 2",
+        "OFF\n3 1 0\n0 0 0 1 0 0 2 0 0\n3 0 1 2",
+        "OFF\n3 1 0\n0 0 0 1 0 0 0 1 0\n5 0 1 2",
+        "OFF\n9999999999999 1 0\n0 0 0",
+    ],
+)
+def test_a_damaged_mesh_is_named(modelnet: Path, text: str) -> None:
+    (modelnet / TEN10 / "bed" / "train" / "bed_0001.off").write_text(text)
+    with pytest.raises(DatasetError, match=r"bed_0001\.off is no mesh"):
+        load_modelnet(modelnet, points=8)
+
+
+def test_polygons_are_cut_into_fans(tmp_path: Path) -> None:
+    path = tmp_path / "house.off"
+    path.write_text("OFF\n5 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n2 2 0\n4 0 1 2 3\n3 2 3 4\n")
+    triangles = read_off(path)
+    assert triangles.shape == (3, 3, 3)
+    assert triangles[1].tolist() == [[0, 0, 0], [1, 1, 0], [0, 1, 0]]
 
 
 def assert_unit_ball(clouds: Tensor) -> None:
@@ -108,30 +135,30 @@ def assert_unit_ball(clouds: Tensor) -> None:
 @pytest.fixture
 def shapenet(tmp_path: Path) -> Path:
     """Two clouds of each of the sixteen categories for training, one for each other split."""
-    raw = tmp_path / "raw"
-    parts = list(ShapeNet.seg_classes.values())
+    raw = tmp_path / SHAPENET_FOLDER
+    raw.mkdir()
+    (raw / "synsetoffset2category.txt").write_text(
+        "".join(f"{name}\t{folder}\n" for name, folder in SIXTEEN.items())
+    )
     for split, count in (("train", 2), ("val", 1), ("test", 1)):
         names = []
-        for label, folder in enumerate(ShapeNet.category_ids.values()):
+        for label, folder in enumerate(SIXTEEN.values()):
             for number in range(count):
                 name = f"{folder}/{split}{number}"
                 names.append(f"shape_data/{name}")
-                write_cloud(raw / f"{name}.txt", label, parts[label])
+                write_cloud(raw / f"{name}.txt", label)
         listed = raw / "train_test_split" / f"shuffled_{split}_file_list.json"
         listed.parent.mkdir(exist_ok=True)
         listed.write_text(json.dumps(names))
     return tmp_path
 
 
-def write_cloud(path: Path, label: int, parts: list[int]) -> None:
+def write_cloud(path: Path, label: int) -> None:
     """Points on a line of 20 + ``label`` points: position, normal, part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 20 + label
     path.write_text(
-        "".join(
-            f"{index} 3.0 {label} 0.0 1.0 0.0 {parts[index % len(parts)]}.0\n"
-            for index in range(count)
-        )
+        "".join(f"{index} 3.0 {label} 0.0 1.0 0.0 {index % 4}.0\n" for index in range(count))
     )
 
 
@@ -155,11 +182,24 @@ def test_shapenet_draws_the_same_points_for_a_seed(shapenet: Path) -> None:
 
 
 def test_shapenet_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=f"ShapeNet is not under {tmp_path}"):
+    with pytest.raises(DatasetError, match=r"ShapeNet is not under .* get shapenetcore.*\.zip"):
         load_shapenet(tmp_path)
 
 
 def test_a_list_that_names_a_missing_cloud(shapenet: Path) -> None:
-    next((shapenet / "raw" / "02691156").glob("train*.txt")).unlink()
-    with pytest.raises(DatasetError, match="ShapeNet"):
+    next((shapenet / SHAPENET_FOLDER / "02691156").glob("train*.txt")).unlink()
+    with pytest.raises(DatasetError, match=r"ShapeNet .*02691156/train"):
         load_shapenet(shapenet)
+
+
+@pytest.mark.parametrize("text", ["", "1 2 3\n", "a b c d e f g\n", "1 2 nan 0 0 0 1\n"])
+def test_a_damaged_cloud(shapenet: Path, text: str) -> None:
+    next((shapenet / SHAPENET_FOLDER / "02691156").glob("train*.txt")).write_text(text)
+    with pytest.raises(DatasetError, match=r"ShapeNet .* cannot be read"):
+        load_shapenet(shapenet)
+
+
+def test_points_are_a_number() -> None:
+    for load in (load_modelnet, load_shapenet):
+        with pytest.raises(InvalidArgument, match="points=0"):
+            load("nowhere", points=0)

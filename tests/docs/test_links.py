@@ -12,7 +12,7 @@ from tests.support import ROOT
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     ROOT / ".github" / "pull_request_template.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "benchmarks" / "README.md",
     *sorted((ROOT / "benchmarks" / "results").glob("*.md")),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,22 @@ def test_the_version_stands_in_the_package_alone(project: dict[str, Any]) -> Non
     }
     assert str(load(ROOT / "CITATION.cff")["version"]) == version
     assert version in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_folder_of_code_is_in_the_wheel() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    packed = settings["options"]["packages"].split()
+    folders = {path.parent for path in (ROOT / "passportize").rglob("__init__.py")}
+    folders.add(ROOT / "passportize" / "adapters")
+    there = {".".join(path.relative_to(ROOT).parts) for path in folders}
+    assert set(packed) == there and len(packed) == len(there)
+    data = settings["options.package_data"]
+    files = {path for path in (ROOT / "passportize").rglob("*") if path.is_file()}
+    others = {path for path in files if path.suffix not in (".py", ".pyc")}
+    assert {path.name for path in others} == {
+        name for names in data.values() for name in names.split()
+    }
 
 
 def test_the_paper_is_cited() -> None:

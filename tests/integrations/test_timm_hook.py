@@ -30,9 +30,9 @@ from passportize.errors import (
     TrainingError,
     WrongPassport,
 )
+from passportize.integrations.patches import Patches
 from passportize.integrations.timm import PassportTask, launch
 from passportize.integrations.timm.options import PASSPHRASE
-from passportize.integrations.timm.patches import Patches
 from passportize.integrations.timm.release import claim_checkpoint, restore_checkpoint
 from passportize.integrations.timm.session import Session, prepare
 from passportize.layers.model import passport_layers

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import html
+import http.server
 import json
 import re
 import shutil
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BROWSER", "measure", "print_pdf", "take_picture"]
+__all__ = [
+    "BROWSER",
+    "measure",
+    "print_pdf",
+    "served",
+    "take_picture",
+    "take_picture_of_site",
+    "widths",
+]
 
 BROWSER = next(
     (
@@ -77,6 +90,26 @@ window.onload = () => {
 };
 """
 
+_REACHING = """
+function reaching(frame) {
+  const page = frame.contentDocument, root = page.scrollingElement, beyond = [];
+  const scrolls = element => {
+    for (; element; element = element.parentElement)
+      if (/auto|scroll|hidden/.test(frame.contentWindow.getComputedStyle(element).overflowX))
+        return true;
+    return false;
+  };
+  for (const element of page.querySelectorAll("article *"))
+    if (element.getBoundingClientRect().right > root.clientWidth + 1 &&
+        !scrolls(element.parentElement)) beyond.push(element.tagName + "." + element.className);
+  return [root.scrollWidth, beyond.slice(0, 5)];
+}
+window.onload = () => {
+  const all = [...document.querySelectorAll("iframe")].map(reaching);
+  document.getElementById("found").textContent = JSON.stringify(all);
+};
+"""
+
 
 def measure(pages: list[tuple[str, int]], *, dark: bool = False) -> list[dict[str, Any]]:
     """What a browser makes of pages, each with a width in pixels of its own.
@@ -97,11 +130,57 @@ def measure(pages: list[tuple[str, int]], *, dark: bool = False) -> list[dict[st
 
 def take_picture(page: str, path: Path, width: int, height: int, *, dark: bool = False) -> None:
     """A picture of a page, as PNG. A window is never less than 500 wide, so it is cut after."""
+    _shoot(_frame(page, width, height), path, width, height, *([_DARK] if dark else []))
+
+
+def take_picture_of_site(address: str, path: Path, width: int, height: int) -> None:
+    """The same for a page that a server of this machine has."""
+    frame = f'<iframe style="border:0;width:{width}px;height:{height}px" src="{address}"></iframe>'
+    _shoot(frame, path, width, height, "--virtual-time-budget=8000")
+
+
+def widths(folder: Path, pages: list[str], width: int) -> dict[str, tuple[int, list[str]]]:
+    """How far pages of a site reach when shown so wide, in pixels, and what reaches beyond.
+
+    Elements that scroll by themselves, wide tables and code, keep their page from getting wider.
+    """
+    style = f"border:0;width:{width}px;height:900px"
+    frames = "".join(f'<iframe style="{style}" src="{name}"></iframe>' for name in pages)
+    (folder / "measured.html").write_text(
+        f"<pre id=found></pre>{frames}<script>{_REACHING}</script>", encoding="utf-8"
+    )
+    with served(folder) as address:
+        shown = _open(f"{address}/measured.html", "--virtual-time-budget=9000", "--dump-dom")
+    (folder / "measured.html").unlink()
+    found = re.search(r'<pre id="found">(.*?)</pre>', shown, flags=re.DOTALL)
+    assert found is not None and found[1], "the browser measured nothing"
+    return dict(zip(pages, map(tuple, json.loads(html.unescape(found[1]))), strict=True))
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A server of a folder on this machine alone; gives its address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _shoot(frame: str, path: Path, width: int, height: int, *options: str) -> None:
     from PIL import Image
 
     size = f"--window-size={max(width, 500)},{height}"
-    whole = f'<body style="margin:0">{_frame(page, width, height)}'
-    _run(whole, *([_DARK] if dark else []), size, f"--screenshot={path.resolve()}")
+    _run(f'<body style="margin:0">{frame}', *options, size, f"--screenshot={path.resolve()}")
     with Image.open(path) as image:
         small = (
             image.convert("RGB").crop((0, 0, width, height)).quantize(160, dither=Image.Dither.NONE)
@@ -120,13 +199,18 @@ def _frame(page: str, width: int, height: int) -> str:
 
 
 def _run(page: str, *options: str) -> str:
-    assert BROWSER is not None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.html"
         file.write_text(page, encoding="utf-8")
+        return _open(file.as_uri(), *options)
+
+
+def _open(address: str, *options: str) -> str:
+    assert BROWSER is not None
+    with tempfile.TemporaryDirectory() as folder:
         own = f"--user-data-dir={folder}/profile"
         done = subprocess.run(
-            [BROWSER, *_OPTIONS, own, *options, file.as_uri()],
+            [BROWSER, *_OPTIONS, own, *options, address],
             capture_output=True,
             text=True,
             timeout=120,

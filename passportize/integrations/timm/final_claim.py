@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from passportize.errors import CheckpointError
-from passportize.integrations.timm.checkpoint import TASK_KEY, join_state
+from passportize.integrations.branch_state import TASK_KEY, join_state
 from passportize.integrations.timm.preprocessing import preprocessing_of
 from passportize.release.checkpoint import AVERAGED_KEYS, load_weights, read_checkpoint
 from passportize.release.claim_file import save_claim

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 
 from passportize.errors import BranchMisuse, MissingExtra
+from passportize.integrations.patches import Patches
 from passportize.integrations.timm.options import parse_options
-from passportize.integrations.timm.patches import Patches
 from passportize.integrations.timm.session import Session
 
 __all__ = ["launch"]

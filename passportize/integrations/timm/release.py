@@ -10,7 +10,7 @@ from torch import nn
 
 from passportize.config import PassportConfig
 from passportize.errors import CheckpointError, SurgeryError, TracingError, WrongPassport
-from passportize.integrations.timm.checkpoint import TASK_KEY, BranchRecord, join_state
+from passportize.integrations.branch_state import TASK_KEY, BranchRecord, join_state
 from passportize.integrations.timm.preprocessing import preprocessing_of
 from passportize.layers.private_keys import private_keys
 from passportize.passport.passport import Passport

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from passportize.errors import CheckpointError, ClaimError, ClaimMismatch, WrongPassport
-from passportize.integrations.timm.model_card import model_card, release_summary
+from passportize.integrations.timm.release_summary import release_summary
 from passportize.passport.passport import Passport
 from passportize.release.audit import is_clean
 from passportize.release.audit_files import audit_files
@@ -27,6 +27,8 @@ from passportize.release.checkpoint import load_weights, save_weights
 from passportize.release.claim import Claim, claim_of
 from passportize.release.claim_file import load_claim, save_claim, write_claim
 from passportize.release.exporting import export
+from passportize.release.hub_folder import write_config
+from passportize.release.model_card import model_card
 from passportize.release.opening import commit_release
 from passportize.release.preprocessing import Preprocessing
 from passportize.surgery.surgery import unpassportize
@@ -138,7 +140,7 @@ def make_release(
         if not report:
             raise CheckpointError(f"{source}: traces of a private branch are left: {report}")
         save_weights(place / WEIGHTS, plain.state_dict())
-        _config(plain, made.preprocessing, place / PUBLISH)
+        write_config(plain, made.preprocessing, place / PUBLISH)
         for kind in formats:
             target = place / PUBLISH / PROGRAMS[kind]
             export(plain, target, to=kind, example_inputs=example_inputs)
@@ -159,7 +161,14 @@ def make_release(
             architecture=made.architecture,
             preprocessing=made.preprocessing,
         )
-        _write(place / PUBLISH / "README.md", model_card(plain, release, training))
+        card = model_card(
+            plain,
+            release.weights_file,
+            preprocessing=release.preprocessing,
+            accuracy=_accuracy(verdict),
+            training=training,
+        )
+        _write(place / PUBLISH / "README.md", card)
         _write(place / PUBLISH / "SHA256SUMS", _sums(place / PUBLISH))
         audit = audit_files(place / PUBLISH)
         if not audit:
@@ -198,17 +207,10 @@ def _claimed(
     return given
 
 
-def _config(plain: nn.Module, preprocessing: Preprocessing | None, folder: Path) -> None:
-    """Timm's ``config.json``, from which ``local-dir:`` and the hub make the model."""
-    if not hasattr(plain, "pretrained_cfg"):
-        return
-    from timm.models._hub import save_config_for_hf
-
-    config: dict[str, Any] = {}
-    if preprocessing is not None:
-        prepared = preprocessing.to_dict()
-        config["pretrained_cfg"] = {**prepared, "test_input_size": None, "test_crop_pct": None}
-    save_config_for_hf(plain, str(folder / "config.json"), model_config=config)
+def _accuracy(verdict: Verdict) -> str:
+    if verdict.public_accuracy is None:
+        return ""
+    return f"{verdict.public_accuracy:.2f} % of {verdict.samples:,} samples"
 
 
 def check_signature(verdict: Verdict) -> None:

@@ -15,8 +15,8 @@ from torch import nn
 
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument, TrainingError, UnsupportedNorm
+from passportize.integrations.patches import Patches
 from passportize.integrations.timm.final_claim import claim_run
-from passportize.integrations.timm.patches import Patches
 from passportize.integrations.timm.pictures import calibration_pictures
 from passportize.layers.joint_forward import JointOutput
 from passportize.layers.model import passport_layers, switch_of

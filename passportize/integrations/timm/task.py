@@ -8,7 +8,7 @@ import timm.task
 from torch import nn
 
 from passportize.errors import CheckpointError, InvalidArgument
-from passportize.integrations.timm.checkpoint import TASK_KEY, join_state, part_state
+from passportize.integrations.branch_state import TASK_KEY, join_state, part_state
 from passportize.layers.joint_forward import JointOutput
 from passportize.layers.model import is_passportized, switch_of
 from passportize.training.criterion import JointCriterion, JointMeter

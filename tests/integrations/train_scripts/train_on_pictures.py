@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--output", default="output/train")
+    parser.add_argument("--experiment", default="")
     parser.add_argument("--model", default="test_resnet")
     parser.add_argument("--num-classes", type=int, default=None)
     parser.add_argument("--initial-checkpoint", default="")
@@ -53,7 +54,8 @@ def top1(model: nn.Module, data: DataLoader) -> float:
 def main() -> None:
     args = parse()
     torch.manual_seed(args.seed)
-    Path(args.output).mkdir(parents=True, exist_ok=True)
+    folder = str(Path(args.output, args.experiment))
+    Path(folder).mkdir(parents=True, exist_ok=True)
     model = timm.create_model(
         args.model, num_classes=args.num_classes, checkpoint_path=args.initial_checkpoint
     )
@@ -67,8 +69,8 @@ def main() -> None:
         model=model,
         optimizer=optimizer,
         args=args,
-        checkpoint_dir=args.output,
-        recovery_dir=args.output,
+        checkpoint_dir=folder,
+        recovery_dir=folder,
         task=task,
     )
     for epoch in range(args.epochs):

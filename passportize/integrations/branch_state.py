@@ -1,4 +1,4 @@
-"""The private branch in the checkpoints of timm: beside the plain state dict, never in it."""
+"""The private branch in a training checkpoint: beside the plain state dict, never in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_keys import private_prefixes
 from passportize.signature.marking import Marking
 
-__all__ = ["TASK_KEY", "BranchRecord", "join_state", "part_state"]
+__all__ = ["TASK_KEY", "BranchRecord", "drop_private", "join_state", "part_state"]
 
 TASK_KEY = "passport"
 """Entry of timm's ``task_state`` (``task_state_ema``) that holds the private branch."""
@@ -90,6 +90,20 @@ def part_state(
     return plain, {"tensors": private, "record": BranchRecord.of(model).to_json()}  # type: ignore[return-value]
 
 
+def drop_private(model: nn.Module, state_dict: dict[str, Any], prefix: str = "") -> None:
+    """Take what belongs to private branches out of a state dict, in place.
+
+    Args:
+        model: The passportized model, or a module that holds it.
+        state_dict: The state dict.
+        prefix: What the names of ``model`` begin with in it.
+    """
+    prefixes = tuple(prefix + name for name in private_prefixes(model))
+    for names in (state_dict, getattr(state_dict, "_metadata", {})):
+        for name in [name for name in names if f"{name}.".startswith(prefixes)]:
+            del names[name]
+
+
 def join_state(
     model: nn.Module, state_dict: Mapping[str, Any], branch: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -112,7 +126,7 @@ def join_state(
         if expected and not any(name.startswith(prefixes) for name in joined):
             raise CheckpointError(
                 "the checkpoint to resume holds no private branch: it was made without passports. "
-                "Start from its weights with --initial-checkpoint instead of --resume"
+                "Start a new run from its weights (timm: --initial-checkpoint, not --resume)"
             )
         return joined
     record = BranchRecord.from_json(str(branch.get("record", "")))

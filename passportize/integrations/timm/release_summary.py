@@ -1,15 +1,13 @@
-"""The texts of a release: the card that goes out with the model, and the owner's own summary."""
+"""The owner's own summary of a release: what is to be done with each file."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 if TYPE_CHECKING:
     from passportize.integrations.timm.release_folder import Release
 
-__all__ = ["model_card", "release_summary"]
+__all__ = ["release_summary"]
 
 _COMMITTED = (
     "**First** send `1-commit/timestamp-request.tsq` to a timestamping authority (RFC 3161), put "
@@ -27,62 +25,6 @@ _STEPS = (
     "**Keep secret** the passport and its passphrase, with a copy elsewhere. They are not in this "
     "folder: without them nothing can be proven, and with them anybody could be you.",
 )
-
-
-def model_card(plain: nn.Module, release: Release, training: str = "") -> str:
-    """A model card in Markdown, in the hub's layout. It says nothing of passports.
-
-    Args:
-        plain: The model that is released.
-        release: What is known of the release.
-        training: A sentence about the training.
-    """
-    name = release.architecture or type(plain).__name__
-    size = sum(parameter.numel() for parameter in plain.parameters())
-    classes = getattr(plain, "num_classes", None)
-    lines = ["---"]
-    if release.architecture:
-        lines += ["library_name: timm", "tags:", "- image-classification", "- timm"]
-    lines += ["---", "", f"# {name}", "", "| | |", "|---|---|"]
-    lines.append(f"| parameters | {size / 1e6:,.2f} M |")
-    if isinstance(classes, int) and classes > 0:
-        lines.append(f"| classes | {classes:,} |")
-    prepared = release.preprocessing
-    if prepared is not None:
-        lines += [
-            f"| input | {' x '.join(map(str, prepared.input_size))} |",
-            f"| resized with | {prepared.interpolation}, {prepared.crop_mode} crop of "
-            f"{prepared.crop_pct:g} |",
-            f"| mean | {', '.join(f'{value:g}' for value in prepared.mean)} |",
-            f"| standard deviation | {', '.join(f'{value:g}' for value in prepared.std)} |",
-        ]
-    verdict = release.verdict
-    if verdict.public_accuracy is not None:
-        lines.append(
-            f"| top-1 accuracy | {verdict.public_accuracy:.2f} % of {verdict.samples:,} samples |"
-        )
-    if training:
-        lines.append(f"| training | {training} |")
-    lines.append(f"| SHA-256 of model.safetensors | `{release.weights_file}` |")
-    lines += ["", "## Use", "", "```python"]
-    if release.architecture:
-        lines += [
-            "import timm",
-            "",
-            'model = timm.create_model("local-dir:.", pretrained=True).eval()',
-            "transform = timm.data.create_transform(",
-            "    **timm.data.resolve_model_data_config(model), is_training=False",
-            ")",
-        ]
-    else:
-        lines += [
-            "from safetensors.torch import load_file",
-            "",
-            f"model = ...  # a {type(plain).__name__}",
-            'model.load_state_dict(load_file("model.safetensors"))',
-        ]
-    lines += ["```", "", "To be filled in: intended use, training data, limits, license.", ""]
-    return "\n".join(lines)
 
 
 def release_summary(release: Release, source: str, commit: bool, owner: str) -> str:

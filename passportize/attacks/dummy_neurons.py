@@ -1,0 +1,207 @@
+"""Dummy neurons: channels that change no output and no architecture fits any more.
+
+Three kinds of them, after "Rethinking White-Box Watermarks on Deep Learning Models under Neural
+Structural Obfuscation" (USENIX Security 2023): ``zero``, whose outgoing weights are zero;
+``clique``, pairs of one new channel whose outgoing weights cancel; ``split``, a channel that is
+there twice, with its outgoing weights parted between the two. All are put at random places. It
+takes no data. Done where channels run from convolutions or linear layers through BatchNorm and
+functions of single channels into others of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.alignment.channels import Axis
+from passportize.alignment.tied_channels import TiedChannels, TiedGroup, find_tied_channels
+from passportize.attacks.attack import Attacked, Means, register_attack
+from passportize.attacks.descent import example_of
+from passportize.attacks.unchanged import FunctionCheck
+from passportize.errors import InvalidArgument
+
+__all__ = ["VARIANTS", "add_dummy_neurons"]
+
+VARIANTS = ("zero", "clique", "split")
+_OWNERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.modules.batchnorm._BatchNorm)
+_ROLES = {"rows", "columns", "vector", "mean", "variance", "scale"}
+
+
+@torch.no_grad()
+def add_dummy_neurons(
+    model: nn.Module,
+    variant: str = "zero",
+    share: float = 0.1,
+    generator: torch.Generator | None = None,
+    example_inputs: Any = None,
+) -> int:
+    """Add dummy channels to every group of channels that can take them, in place.
+
+    Args:
+        model: A plain model, in evaluation mode; its parameters are replaced by larger ones.
+        variant: One of :data:`VARIANTS`.
+        share: How many are added, of those that are there.
+        generator: Source of all that is drawn, on the CPU.
+        example_inputs: As in :func:`passportize.plan`.
+
+    Returns:
+        The number of channels added; a group whose dummies change an output on the example is put
+        back.
+
+    Raises:
+        InvalidArgument: An argument is out of range.
+        TracingError: The model cannot be read.
+    """
+    if variant not in VARIANTS or not 0 < share <= 4:
+        raise InvalidArgument(
+            f"dummy-neurons: variant={variant!r} must be one of {', '.join(VARIANTS)}, "
+            f"share={share!r} lie in (0, 4]"
+        )
+    check = FunctionCheck(model, example_inputs)
+    tied = find_tied_channels(model, example_inputs)
+    added = 0
+    for group in tied.groups:
+        if not _can_grow(model, tied, group):
+            continue
+        axes = [tied.axes[number] for number, _ in group.places]
+        before = {axis.tensor: _tensor(model, axis.tensor) for axis in axes}
+        count = math.ceil(share * group.size)
+        count += count % 2 if variant == "clique" else 0
+        count = min(count, group.size) if variant == "split" else count
+        _grow(model, axes, group.size, count, variant, generator)
+        if _differs(check, model):
+            for name, tensor in before.items():
+                _replace(model, name, tensor)
+        else:
+            added += count
+    return added
+
+
+def _can_grow(model: nn.Module, tied: TiedChannels, group: TiedGroup) -> bool:
+    """Whether all that a group lies on is whole, and owned by layers that take any width."""
+    names = [tied.axes[number].tensor for number, _ in group.places]
+    if len({(tied.axes[n].tensor, tied.axes[n].dim) for n, _ in group.places}) != len(names):
+        return False
+    for number, places in group.places:
+        axis = tied.axes[number]
+        owner = model.get_submodule(axis.tensor.rpartition(".")[0])
+        shared = any(name == axis.tensor for name in tied.aliases.values())
+        if not isinstance(owner, _OWNERS) or getattr(owner, "groups", 1) != 1 or shared:
+            return False
+        whole = len(axis.atoms) == group.size == _tensor(model, axis.tensor).shape[axis.dim]
+        if not whole or axis.rows is not None or axis.role not in _ROLES or places.shape[1] != 1:
+            return False
+    return True
+
+
+def _grow(
+    model: nn.Module,
+    axes: list[Axis],
+    size: int,
+    count: int,
+    variant: str,
+    generator: torch.Generator | None,
+) -> None:
+    """One group with so many more channels, all of them at random places."""
+    sources = torch.randperm(size, generator=generator)
+    sources = sources[torch.arange(count) % size]
+    if variant == "clique":
+        sources = sources[torch.arange(count) // 2]
+    shares = 0.25 + 0.5 * torch.rand(count, generator=generator, dtype=torch.float64)
+    order = torch.randperm(size + count, generator=generator)
+    for axis in axes:
+        tensor = _tensor(model, axis.tensor)
+        old = tensor.detach().double().cpu().movedim(axis.dim, 0)
+        new = old[sources].clone()
+        if axis.role == "columns":
+            if variant == "split":
+                parts = shares.view(-1, *[1] * (old.dim() - 1))
+                old = old.clone()
+                old[sources] = old[sources] * parts
+                new = new * (1 - parts)
+            elif variant == "zero":
+                new = torch.zeros_like(new)
+            else:
+                half = _like(new[::2], generator)
+                new = torch.stack([half, -half], dim=1).flatten(0, 1)
+        elif axis.role == "rows" and variant != "split":
+            fresh = _like(new, generator)
+            new = fresh if variant == "zero" else fresh[::2].repeat_interleave(2, 0)
+        grown = torch.cat([old, new])[order].movedim(0, axis.dim).contiguous()
+        _replace(model, axis.tensor, grown.to(tensor.device, tensor.dtype))
+
+
+def _like(values: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Normal numbers of the size of some values."""
+    drawn = torch.randn(values.shape, generator=generator, dtype=values.dtype)
+    return drawn * values.square().mean().sqrt()
+
+
+def _differs(check: FunctionCheck, model: nn.Module) -> bool:
+    try:
+        return check.changed(model)
+    except (RuntimeError, ValueError):
+        # Something in the forward pass counts on the old width.
+        return True
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    path, _, key = name.rpartition(".")
+    owner = model.get_submodule(path)
+    tensors: Mapping[str, Tensor | None] = {**owner._buffers, **owner._parameters}
+    tensor = tensors[key]
+    assert tensor is not None
+    return tensor
+
+
+def _replace(model: nn.Module, name: str, values: Tensor) -> None:
+    """Put a tensor of another size in the place of a parameter or buffer."""
+    path, _, key = name.rpartition(".")
+    owner: Any = model.get_submodule(path)
+    if key in owner._buffers:
+        owner._buffers[key] = values
+    elif isinstance(values, nn.Parameter):
+        owner._parameters[key] = values
+    else:
+        trains = owner._parameters[key].requires_grad
+        owner._parameters[key] = nn.Parameter(values, requires_grad=trains)
+    if key == "weight":
+        front = values.shape[0]
+        if isinstance(owner, nn.Linear):
+            owner.out_features, owner.in_features = values.shape
+        elif isinstance(owner, nn.modules.conv._ConvNd):
+            owner.out_channels, owner.in_channels = front, values.shape[1]
+        else:
+            owner.num_features = front
+    elif key == "running_mean":
+        owner.num_features = values.shape[0]
+
+
+@register_attack(
+    "dummy-neurons",
+    kind="removal",
+    source="Yan et al., Rethinking White-Box Watermarks on Deep Learning Models under Neural "
+    "Structural Obfuscation, USENIX Security 2023",
+    expected="hides every mark whose verification wants the released architecture, ours too",
+)
+def _attack(
+    model: nn.Module, means: Means, *, variant: str = "zero", share: float = 0.1
+) -> Attacked:
+    """Channels added that change no output: zero, clique or split."""
+    added = add_dummy_neurons(
+        model,
+        variant,
+        share,
+        torch.Generator().manual_seed(means.seed),
+        example_of(model, means),
+    )
+    if not added:
+        raise InvalidArgument(
+            f"dummy-neurons: {type(model).__name__} has no channels between convolutions or linear "
+            "layers with BatchNorm that could be added to"
+        )
+    return Attacked(figures={"channels added": added})
