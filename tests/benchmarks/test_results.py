@@ -16,19 +16,21 @@ from benchmarks.bench import page as bench_page
 from benchmarks.bench import published
 from benchmarks.common.csv_rows import read_rows
 from benchmarks.common.paths import RESULTS
+from benchmarks.coverage import public as public_sweep
 from benchmarks.coverage.report import write_report
 from benchmarks.coverage.rows import read_table
 from benchmarks.coverage.timm_suite_page import write_page as write_timm_suite
 from benchmarks.marking import page as marking
 from benchmarks.point_clouds import pointnet_table, public
 from benchmarks.proof import detectors, disguises, kin, predictions, symmetries
-from benchmarks.robustness import crafted_files
+from benchmarks.robustness import crafted_files, interruptions
 from benchmarks.suspects import kinds
 from benchmarks.train_scripts import day
 from benchmarks.train_scripts.page import write_page as write_train_scripts
 from benchmarks.train_scripts.runs import COMMON
 from benchmarks.training import timm_families
 from benchmarks.training.timm_page import write_page as write_families
+from tools import packaging
 
 
 def coverage(path: Path) -> None:
@@ -75,6 +77,11 @@ PAGES: dict[str, Callable[[Path], object]] = {
     "predictions": lambda path: path.write_text(predictions.table(record("predictions"))),
     "crafted_files": lambda path: path.write_text(crafted_files.table(record("crafted_files"))),
     "day": lambda path: path.write_text(day.page(record("day"))),
+    "interruptions": lambda path: path.write_text(interruptions.table(record("interruptions"))),
+    "public_models": lambda path: path.write_text(
+        public_sweep.page(read_rows(RESULTS / "public_models.csv"))
+    ),
+    "packaging": lambda path: path.write_text(packaging.page(record("packaging")["rows"])),
 }
 
 
