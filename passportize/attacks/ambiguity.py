@@ -64,7 +64,7 @@ def _random_passports(model: nn.Module, means: Means, *, share: float = 1.0) -> 
     kind="forgery",
     needs=("data", "scheme", "passport", "leaked"),
     source=_SOURCE,
-    expected="forges 'paper' and 'deepipr'; 'keyed' draws all bits anew for any other passport",
+    expected="forges 'deepipr'; 'keyed' draws all bits anew for any other passport",
 )
 def _leaked_passports(
     model: nn.Module, means: Means, *, flip: float = 0.1, share: float = 1.0
