@@ -22,7 +22,7 @@ from benchmarks.coverage.rows import read_table
 from benchmarks.coverage.timm_suite_page import write_page as write_timm_suite
 from benchmarks.marking import page as marking
 from benchmarks.point_clouds import pointnet_table, public
-from benchmarks.proof import detectors, disguises, kin, predictions, symmetries
+from benchmarks.proof import detectors, disguises, kin, null, predictions, symmetries
 from benchmarks.robustness import crafted_files, interruptions
 from benchmarks.suspects import kinds
 from benchmarks.train_scripts import day
@@ -74,6 +74,7 @@ PAGES: dict[str, Callable[[Path], object]] = {
     "kin": lambda path: path.write_text(kin.table(record("kin"))),
     "suspect_kinds": lambda path: path.write_text(kinds.page(record("suspect_kinds"))),
     "detectors": lambda path: path.write_text(detectors.table(record("detectors"))),
+    "null": lambda path: path.write_text(null.table(record("null"))),
     "predictions": lambda path: path.write_text(predictions.table(record("predictions"))),
     "crafted_files": lambda path: path.write_text(crafted_files.table(record("crafted_files"))),
     "day": lambda path: path.write_text(day.page(record("day"))),
