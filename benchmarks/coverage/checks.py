@@ -87,12 +87,12 @@ def _measure_for_real(library: Library, row: Row, largest: float) -> None:
     _passportize(row, model, before, inputs)
     for training, (output, buffers) in plain.items():
         public, buffers_now = forward_outputs(model, x, training)
-        exact = _agree(output, public) and _agree(buffers, buffers_now)
+        exact = agree(output, public) and agree(buffers, buffers_now)
         setattr(row, "public_train_exact" if training else "public_eval_exact", _word(exact))
         if not training and row.preset == "keyed":
             with pp.branch(model, "private"):
                 private, _ = forward_outputs(model, x, training)
-            row.private_differs = _word(_finite(private) and not _agree(output, private))
+            row.private_differs = _word(_finite(private) and not agree(output, private))
     try:
         assert_joint_step(model, x, default_criterion, row.preset == "keyed")
         row.gradients = "yes"
@@ -101,7 +101,7 @@ def _measure_for_real(library: Library, row: Row, largest: float) -> None:
     _restore(row, model, before)
     if row.restored == "yes":
         again, _ = forward_outputs(model, x, training=False)
-        row.restored = _word(_agree(plain[False][0], again))
+        row.restored = _word(agree(plain[False][0], again))
     row.peak_mib = _peak_mib() - base
 
 
@@ -152,7 +152,8 @@ def _restore(row: Row, model: nn.Module, before: ModelSnapshot) -> None:
         row.restored = f"no: {error}"[:200]
 
 
-def _agree(one: Any, other: Any) -> bool:
+def agree(one: Any, other: Any) -> bool:
+    """Whether two trees of tensors are the same bit for bit."""
     try:
         assert_same_bits(one, other, "")
     except AssertionError:

@@ -32,13 +32,14 @@ from torch import Tensor, nn
 import passportize as pp
 from benchmarks.common.csv_rows import append_row, read_rows
 from benchmarks.common.paths import RESULTS
+from benchmarks.coverage.checks import agree
 from benchmarks.coverage.public_models import MODELS, Public
 from passportize.errors import PassportizeError
 from passportize.layers.model import switch_of
 from passportize.signature.site import Role
 from passportize.utils.files import write_atomically
 from passportize.utils.trees import call_model, tensors_in
-from tests.support.round_trip import ModelSnapshot, assert_same_bits, default_criterion, is_host_key
+from tests.support.round_trip import ModelSnapshot, default_criterion, is_host_key
 
 OUT = RESULTS / "public_models.csv"
 PASSPORT = pp.Passport.generate(owner="public models", secret=bytes(range(32)))
@@ -147,7 +148,7 @@ def measure(public: Public) -> dict[str, Any]:
         torch.manual_seed(1)
         public_output = call_model(model, inputs)
         now = {key: value for key, value in model.state_dict().items() if is_host_key(key)}
-        row["exact"] = _same(expected, public_output) and _same(state, now)
+        row["exact"] = agree(expected, public_output) and agree(state, now)
         model.load_state_dict(before.state, strict=False)
         torch.manual_seed(1)
         joint = pp.joint_loss(model, inputs, None, criterion)
@@ -170,7 +171,7 @@ def measure(public: Public) -> dict[str, Any]:
         row["restored"] = (
             classes == [(name, kind) for name, _, kind in before.modules]
             and list(state) == list(before.state)
-            and _same(before.state, dict(state))
+            and agree(before.state, dict(state))
         )
     except PassportizeError as error:
         row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -182,14 +183,6 @@ def measure(public: Public) -> dict[str, Any]:
 def _alike(one: Any, other: Any) -> bool:
     first, second = list(tensors_in(one)), list(tensors_in(other))
     return [tensor.shape for tensor in first] == [tensor.shape for tensor in second]
-
-
-def _same(one: Any, other: Any) -> bool:
-    try:
-        assert_same_bits(one, other, "")
-    except AssertionError:
-        return False
-    return True
 
 
 def _step(model: nn.Module, inputs: Any, criterion: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from passportize.cli.model_input import (
     NumClasses,
     PlainModel,
     example_of,
+    literal,
     load_model,
 )
 from passportize.cli.terminal import REFUSED, AsJson, command, counting, leave, working
@@ -193,10 +193,7 @@ def _options(given: Sequence[str], known: Any) -> dict[str, Any]:
             raise InvalidArgument(
                 f"--option {text}: give NAME=VALUE; this attack has {', '.join(known) or 'none'}"
             )
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
+        options[key] = literal(value)
         wanted = type(known[key])
         if wanted is float and isinstance(options[key], int):
             options[key] = float(options[key])

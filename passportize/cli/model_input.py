@@ -23,6 +23,7 @@ __all__ = [
     "PlainModel",
     "call_function",
     "example_of",
+    "literal",
     "load_model",
 ]
 
@@ -154,8 +155,13 @@ def _options(arguments: Sequence[str]) -> dict[str, Any]:
         name, equals, text = argument.partition("=")
         if not equals or not name.isidentifier():
             raise InvalidArgument(f"--arg {argument}: give NAME=VALUE, num_classes=10 say")
-        try:
-            options[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            options[name] = text
+        options[name] = literal(text)
     return options
+
+
+def literal(text: str) -> Any:
+    """What Python takes a text for; the text itself where that is nothing."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -121,13 +121,14 @@ def strip(
     averaged = wants_averaged(checkpoint, ema)
     verdict = None
     with working(f"reading {checkpoint}", as_json):
-        if model is not None:
+        if model is not None or opened is not None:
             weights = load_weights(checkpoint, averaged_key(checkpoint) if averaged else None)
-            _check_strictly(load_model(model, arg, num_classes), host_state_dict(weights), model)
-        if opened is not None and own_claim is not None:
-            weights = load_weights(checkpoint, averaged_key(checkpoint) if averaged else None)
-            verdict = verify(host_state_dict(weights), opened, own_claim)
-            check_signature(verdict)
+            plain = host_state_dict(weights)
+            if model is not None:
+                _check_strictly(load_model(model, arg, num_classes), plain, model)
+            if opened is not None and own_claim is not None:
+                verdict = verify(plain, opened, own_claim)
+                check_signature(verdict)
         left_out = strip_checkpoint(checkpoint, out, ema=averaged, overwrite=force)
     record = {
         "file": str(out),
