@@ -148,6 +148,14 @@ def release(
             "--to", help="Export this too: onnx or torch-export; repeatable.", show_default=False
         ),
     ] = None,
+    contact: Annotated[
+        str | None,
+        typer.Option(
+            help="Let the model card say that the model is marked, with the claim's digest, and "
+            "whom to ask about licences and copies; it says nothing of it otherwise.",
+            show_default=False,
+        ),
+    ] = None,
     no_commit: Annotated[
         bool, typer.Option("--no-commit", help="Make no release commitment.")
     ] = False,
@@ -199,6 +207,7 @@ def release(
         example_inputs=example_of(input_size),
         commit=not no_commit,
         loader=loader,
+        contact=contact,
     )
     verdict = made.verdict
     lines = [

@@ -126,6 +126,17 @@ def test_the_release(day):
     assert "a passport" in call("audit", "a.passport", code=1)
     for file in Path("release/2-publish").iterdir():
         assert b"passport" not in file.read_bytes(), file.name
+    assert made["claim"] not in Path("release/2-publish/README.md").read_text()
+
+
+def test_the_card_of_a_release_says_what_the_owner_wants_to_say(day, tmp_path):
+    _, call, _, sealed = day
+    line = ("release", "run/model_best.pth.tar", "--passport", "a.passport", *sealed, "--json")
+    out = tmp_path / "said"
+    made = json.loads(call(*line, "-o", str(out), "--no-commit", "--contact", "ask@acme.example"))
+    card = (out / "2-publish/README.md").read_text()
+    assert made["claim"] in card and "ask@acme.example" in card and "passport" not in card
+    assert call("audit", str(out / "2-publish")).endswith("clean: 4 files\n")
 
 
 def test_what_is_published_is_an_ordinary_model_of_timm(day):
@@ -220,6 +231,7 @@ def test_what_cannot_be_released_is_refused_and_leaves_nothing(day):
         (("-o", "new", "--num-classes", "3"), "InvalidArgument"),
         (("-o", "new", "--model", "test_vit"), "CheckpointError"),
         (("-o", "new", "--std", "0"), "InvalidArgument"),
+        (("-o", "new", "--contact", "two\nlines"), "InvalidArgument"),
     ):
         assert json.loads(call(*line, *more, code=2))["error"] == error, more
     pp.Passport.generate("Else").save("else.passport")

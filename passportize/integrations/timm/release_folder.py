@@ -12,7 +12,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from passportize.release.claim_file import load_claim, save_claim, write_claim
 from passportize.release.exporting import export
 from passportize.release.hub_folder import write_config
 from passportize.release.model_card import model_card
+from passportize.release.notice import Notice
 from passportize.release.opening import commit_release
 from passportize.release.preprocessing import Preprocessing
 from passportize.surgery.surgery import unpassportize
@@ -108,6 +109,7 @@ def make_release(
     commit: bool = True,
     loader: Iterable[Any] | None = None,
     training: str = "",
+    contact: str | None = None,
 ) -> Release:
     """Strip, claim, export, commit and describe a model, in one folder that appears whole or never.
 
@@ -124,13 +126,17 @@ def make_release(
         commit: Make a release commitment too, and a request for its timestamp.
         loader: Labelled data to measure both branches on.
         training: A sentence about the training, for the model card.
+        contact: Whom the card names for questions about licences and copies. Then the card says
+            that the model is marked, with the claim's digest; it says nothing of it by default.
 
     Raises:
         CheckpointError: The folder exists or cannot be written.
+        InvalidArgument: The contact has several lines.
         ClaimMismatch, WrongPassport: ``claim`` is on other weights, or of another passport.
         ClaimError: The weights do not carry the signature, so that a claim on them proves nothing.
         MissingExtra: A format, or the commitment, needs a package that is not installed.
     """
+    notice = None if contact is None else Notice(contact)
     with _whole(Path(folder)) as place:
         for name in (COMMIT, PUBLISH, KEEP) if commit else (PUBLISH, KEEP):
             (place / name).mkdir()
@@ -167,6 +173,7 @@ def make_release(
             preprocessing=release.preprocessing,
             accuracy=_accuracy(verdict),
             training=training,
+            notice=notice and replace(notice, digest=release.claim),
         )
         _write(place / PUBLISH / "README.md", card)
         _write(place / PUBLISH / "SHA256SUMS", _sums(place / PUBLISH))
