@@ -50,7 +50,7 @@ def headline(records: Mapping[str, Record]) -> str:
         [
             f"training step of {MODEL}, times the plain one",
             "1",
-            *(f"{steps[preset]['fastest']:.2f}" for preset in PRESETS[1:]),
+            *(f"{steps[preset]['median']:.2f}" for preset in PRESETS[1:]),
         ],
     ]
     head = ["", PRESETS[0], *(f"`{preset}`" for preset in PRESETS[1:])]

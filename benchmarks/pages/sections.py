@@ -70,8 +70,7 @@ def cost(record: dict[str, Any]) -> str:
             cell = ""
             if value:
                 spread = f"{value['quartile_1']:.2f} - {value['quartile_3']:.2f}"
-                cell = f"{value['fastest']:.3f}" + (f", aim {limit:g}" if limit else "")
-                cell += f" (median {value['median']:.3f}, {spread})"
+                cell = f"{value['median']:.3f} ({spread})" + (f", aim {limit:g}" if limit else "")
             cells.append(cell)
         rows.append([label, *cells])
     kinds = list(next(iter(record["operations"].values())))
@@ -91,8 +90,7 @@ def cost(record: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Cost of a training step",
-            "Multiples of the plain step: fastest rounds, and median and quartiles of all. 'plain "
-            "again' is a second one. Other programs make a round slower and never faster. "
+            "Multiples of the plain step (median and quartiles); 'plain again' is a second one. "
             "'plain, as many samples' and 'plain, twice the batch' are plain steps on as many "
             "samples as `keyed` and `keyed, whole batch` send through the model: what these "
             "samples cost by themselves. The aim is 1.05 times one plus the share of the batch. "

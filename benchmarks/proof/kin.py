@@ -20,6 +20,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 import passportize as pp
@@ -46,9 +47,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "vit": lambda: timm.create_model(
         "vit_tiny_patch16_224", num_classes=10, in_chans=1, **VIT
     ),
-    "mixer": lambda: timm.create_model(
-        "mixer_s16_224", num_classes=10, in_chans=1, img_size=32, embed_dim=64,
-        num_blocks=3,
+    # Its factory has no say in its sizes.
+    "mixer": lambda: MlpMixer(
+        num_classes=10, in_chans=1, img_size=32, patch_size=8, embed_dim=64, num_blocks=3
     ),
 }  # fmt: skip
 

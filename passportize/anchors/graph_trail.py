@@ -10,13 +10,16 @@ from torch import fx
 from passportize.anchors.trail import SEARCHED, TAKEN, Met, Step
 from passportize.anchors.weight_parts import Refusal
 from passportize.signature.site import AnchorPart
-from passportize.tracing.graph import step_name
-from passportize.tracing.operations import MIXING_STEPS
+from passportize.tracing.graph import first_operand, operands, step_name
+from passportize.tracing.operations import MIXING_STEPS, Kind, steps
 
 __all__ = [
     "AFTER", "AGAIN", "BEFORE", "OTHER", "UNREAD", "answered", "dead_end", "searched", "step_of",
     "steps_of",
 ]  # fmt: skip
+
+_FACTOR = steps(Kind.FACTOR)
+_LAYOUT = steps(Kind.PERMUTE, Kind.RESHAPE, Kind.BROADCAST, Kind.COPY)
 
 OTHER = "it is broadcast, or the channels of the norm are not in it"
 BEFORE = "it runs before the weight that was taken"
@@ -34,7 +37,20 @@ def step_of(node: fx.Node) -> Step:
         return Step("constant") if constant else Step("parameter", str(node.target))
     if node.op == "placeholder":
         return Step("input", str(node.target))
-    return Step(step_name(node), node.meta.get("module", ""))
+    return Step(step_name(node), node.meta.get("module", ""), _factor_of(node))
+
+
+def _factor_of(node: fx.Node) -> str:
+    """The parameter that a product multiplies with, in whatever shape; empty for other steps."""
+    if step_name(node) not in _FACTOR:
+        return ""
+    for operand in operands(node):
+        source: fx.Node | None = operand
+        while source is not None and step_name(source) in _LAYOUT:
+            source = first_operand(source)
+        if source is not None and source.op == "get_attr" and not source.meta.get("constant"):
+            return str(source.target)
+    return ""
 
 
 def steps_of(path: Sequence[fx.Node]) -> tuple[Step, ...]:

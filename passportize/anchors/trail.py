@@ -50,10 +50,12 @@ class Step:
             that no step made.
         where: Dotted name of the module that it runs in (of the module, the parameter or the
             input itself, if the step is one); empty where that is not known.
+        factor: Name of the parameter that a product multiplies channels with; empty elsewhere.
     """
 
     name: str
     where: str = ""
+    factor: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.where})" if self.where else self.name

@@ -143,6 +143,7 @@ def _part(dice: random.Random, shapes: Shapes) -> AnchorPart:
         transposed=dice.random() < 0.2,
         centred=dice.random() < 0.2,
         less_mean_row=dice.random() < 0.2,
+        factor=dice.choice(list(shapes)) if dice.random() < 0.2 else "",
     )
     # As a list of flattened kernels.
     if len(shape) == 2 and shape[1] % 12 == 0 and dice.random() < 0.2:

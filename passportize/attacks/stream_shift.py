@@ -4,7 +4,9 @@ A LayerNorm takes the mean over its channels. Where all that a weight writes is 
 as in the residual stream of a pre-norm transformer, one vector may be added to all rows of the
 weight: every channel changes by the same number, and the norms take it away again. With a large
 vector all rows point the same way and all bits of the layer are the same. Responses of rows less
-their mean (``AnchorPart.less_mean_row``) do not move.
+their mean (``AnchorPart.less_mean_row``) do not move. Behind a factor for each channel (LayerScale)
+each row gets the vector divided by its factor; there the mean of factor times row is taken out
+(:mod:`passportize.signature.factored_rows`).
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def shift_streams(
     for part in _written(model, example_inputs):
         weight = model.get_parameter(part.weight)
         kept = weight.detach().clone()
-        weight.copy_(_shifted(kept, part, size, generator))
+        factors = model.get_parameter(part.factor).flatten() if part.factor else None
+        weight.copy_(_shifted(kept, part, size, generator, factors))
         if check.changed(model):
             weight.copy_(kept)
         else:
@@ -78,12 +81,21 @@ def _written(model: nn.Module, example_inputs: Any) -> list[AnchorPart]:
 
 
 def _shifted(
-    weight: Tensor, part: AnchorPart, size: float, generator: torch.Generator | None
+    weight: Tensor,
+    part: AnchorPart,
+    size: float,
+    generator: torch.Generator | None,
+    factors: Tensor | None,
 ) -> Tensor:
     rows = weight.double().reshape(-1)[row_positions(weight, part)]
     vector = torch.randn(rows.shape[1], generator=generator, dtype=torch.float64).to(rows.device)
     length = size * rows.square().sum(1).mean().sqrt()
-    return added_to_rows(weight, part, vector * (length / torch.linalg.vector_norm(vector)))
+    added = vector * (length / torch.linalg.vector_norm(vector))
+    if factors is not None:
+        # A channel with the factor 0 can be given anything.
+        divided = factors.double().abs().mean() / factors.double()
+        added = torch.where(factors == 0, 0.0, divided)[:, None] * added
+    return added_to_rows(weight, part, added)
 
 
 @register_attack(

@@ -105,6 +105,7 @@ def _part(entry: Any) -> AnchorPart:
         expert_shape=strict.shape(record.get("expert_shape", [])),
         centred=strict.typed(record.get("centred", False), bool),
         less_mean_row=strict.typed(record.get("less_mean_row", False), bool),
+        factor=strict.text(record["factor"]) if "factor" in record else "",
         picked=strict.count(record["picked"]) if "picked" in record else None,
     )
 

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from passportize.signature.assignment import assign_tensors
+from passportize.signature.factored_rows import has_factors, without_mean_of_products
 from passportize.signature.kernel_layouts import in_other_layouts
 from passportize.signature.layout import Layout
-from passportize.signature.matching import BY_ASSIGNMENT, BY_LAYOUT, BY_NAME, match_names
+from passportize.signature.matching import (
+    BY_ASSIGNMENT,
+    BY_LAYOUT,
+    BY_NAME,
+    BY_NAME_CENTRED,
+    match_names,
+)
 from passportize.signature.model_key import ModelKey
 from passportize.signature.null_model import log2_binomial_tail
 from passportize.signature.reading import Reading, prepare_sites, read_signature
 from passportize.thresholds import ACCEPT_STRENGTH
 
-__all__ = ["LOOKS_PRICE", "Evidence", "judge_evidence", "read_by_name", "read_evidence"]
+__all__ = [
+    "LOOKS_PRICE",
+    "Evidence",
+    "judge_evidence",
+    "looks_price",
+    "read_by_name",
+    "read_evidence",
+]
 
 LOOKS_PRICE = 2.0
 """Bits that each look costs, because there are several.
 
 A suspect is read at names, at assignments, at assignments of kernels in the layouts of other
 frameworks and, with the released weights at hand, after a disguise was undone. The chance that any
-of four looks reaches a strength is at most four times that of one.
+of four looks reaches a strength is at most four times that of one. Where a layout has rows behind
+factors there is a fifth, see :func:`looks_price`.
 """
+
+
+def looks_price(layout: Layout) -> float:
+    """Bits that each look costs, by how many there are; the layout decides and enters the key."""
+    return math.log2(5) if has_factors(layout) else LOOKS_PRICE
 
 
 @dataclass(frozen=True)
@@ -73,6 +94,13 @@ def read_evidence(tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout) 
     # A file may have the names of some of its layers alone.
     if best.strength >= ACCEPT_STRENGTH and best.reading.total == layout.bits:
         return best
+    if has_factors(layout):
+        found = best.found
+        level = without_mean_of_products(layout, tensors, found)
+        centred = _weigh(level, key, layout, found, 0.0, BY_NAME_CENTRED)
+        best = centred if centred.strength > best.strength else best
+        if best.strength >= ACCEPT_STRENGTH and best.reading.total == layout.bits:
+            return best
     # The names may be those of other layers (a Sequential counted anew), or nobody's.
     second = _read_by_assignment(tensors, key, layout, BY_ASSIGNMENT)
     best = second if second.strength > best.strength else best
@@ -121,7 +149,7 @@ def _weigh(
 ) -> Evidence:
     reading = read_signature(key, layout, prepare_sites(layout, tensors, found, unread))
     log2_p = log2_binomial_tail(reading.matched, reading.total)
-    return Evidence(reading, log2_p, price + LOOKS_PRICE, matched_by, found)
+    return Evidence(reading, log2_p, price + looks_price(layout), matched_by, found)
 
 
 def judge_evidence(evidence: Evidence, layout: Layout) -> tuple[bool | None, str]:

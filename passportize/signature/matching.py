@@ -9,9 +9,17 @@ from torch import Tensor
 
 from passportize.signature.layout import Layout
 
-__all__ = ["BY_ASSIGNMENT", "BY_LAYOUT", "BY_NAME", "find_by_name", "match_names"]
+__all__ = [
+    "BY_ASSIGNMENT",
+    "BY_LAYOUT",
+    "BY_NAME",
+    "BY_NAME_CENTRED",
+    "find_by_name",
+    "match_names",
+]
 
 BY_NAME = "name"
+BY_NAME_CENTRED = "name, rows behind factors less the mean of factor times row"
 BY_ASSIGNMENT = "assignment among equal shapes"
 BY_LAYOUT = "assignment among equal shapes, also of kernels in other layouts"
 

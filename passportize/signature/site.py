@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["ADDED_LATER", "Anchor", "AnchorPart", "Role", "Site"]
 
-ADDED_LATER = frozenset({"expert_shape", "centred", "less_mean_row", "picked"})
+ADDED_LATER = frozenset({"expert_shape", "centred", "less_mean_row", "factor", "picked"})
 """Fields of a part that stand in its JSON form only where they are set."""
 
 
@@ -49,6 +49,11 @@ class AnchorPart:
             kernel then changes nothing.
         less_mean_row: Whether the mean of all rows is taken from each of them, because the norm
             takes the mean over its channels: adding a vector to all rows then changes nothing.
+        factor: Name of the parameter, one number for each row, that the layer's output is
+            multiplied with on its way to a norm that takes the mean over its channels (LayerScale);
+            empty where there is none. A vector divided by the factor of each row may then be added
+            to it, and changes nothing
+            (:func:`passportize.signature.factored_rows.without_mean_of_products`).
         picked: How many of the rows carry a bit, where not all do; which of them, the key decides.
     """
 
@@ -62,6 +67,7 @@ class AnchorPart:
     expert_shape: tuple[int, ...] = ()
     centred: bool = False
     less_mean_row: bool = False
+    factor: str = ""
     picked: int | None = None
 
     @property

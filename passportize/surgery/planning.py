@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from passportize.anchors.search import AnchorSearch, find_anchors
-from passportize.anchors.trail import Trail, named
+from passportize.anchors.trail import Step, Trail, named
 from passportize.config import MINIMUM_FAN_IN, PassportConfig
 from passportize.errors import InvalidArgument, NoNormalization
 from passportize.layers.computed import effective_weight, sources_of
@@ -21,7 +21,7 @@ from passportize.signature.formulations import NORMALISED, formulation_of
 from passportize.signature.rows import anchor_fan_in
 from passportize.signature.site import Anchor, Role, Site
 from passportize.surgery.branches import anchor_weights
-from passportize.surgery.mean_free_rows import read_less_mean_rows
+from passportize.surgery.mean_free_rows import name_factors, read_less_mean_rows
 from passportize.surgery.norms import FoundNorm, find_norms, measures_batch
 from passportize.surgery.own_tensors import check_own_tensors
 from passportize.surgery.passes import passes_note
@@ -114,6 +114,9 @@ def _plan(
         search = AnchorSearch(anchors={}, executed=None, method="none", notes=[])
     if formulation_of(config) is NORMALISED:
         by_name = {norm.name: norm for norm in found}
+        search.anchors = name_factors(
+            search.anchors, by_name, _crossed(search), dict(model.named_parameters())
+        )
         search.anchors = read_less_mean_rows(search.anchors, by_name)
     sites = []
     for norm, wanted in zip(found, chosen, strict=True):
@@ -140,6 +143,16 @@ def _plan(
         frozenset(norm.name for norm in found if _sees_samples_only(norm, search)),
         trails=tuple(search.trail(name) for name in widths),
     )
+
+
+def _crossed(search: AnchorSearch) -> dict[str, tuple[Step, ...]]:
+    """The steps between each norm and its anchor."""
+    return {
+        name: attempt.crossed
+        for name, attempts in search.attempts.items()
+        for attempt in reversed(attempts)
+        if attempt.end is not None
+    }
 
 
 def _any_bound(sites: list[Site]) -> bool:

@@ -66,6 +66,7 @@ CHANGES = {
     "expert_shape": (4, 2),
     "centred": True,
     "less_mean_row": True,
+    "factor": "conv1.scale",
     "picked": 3,
 }
 
@@ -85,7 +86,7 @@ def test_every_field_of_a_part_enters() -> None:
     assert set(CHANGES) == {field.name for field in fields(AnchorPart)}
     digests = {with_part(**{name: value}).digest() for name, value in CHANGES.items()}
     assert len(digests | {layout().digest()}) == len(CHANGES) + 1
-    defaults = {"expert_shape": (), "centred": False, "less_mean_row": False}
+    defaults = {"expert_shape": (), "centred": False, "less_mean_row": False, "factor": ""}
     assert with_part(**defaults).digest() == layout().digest()
 
 
