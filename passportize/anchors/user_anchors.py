@@ -31,6 +31,8 @@ def read_user_anchors(
         UnknownSite: There is no such norm.
         AnchorNotFound: There is no such weight, or it has no such number of channels.
     """
+    if not chosen:
+        return {}
     parameters = dict(model.named_parameters())
     modules = dict(model.named_modules())
     found: dict[str, Anchor] = {}

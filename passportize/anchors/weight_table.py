@@ -39,10 +39,11 @@ class WeightTable:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = dict(model.named_modules())
-        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        parameters = dict(model.named_parameters())
+        self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._shapes = {
             name: tuple(parameter.shape)
-            for name, parameter in model.named_parameters()
+            for name, parameter in parameters.items()
             if not nn.parameter.is_lazy(parameter)
         }
         self._merged = merged_later(model)

@@ -8,17 +8,17 @@ longer request begins with the shorter one. Byte-level description: ``docs/passp
 from __future__ import annotations
 
 import hashlib
+import hmac
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
 
 from passportize.errors import InvalidArgument
 
-__all__ = ["KEY_BYTES", "LabelledStream", "bits_of", "derive_key", "encode_label"]
+__all__ = ["KEY_BYTES", "LabelledStream", "bits_of", "derive_key", "encode_label", "unpacked"]
 
 KEY_BYTES = 32
 _SALT = b"passportize/passport/v1"
@@ -54,13 +54,27 @@ def encode_label(*parts: str | int | bytes) -> bytes:
 
 def derive_key(secret: bytes, *label: str | int | bytes) -> bytes:
     """HKDF-SHA256 of ``secret`` with :func:`encode_label` as its info: 32 bytes."""
-    return HKDF(SHA256(), KEY_BYTES, _SALT, encode_label(*label)).derive(secret)
+    return _expanded(_extracted(secret), label)
+
+
+def _extracted(secret: bytes) -> bytes:
+    """HKDF's first half, the same for all labels."""
+    return hmac.digest(_SALT, secret, "sha256")
+
+
+def _expanded(extracted: bytes, label: tuple[str | int | bytes, ...]) -> bytes:
+    """HKDF's second half: 32 bytes are one block of it, the first."""
+    return hmac.digest(extracted, encode_label(*label) + b"\x01", "sha256")
 
 
 def bits_of(raw: bytes) -> torch.Tensor:
     """Bits of bytes, lowest of each byte first: int8 ``[8 * len(raw)]`` of 0 and 1."""
-    unpacked = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), bitorder="little")
-    return torch.from_numpy(unpacked.view(np.int8))
+    return torch.from_numpy(unpacked(raw).view(np.int8))
+
+
+def unpacked(raw: bytes, total: int | None = None) -> NDArray[np.uint8]:
+    """The same for numpy, or the first ``total`` of them."""
+    return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=total, bitorder="little")
 
 
 class LabelledStream:
@@ -70,16 +84,18 @@ class LabelledStream:
     uniform bytes (HKDF and SHAKE-256 taken as pseudo-random functions).
     """
 
-    __slots__ = ("_key",)
+    __slots__ = ("_extracted", "_key")
 
     def __init__(self, key: bytes) -> None:
         if not isinstance(key, bytes) or len(key) != KEY_BYTES:
             raise InvalidArgument(f"a key is {KEY_BYTES} bytes; got something else")
         self._key = key
+        self._extracted = _extracted(key)
 
     def stream(self, *label: str | int | bytes, length: int) -> bytes:
         """The first ``length`` bytes under a label; longer requests begin with shorter ones."""
-        return hashlib.shake_256(derive_key(self._key, *label)).digest(_count(length, "length", 0))
+        seed = _expanded(self._extracted, label)
+        return hashlib.shake_256(seed).digest(_count(length, "length", 0))
 
     def bits(self, *label: str | int | bytes, total: int) -> torch.Tensor:
         """Fair bits: int8 ``[total]`` of 0 and 1, lowest bit of each byte first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -81,8 +81,7 @@ class AnchorPart:
         What later versions added stands in it only where it is set, so that no layout that could
         be described before gets another digest, and with it other keys.
         """
-        record = asdict(self)
-        record["expert_shape"] = list(self.expert_shape)
+        record = vars(self) | {"expert_shape": list(self.expert_shape)}
         return {
             key: value
             for key, value in record.items()
@@ -164,12 +163,13 @@ class Site:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form; :meth:`from_dict` is the inverse."""
-        record = asdict(self)
-        record["role"] = self.role.value
-        record["aliases"] = list(self.aliases)
+        record = vars(self) | {"role": self.role.value, "aliases": list(self.aliases)}
         if self.anchor is not None:
-            record["anchor"]["parts"] = [part.to_dict() for part in self.anchor.parts]
-            record["anchor"]["crossed"] = list(self.anchor.crossed)
+            record["anchor"] = {
+                "parts": [part.to_dict() for part in self.anchor.parts],
+                "rule": self.anchor.rule,
+                "crossed": list(self.anchor.crossed),
+            }
         return record
 
     @classmethod

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from passportize.errors import PassportLocked
-from passportize.passport.derivation import LabelledStream
+from passportize.passport.derivation import LabelledStream, unpacked
 
 __all__ = [
     "RANDOM_PASSPORT_POSITIONS",
@@ -165,13 +165,19 @@ def draw_sign_vectors(
     shape = (channels, entries)
     if not channels:
         return SignVectors(torch.zeros(shape, dtype=torch.uint8, device="cpu"), offset, rows)
+    total = channels * entries
     s, r = (
-        keyed.bits(side, site, part, total=channels * entries).view(shape).numpy().view(np.uint8)
+        unpacked(keyed.stream(side, site, part, length=(total + 7) // 8), total).reshape(shape)
         for side in ("gamma", "beta")
     )
-    raw = keyed.stream("mask", site, part, length=4 * channels * entries)
-    changed = _larger_half(np.frombuffer(raw, dtype="<u4").reshape(shape))
-    return SignVectors(torch.from_numpy(s | (s ^ changed) << 1 | r << 2), offset, rows)
+    raw = keyed.stream("mask", site, part, length=4 * total)
+    codes = _larger_half(np.frombuffer(raw, dtype="<u4").reshape(shape)).view(np.uint8)
+    codes ^= s
+    codes <<= 1
+    codes |= s
+    r <<= 2
+    codes |= r
+    return SignVectors(torch.from_numpy(codes), offset, rows)
 
 
 def _larger_half(words: NDArray[np.uint32]) -> NDArray[np.bool_]:
@@ -180,8 +186,11 @@ def _larger_half(words: NDArray[np.uint32]) -> NDArray[np.bool_]:
     last = (entries - 1) // 2
     # numpy, since torch takes ten times as long for it.
     larger: NDArray[np.bool_] = words > np.partition(words, last, axis=1)[:, last, None]
+    half = entries - 1 - last  # never more than these are larger than the one in the middle
+    if np.count_nonzero(larger) == len(words) * half:
+        return larger
     # Rows with equal numbers in the middle, few in a million, are ranked by place as well.
-    tied = np.flatnonzero(larger.sum(1) != entries - 1 - last)
+    tied = np.flatnonzero(larger.sum(1) != half)
     ranks = words[tied].astype(np.int64) * entries + np.arange(entries)
     larger[tied] = ranks > np.partition(ranks, last, axis=1)[:, last, None]
     return larger

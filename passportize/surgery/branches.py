@@ -178,10 +178,13 @@ def anchor_weights(model: nn.Module, parts: Sequence[AnchorPart]) -> AnchorWeigh
     owners = []
     for part in parts:
         path, _, attribute = part.weight.rpartition(".")
+        owner = model
         try:
-            owner = model.get_submodule(path)
+            # Not get_submodule: a DenseNet has two thousand parts, and it looks twice at each step.
+            for name in path.split(".") if path else ():
+                owner = owner._modules[name]  # type: ignore[assignment]
             effective_weight(owner, attribute)
-        except AttributeError:
+        except (AttributeError, KeyError):
             raise AnchorNotFound(
                 f"{type(model).__name__} has no weight named {part.weight!r}"
             ) from None

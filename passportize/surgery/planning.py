@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from passportize.layers.weight_owner import OWN_RULE
 from passportize.layers.wrappers import refuse_scripted
 from passportize.signature.formulations import NORMALISED, formulation_of
 from passportize.signature.rows import anchor_fan_in
-from passportize.signature.site import Anchor, Role, Site
+from passportize.signature.site import Anchor, AnchorPart, Role, Site
 from passportize.surgery.branches import anchor_weights
 from passportize.surgery.mean_free_rows import name_factors, read_less_mean_rows
 from passportize.surgery.norms import FoundNorm, find_norms, measures_batch
@@ -33,7 +33,7 @@ from passportize.surgery.weight_sites import weight_sites
 from passportize.utils.all_or_nothing import all_or_nothing
 from passportize.utils.names import describe_type
 
-__all__ = ["plan"]
+__all__ = ["check_plannable", "make_plan", "plan"]
 
 _logger = logging.getLogger(__name__)
 
@@ -73,15 +73,14 @@ def plan(
     if not isinstance(model, nn.Module):
         raise InvalidArgument(f"plan: expected a torch.nn.Module, got {type(model).__name__}")
     config = config or PassportConfig.keyed()
-    if not isinstance(config, PassportConfig):
-        raise InvalidArgument(
-            f"config={config!r} must be a PassportConfig, such as PassportConfig.keyed()"
-        )
     refuse_scripted(model)
-    check_own_tensors(model)
-    exposed = put_in_stand_ins(model, {norm.name for norm in find_norms(model)}, example_inputs)
+    check_plannable(model, config)
+    found = find_norms(model)
+    exposed = put_in_stand_ins(model, {norm.name for norm in found}, example_inputs)
     try:
-        planned = _plan(model, config, where, example_inputs, anchors, include_frozen)
+        if exposed:
+            found = find_norms(model)
+        planned = make_plan(model, found, config, where, example_inputs, anchors, include_frozen)
         if not check:
             return planned
         passes, note = passes_note(model, planned.sites, config, example_inputs)
@@ -91,15 +90,40 @@ def plan(
             take_out_stand_ins(model)
 
 
-def _plan(
+def check_plannable(model: nn.Module, config: PassportConfig) -> None:
+    """Refuse what no plan can be made of.
+
+    Raises:
+        InvalidArgument: ``config`` has the wrong type.
+        SurgeryError: A tensor of the model could not be trained, or not be claimed later.
+    """
+    if not isinstance(config, PassportConfig):
+        raise InvalidArgument(
+            f"config={config!r} must be a PassportConfig, such as PassportConfig.keyed()"
+        )
+    check_own_tensors(model)
+
+
+def make_plan(
     model: nn.Module,
+    found: Sequence[FoundNorm],
     config: PassportConfig,
     where: Where | None,
     example_inputs: Any,
     anchors: Mapping[str, str] | None,
     include_frozen: bool,
 ) -> Plan:
-    found = find_norms(model)
+    """The plan of a model that was checked and whose functional norms have their stand-ins.
+
+    Args:
+        model: The model.
+        found: Its norms.
+        config: As for :func:`plan`, like the others.
+        where: Likewise.
+        example_inputs: Likewise.
+        anchors: Likewise.
+        include_frozen: Likewise.
+    """
     if not found:
         return _plan_of_weights(model, config, where, anchors, include_frozen)
     chosen = select([(norm.name, *norm.aliases) for norm in found], where, "where")
@@ -226,9 +250,9 @@ def _site(
             site, reason="its statistics and factors are frozen; bind it with include_frozen=True"
         )
     anchor = search.anchors.get(norm.name)
-    reason = _why_not(model, anchor, wanted, include_frozen)
+    owners = anchor_weights(model, anchor.parts).owners if anchor is not None and wanted else []
+    reason = _why_not(anchor, owners, wanted, include_frozen)
     if not reason and anchor is not None:
-        owners = anchor_weights(model, anchor.parts).owners
         shapes = [tuple(effective_weight(owner, name).shape) for owner, name, _ in owners]
         fan_in = min(
             anchor_fan_in(shape, part) for shape, part in zip(shapes, anchor.parts, strict=True)
@@ -253,16 +277,17 @@ def _site(
     return replace(site, reason=reason)
 
 
-def _why_not(model: nn.Module, anchor: Anchor | None, wanted: bool, include_frozen: bool) -> str:
+def _why_not(
+    anchor: Anchor | None,
+    owners: Sequence[tuple[nn.Module, str, AnchorPart]],
+    wanted: bool,
+    include_frozen: bool,
+) -> str:
     if not wanted:
         return "left out by where="
     if anchor is None:
         return "no weight of its width produces or consumes it; set one with anchors="
-    sources = (
-        source
-        for owner, name, _ in anchor_weights(model, anchor.parts).owners
-        for source in sources_of(owner, name)
-    )
+    sources = (source for owner, name, _ in owners for source in sources_of(owner, name))
     if not include_frozen and not any(source.requires_grad for source in sources):
         return f"its anchor {anchor.parts[0].weight} is frozen; bind it with include_frozen=True"
     return ""

@@ -60,11 +60,14 @@ def put_in_stand_ins(model: nn.Module, norms: set[str], example_inputs: Any) -> 
 
 
 @contextmanager
-def stand_ins(model: nn.Module, norms: set[str], example_inputs: Any) -> Iterator[None]:
-    """Expose functional norms; they stay so after the ``with`` block, unless it raises."""
-    put_in_stand_ins(model, norms, example_inputs)
+def stand_ins(model: nn.Module, norms: set[str], example_inputs: Any) -> Iterator[bool]:
+    """Expose functional norms; they stay so after the ``with`` block, unless it raises.
+
+    Yields whether there are any.
+    """
+    exposed = put_in_stand_ins(model, norms, example_inputs)
     try:
-        yield
+        yield exposed
     except BaseException:
         take_out_stand_ins(model)
         raise

@@ -23,6 +23,7 @@ from passportize.layers.missing_bits import warn_of_missing_bits
 from passportize.layers.model import is_passportized, passport_layers, switch_of
 from passportize.layers.own_methods import wrapped_later
 from passportize.layers.private_keys import check_own_keys
+from passportize.layers.switch import Switch
 from passportize.layers.wrappers import refuse_wrapped
 from passportize.passport.passport import Passport
 from passportize.signature.model_key import ModelKey
@@ -31,11 +32,12 @@ from passportize.surgery.branches import put_in_branches, take_out_branches
 from passportize.surgery.late_doubling import find_late_entry
 from passportize.surgery.norms import find_norms
 from passportize.surgery.passes import first_passes, settle_on_example
-from passportize.surgery.planning import plan
+from passportize.surgery.planning import check_plannable, make_plan
 from passportize.surgery.selection import Where, site_configs
 from passportize.surgery.site_plan import Plan
 from passportize.surgery.stand_ins import stand_ins
 from passportize.utils.all_or_nothing import all_or_nothing
+from passportize.utils.frozen import paused_collection
 
 __all__ = ["UnsavedBranchWarning", "passportize", "unlock", "unpassportize"]
 
@@ -93,40 +95,12 @@ def passportize(
             f"passportize: expected a Passport, got {type(passport).__name__}; make one with "
             "Passport.generate(owner=...)"
         )
-    refuse_wrapped(model)
-    if is_passportized(model):
-        raise AlreadyPassportized(
-            f"{type(model).__name__} already carries private branches (first: "
-            f"{next(iter(passport_layers(model)))}); call unpassportize(model) first"
+    with paused_collection():
+        planned, switch = _two_branches(
+            model, passport, config, where, overrides, example_inputs, anchors, include_frozen
         )
-    check_own_keys(model)
-    config = config or PassportConfig.keyed()
-    with stand_ins(model, {norm.name for norm in find_norms(model)}, example_inputs):
-        planned = plan(
-            model,
-            config=config,
-            where=where,
-            example_inputs=example_inputs,
-            anchors=anchors,
-            include_frozen=include_frozen,
-            check=False,
-        )
-        config, automatic = first_passes(model, config)
-        sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
-        if not planned.bits:
-            raise DegenerateSite(_nothing_bound(planned, config.has_private_pass and not where))
-        late = None
-        if where is not None and config.has_private_pass and config.passes == "doubled":
-            late = find_late_entry(model, sites, example_inputs)
-        if late is not None:
-            sites = [site for site in sites if site.name not in late.trunk]
-            _logger.info("the batch is doubled at %s; what is before it runs once", late.name)
-        configs = site_configs(sites, config, overrides)
-        entry = late.name if late is not None else ""
-        switch = put_in_branches(model, sites, passport, config, configs, entry=entry)
-        switch.automatic, switch.check = automatic, check
-        switch.samples_only = any(site.name in planned.samples_only for site in sites)
-        settle_on_example(model, switch, example_inputs)
+    switch.check = check
+    settle_on_example(model, switch, example_inputs)
     for site in planned.sites:
         if site.role in (Role.SKIPPED, Role.UNREACHED) and site.reason != "left out by where=":
             what = site.role.value
@@ -212,6 +186,49 @@ def _check_model(model: object, verb: str) -> None:
             f"{verb}: expected a torch.nn.Module, got {type(model).__name__}; a state dict is "
             "loaded into a model first"
         )
+
+
+def _two_branches(
+    model: nn.Module,
+    passport: Passport,
+    config: PassportConfig | None,
+    where: Where | None,
+    overrides: Mapping[str, PassportConfig | Mapping[str, Any]] | None,
+    example_inputs: Any,
+    anchors: Mapping[str, str] | None,
+    include_frozen: bool,
+) -> tuple[Plan, Switch]:
+    """Plan the branches of a model and put them in; nothing is tried yet."""
+    refuse_wrapped(model)
+    if is_passportized(model):
+        raise AlreadyPassportized(
+            f"{type(model).__name__} already carries private branches (first: "
+            f"{next(iter(passport_layers(model)))}); call unpassportize(model) first"
+        )
+    check_own_keys(model)
+    config = config or PassportConfig.keyed()
+    check_plannable(model, config)
+    found = find_norms(model)
+    with stand_ins(model, {norm.name for norm in found}, example_inputs) as exposed:
+        if exposed:
+            found = find_norms(model)
+        planned = make_plan(model, found, config, where, example_inputs, anchors, include_frozen)
+        config, automatic = first_passes(model, config)
+        sites = [site for site in planned.sites if site.role in (Role.BOUND, Role.STATISTICS)]
+        if not planned.bits:
+            raise DegenerateSite(_nothing_bound(planned, config.has_private_pass and not where))
+        late = None
+        if where is not None and config.has_private_pass and config.passes == "doubled":
+            late = find_late_entry(model, sites, example_inputs)
+        if late is not None:
+            sites = [site for site in sites if site.name not in late.trunk]
+            _logger.info("the batch is doubled at %s; what is before it runs once", late.name)
+        configs = site_configs(sites, config, overrides)
+        entry = late.name if late is not None else ""
+        switch = put_in_branches(model, sites, passport, config, configs, entry=entry)
+        switch.automatic = automatic
+        switch.samples_only = any(site.name in planned.samples_only for site in sites)
+    return planned, switch
 
 
 def _nothing_bound(planned: Plan, without_norms: bool) -> str:

@@ -19,6 +19,7 @@ __all__ = ["leaf_output", "moved_output", "quick_output"]
 _POINTWISE = steps(Kind.POINTWISE, Kind.ALONG)
 _NORMS = steps(Kind.NORM)
 _BINARY = steps(Kind.SUM, Kind.FACTOR)
+_JOINING = ("cat", "concat", "concatenate")
 
 
 def quick_output(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -29,13 +30,15 @@ def quick_output(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> T
         args: Its positional arguments, tensors without data.
         kwargs: Its keyword arguments.
     """
+    if name in _JOINING:
+        return _joined(args, kwargs)
     if not args or not isinstance(args[0], Tensor):
         return None
     first: Tensor = args[0]
     plain, in_place = name.strip("_"), name.endswith("_") and not name.endswith("__")
     if plain in _NORMS or (plain in _POINTWISE and _is_alone(args, kwargs)):
         in_place = in_place or kwargs.get("inplace") is True
-        return first if in_place else torch.empty_like(first)
+        return first if in_place else _like(first)
     if plain in _BINARY:
         second = args[1] if len(args) == 2 and not kwargs else None
         number = isinstance(second, (int, float)) and first.is_floating_point()
@@ -45,7 +48,7 @@ def quick_output(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> T
             and second.dtype == first.dtype
         ):
             return None
-        return first if in_place or name.startswith("__i") else torch.empty_like(first)
+        return first if in_place or name.startswith("__i") else _like(first)
     rule = _SHAPES.get(name)
     return None if rule is None else rule(args, kwargs)
 
@@ -56,6 +59,74 @@ def _is_alone(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return args[0].is_floating_point() and not any(
         isinstance(other, (Tensor, torch.dtype)) for other in others
     )
+
+
+def _like(tensor: Tensor) -> Tensor:
+    """``torch.empty_like``, which is Python code for a tensor without data."""
+    if not tensor.is_contiguous():
+        return torch.empty_like(tensor)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def _joined(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Tensors behind each other; None unless they fit as they are."""
+    tensors = args[0] if args else kwargs.get("tensors")
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    if not isinstance(tensors, (list, tuple)) or not tensors or type(dim) is not int:
+        return None
+    if not all(isinstance(tensor, Tensor) and tensor.is_contiguous() for tensor in tensors):
+        return None
+    shape = list(tensors[0].shape)
+    if kwargs.keys() - {"tensors", "dim"} or not -len(shape) <= dim < len(shape):
+        return None
+    for tensor in tensors[1:]:
+        other = list(tensor.shape)
+        if len(other) != len(shape) or tensor.dtype != tensors[0].dtype:
+            return None
+        other[dim] += shape[dim]
+        shape[dim] = other[dim]
+        if other != shape:
+            return None
+    return torch.empty(shape, dtype=tensors[0].dtype, device=tensors[0].device)
+
+
+def convolution_output(module: nn.Module, source: Tensor) -> Tensor | None:
+    """What one of torch's own convolutions gives; None where torch should say so itself.
+
+    Args:
+        module: Any module.
+        source: ``[batch, channels, *space]``.
+    """
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or "forward" in vars(module):
+        return None
+    code = type(module).forward, type(module)._conv_forward
+    if code not in _CONVOLUTIONS:
+        return None
+    weight, space = module._parameters.get("weight"), len(module.kernel_size)
+    if weight is None or source.dim() != space + 2 or source.shape[1] != module.in_channels:
+        return None
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        return None
+    if weight.dtype != source.dtype or not (weight.is_contiguous() and source.is_contiguous()):
+        return None
+    sizes = [
+        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for size, padding, dilation, kernel, stride in zip(
+            source.shape[2:],
+            module.padding,
+            module.dilation,
+            module.kernel_size,
+            module.stride,
+            strict=True,
+        )
+    ]
+    if min(sizes) < 1:
+        return None
+    shape = (source.shape[0], module.out_channels, *sizes)
+    return torch.empty(shape, dtype=source.dtype, device=source.device)
+
+
+_CONVOLUTIONS = [(kind.forward, kind._conv_forward) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)]
 
 
 def linear_output(source: Tensor, weight: Tensor) -> Tensor | None:
@@ -151,9 +222,11 @@ def leaf_output(
     output: Any = None
     if first is not None:
         if kind == "norm":
-            output = torch.empty_like(first)
+            output = _like(first)
         elif isinstance(module, nn.RNNBase) and first is args[0]:
             output = recurrent_output(module, first)
         elif isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
             output = linear_output(first, module.weight)
+        elif kind == "weight" and first is args[0]:
+            output = convolution_output(module, first)
     return module.forward(*args, **kwargs) if output is None else output

@@ -8,6 +8,7 @@ noted, and if the call does not end, all of it is put back at once.
 from __future__ import annotations
 
 import functools
+import gc
 import random
 import sys
 import warnings
@@ -21,7 +22,7 @@ from torch.overrides import _get_current_function_mode_stack, _pop_mode
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 
-from passportize.utils.frozen import MODULE_CALLS
+from passportize.utils.frozen import MODULE_CALLS, paused_collection
 from passportize.utils.fused_kernels import FUSED_KERNELS
 from passportize.utils.records import ModuleRecord, tensor_values, write_back
 
@@ -46,13 +47,16 @@ def all_or_nothing(function: Function) -> Function:
         model = args[0] if args else kwargs.get("model")
         if not isinstance(model, nn.Module):
             return function(*args, **kwargs)
-        process, before = _Process(draws=True), _Model(model)
+        process, before = _Process(draws=True), None
         try:
+            with paused_collection():
+                before = _Model(model)
             # Nothing may come after it: once the function has returned, all has happened.
             return function(*args, **kwargs)
         except BaseException:
             process.put_back()
-            before.put_back()
+            if before is not None:
+                before.put_back()
             raise
 
     return cast("Function", whole)
@@ -79,6 +83,7 @@ class _Process:
     """What the process has switched on, and where its random numbers are."""
 
     def __init__(self, draws: bool) -> None:
+        self.collects = gc.isenabled()
         self.call = nn.Module.__call__
         self.locks = [
             (lock, lock._is_owned())  # type: ignore[attr-defined]
@@ -99,6 +104,8 @@ class _Process:
         self.draws = _random_states() if draws else None
 
     def put_back(self) -> None:
+        if self.collects:
+            gc.enable()
         torch._C._set_torch_function_state(self.functions)  # type: ignore[attr-defined]
         while _function_modes() > self.function_modes:
             _pop_mode()  # type: ignore[no-untyped-call]
