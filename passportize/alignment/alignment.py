@@ -36,7 +36,7 @@ from passportize.alignment.spaces import MatrixKind, Side
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.undoing import Undoing
 
-__all__ = ["Alignment", "align"]
+__all__ = ["Alignment", "align", "find_places"]
 
 ROUNDS = 4
 
@@ -78,11 +78,7 @@ def align(
     """
     if held_out is None:
         held_out = HeldOut(tied, {name: tensor.shape for name, tensor in released.items()})
-    undoing = Undoing(released, suspect, tied, held_out)
-    search = _Search(undoing, tied, held_out)
-    for late in (False, *(True,) * (ROUNDS - 1)):
-        if not search.round(late) or search.stranger:
-            break
+    undoing = _searched(released, suspect, tied, held_out)
     tensors = {name: undoing.unfolded(name) for name in suspect}
     for alias, first in tied.aliases.items():
         if alias in tensors and first in tensors:
@@ -90,12 +86,57 @@ def align(
     return Alignment(tensors, undoing.moved(), undoing.channels())
 
 
+def find_places(
+    released: Mapping[str, Tensor],
+    suspect: Mapping[str, Tensor],
+    tied: TiedChannels,
+    held_out: HeldOut,
+    sizes: Sequence[int],
+) -> list[Tensor | None]:
+    """Which channels of a wider suspect the released ones are.
+
+    Args:
+        released: The owner's weights in the suspect's shapes, the first channels of each group.
+        suspect: The suspect's.
+        tied: Its channels.
+        held_out: What is not looked at, in the suspect's shapes.
+        sizes: How many channels of each group are the owner's.
+
+    Returns:
+        For every group the suspect's channel at each place, those of nobody last; None where
+        nothing tells.
+    """
+    return _searched(released, suspect, tied, held_out, sizes).orders
+
+
+def _searched(
+    released: Mapping[str, Tensor],
+    suspect: Mapping[str, Tensor],
+    tied: TiedChannels,
+    held_out: HeldOut,
+    sizes: Sequence[int] | None = None,
+) -> Undoing:
+    """What a search finds."""
+    undoing = Undoing(released, suspect, tied, held_out)
+    search = _Search(undoing, tied, held_out, sizes)
+    for late in (False, *(True,) * (ROUNDS - 1)):
+        if not search.round(late) or search.stranger:
+            break
+    return undoing
+
+
 class _Search:
     """A search: what was tried so far to undo."""
 
-    def __init__(self, undoing: Undoing, tied: TiedChannels, held_out: HeldOut) -> None:
+    def __init__(
+        self,
+        undoing: Undoing,
+        tied: TiedChannels,
+        held_out: HeldOut,
+        sizes: Sequence[int] | None,
+    ) -> None:
         self._undoing, self._tied, self._held_out = undoing, tied, held_out
-        self._matching = Matching(undoing, tied, held_out)
+        self._matching = Matching(undoing, tied, held_out, sizes)
         self._solved = [0] * len(tied.spaces)
         self._steps = self._order_of_steps()
         self._changes = 0.0

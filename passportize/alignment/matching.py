@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -24,18 +26,30 @@ class Matching:
         undoing: What is known.
         tied: The channels.
         held_out: What is not looked at.
+        sizes: How many channels of each group the released weights have, where the suspect has
+            more; by default as many.
 
     Attributes:
         settled: Numbers of the groups whose places were obvious.
     """
 
-    def __init__(self, undoing: Undoing, tied: TiedChannels, held_out: HeldOut) -> None:
+    def __init__(
+        self,
+        undoing: Undoing,
+        tied: TiedChannels,
+        held_out: HeldOut,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
         self._undoing, self._tied, self._held_out = undoing, tied, held_out
         self._heads = HeadFeatures(tied)
+        self._sizes = [group.size for group in tied.groups] if sizes is None else sizes
         self.settled: set[int] = set()
 
     def match(self, number: int, late: bool) -> Tensor | None:
-        """The order of a group in which the suspect's channels fit best; None if nothing tells."""
+        """The order of a group in which the suspect's channels fit best; None if nothing tells.
+
+        What the suspect has beyond the released channels comes last.
+        """
         from scipy.optimize import linear_sum_assignment
 
         group = self._tied.groups[number]
@@ -53,18 +67,20 @@ class Matching:
                     if gain is not None:
                         score += gain
                         seen = True
-            order = _obvious(score) if seen else None
+            order = _obvious(score[: self._sizes[number]]) if seen else None
             if order is not None:
                 self.settled.add(number)
-                return order
+                return _completed(order, group.size)
             for axis, places in plain:
-                gain = self._nearness(axis, places)
+                gain = self._nearness(axis, places, self._sizes[number])
                 if gain is not None:
                     score += gain
                     seen = True
             if not seen:
                 return None
-        return torch.from_numpy(linear_sum_assignment(score.numpy(), maximize=True)[1])
+        wanted = score[: self._sizes[number]].numpy()
+        order = torch.from_numpy(linear_sum_assignment(wanted, maximize=True)[1])
+        return _completed(order, group.size)
 
     def _heads_score(self, number: int) -> Tensor | None:
         """Likeness of every two heads, where a group is one of heads with matrices on them."""
@@ -107,7 +123,7 @@ class Matching:
         likeness, entries = correlations(rows, others, chosen)
         return -0.5 * entries * torch.log1p(-likeness.square().clamp_max(1 - 1e-6))
 
-    def _nearness(self, number: int, places: Tensor) -> Tensor | None:
+    def _nearness(self, number: int, places: Tensor, size: int) -> Tensor | None:
         """The same for a number that each channel has; None where all have the same."""
         axis = self._tied.axes[number]
         models = self._undoing
@@ -115,7 +131,7 @@ class Matching:
             models.scales.relative(axis, folded.tensors[axis.tensor], suspect)[places]
             for suspect, folded in ((False, models.released), (True, models.suspect))
         )
-        spread = own.std(0)
+        spread = own[:size].std(0)
         if not bool((spread > 0).all()):
             return None
         distances = torch.zeros(len(places), len(places))
@@ -124,6 +140,13 @@ class Matching:
             near = (pair / spread[entry]).square() / 2
             distances -= 0.5 * near.clamp(1e-6, 1.0).log().float()
         return distances
+
+
+def _completed(order: Tensor, size: int) -> Tensor:
+    """An order with the channels that are not in it at its end."""
+    left = torch.ones(size, dtype=torch.bool)
+    left[order] = False
+    return torch.cat([order, left.nonzero()[:, 0]])
 
 
 def _obvious(score: Tensor) -> Tensor | None:

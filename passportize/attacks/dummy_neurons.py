@@ -11,7 +11,6 @@ functions of single channels into others of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
 from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
+from passportize.utils.resized import put_tensor, tensor_of
 
 __all__ = ["VARIANTS", "add_dummy_neurons"]
 
@@ -68,14 +68,14 @@ def add_dummy_neurons(
         if not _can_grow(model, tied, group):
             continue
         axes = [tied.axes[number] for number, _ in group.places]
-        before = {axis.tensor: _tensor(model, axis.tensor) for axis in axes}
+        before = {axis.tensor: tensor_of(model, axis.tensor) for axis in axes}
         count = math.ceil(share * group.size)
         count += count % 2 if variant == "clique" else 0
         count = min(count, group.size) if variant == "split" else count
         _grow(model, axes, group.size, count, variant, generator)
         if _differs(check, model):
             for name, tensor in before.items():
-                _replace(model, name, tensor)
+                put_tensor(model, name, tensor)
         else:
             added += count
     return added
@@ -92,7 +92,7 @@ def _can_grow(model: nn.Module, tied: TiedChannels, group: TiedGroup) -> bool:
         shared = any(name == axis.tensor for name in tied.aliases.values())
         if not isinstance(owner, _OWNERS) or getattr(owner, "groups", 1) != 1 or shared:
             return False
-        whole = len(axis.atoms) == group.size == _tensor(model, axis.tensor).shape[axis.dim]
+        whole = len(axis.atoms) == group.size == tensor_of(model, axis.tensor).shape[axis.dim]
         if not whole or axis.rows is not None or axis.role not in _ROLES or places.shape[1] != 1:
             return False
     return True
@@ -114,7 +114,7 @@ def _grow(
     shares = 0.25 + 0.5 * torch.rand(count, generator=generator, dtype=torch.float64)
     order = torch.randperm(size + count, generator=generator)
     for axis in axes:
-        tensor = _tensor(model, axis.tensor)
+        tensor = tensor_of(model, axis.tensor)
         old = tensor.detach().double().cpu().movedim(axis.dim, 0)
         new = old[sources].clone()
         if axis.role == "columns":
@@ -132,7 +132,7 @@ def _grow(
             fresh = _like(new, generator)
             new = fresh if variant == "zero" else fresh[::2].repeat_interleave(2, 0)
         grown = torch.cat([old, new])[order].movedim(0, axis.dim).contiguous()
-        _replace(model, axis.tensor, grown.to(tensor.device, tensor.dtype))
+        put_tensor(model, axis.tensor, grown.to(tensor.device, tensor.dtype))
 
 
 def _like(values: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -147,38 +147,6 @@ def _differs(check: FunctionCheck, model: nn.Module) -> bool:
     except (RuntimeError, ValueError):
         # Something in the forward pass counts on the old width.
         return True
-
-
-def _tensor(model: nn.Module, name: str) -> Tensor:
-    path, _, key = name.rpartition(".")
-    owner = model.get_submodule(path)
-    tensors: Mapping[str, Tensor | None] = {**owner._buffers, **owner._parameters}
-    tensor = tensors[key]
-    assert tensor is not None
-    return tensor
-
-
-def _replace(model: nn.Module, name: str, values: Tensor) -> None:
-    """Put a tensor of another size in the place of a parameter or buffer."""
-    path, _, key = name.rpartition(".")
-    owner: Any = model.get_submodule(path)
-    if key in owner._buffers:
-        owner._buffers[key] = values
-    elif isinstance(values, nn.Parameter):
-        owner._parameters[key] = values
-    else:
-        trains = owner._parameters[key].requires_grad
-        owner._parameters[key] = nn.Parameter(values, requires_grad=trains)
-    if key == "weight":
-        front = values.shape[0]
-        if isinstance(owner, nn.Linear):
-            owner.out_features, owner.in_features = values.shape
-        elif isinstance(owner, nn.modules.conv._ConvNd):
-            owner.out_channels, owner.in_channels = front, values.shape[1]
-        else:
-            owner.num_features = front
-    elif key == "running_mean":
-        owner.num_features = values.shape[0]
 
 
 @register_attack(
