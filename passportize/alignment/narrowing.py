@@ -9,7 +9,8 @@ below the width that the released model has there:
    and what is not read goes. From the last group to the first, because what only dummies read is
    one, and from the first to the last, because the rows of clones can differ in what comes from
    dummies; until nothing changes, first for what is exact, then for what rounding has blurred.
-   Where more than the excess would go, none of them does.
+   Where more than the excess would go, none of them does. Where any matrix may lie on channels,
+   what the network sees of them keeps its rank (:mod:`passportize.alignment.truncation`).
 2. Where noise or training lie on top, a group still has too many. The suspect is aligned as it is,
    the best assignment leaving as many channels over as there are too many; what is left over is
    merged where it resembles a channel that stays, else dropped.
@@ -20,6 +21,7 @@ channels stay is, like their order, no function of what is read afterwards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,7 +31,9 @@ from torch import Tensor
 from passportize.alignment.alignment import find_places
 from passportize.alignment.clones import GroupReading
 from passportize.alignment.held_out import HeldOut
+from passportize.alignment.spaces import MatrixKind, MatrixSpace
 from passportize.alignment.tied_channels import TiedChannels
+from passportize.alignment.truncation import truncate
 from passportize.alignment.widths import WidenedHeldOut, Widths
 
 __all__ = ["MOST_WIDENED", "Narrowed", "narrow"]
@@ -120,14 +124,21 @@ class _Narrowing:
         self.merged = self.dropped = 0
         self.hopeless = ""
         self._readings: dict[int, GroupReading] = {}
+        self._spaces: dict[int, MatrixSpace] = {}
         touched = set()
         for number, group in enumerate(wide.groups):
             if not self.over(number):
                 continue
-            self._readings[number] = GroupReading(wide, group)
             names = [wide.axes[at].tensor for at, _ in group.places]
             touched.update(names)
-            if number in wide.replaced or not self._readings[number].known:
+            space = next((space for space in wide.spaces if space.group == number), None)
+            if space is None:
+                self._readings[number] = GroupReading(wide, group)
+                known = self._readings[number].known
+            else:
+                self._spaces[number] = space
+                known = space.kind is MatrixKind.LINEAR and space.blocks == 1
+            if not known:
                 self.hopeless = f"{names[0]} has channels too many of a kind that is not undone"
             if group.size > MOST_WIDENED * widths.sizes[number]:
                 self.hopeless = f"{names[0]} is more than {MOST_WIDENED} times as wide"
@@ -153,9 +164,23 @@ class _Narrowing:
         changed = True
         while changed and self.excess():
             changed = False
-            for number in (*reversed(self._readings), *self._readings):
-                if self.over(number):
+            order = sorted((*self._readings, *self._spaces))
+            for number in (*reversed(order), *order):
+                if not self.over(number):
+                    continue
+                if number in self._spaces:
+                    changed |= self._truncate(number, tolerance)
+                else:
                     changed |= self._reduce(number, tolerance**2)
+
+    def _truncate(self, number: int, tolerance: float = math.inf) -> bool:
+        """Reduce a space that a matrix may lie on, if no more is lost."""
+        size = self._widths.sizes[number]
+        if not truncate(self._spaces[number], size, self._wide, self.tensors, tolerance):
+            return False
+        self.dropped += self.over(number)
+        self._alive[number][size:] = False
+        return True
 
     def _reduce(self, number: int, rest: float) -> bool:
         """Merge the clones of a group and drop what is not read, up to a squared rest."""
@@ -196,6 +221,9 @@ class _Narrowing:
 
     def choose(self, held_out: HeldOut) -> None:
         """Take out what corresponds to nothing in the released weights."""
+        for number in self._spaces:
+            if self.over(number):
+                self._truncate(number)
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         known = {name: value for name, value in self._released.items() if name in shapes}
         narrow_shapes = {name: tensor.shape for name, tensor in known.items()}

@@ -7,7 +7,33 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["put_tensor", "tensor_of"]
+from passportize.utils.frozen import copy_to_run
+
+__all__ = ["of_widths", "put_tensor", "tensor_of"]
+
+
+def of_widths(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a model in which tensors of another size than its own are put.
+
+    Args:
+        model: The model; it is only read.
+        tensors: By its names.
+
+    Raises:
+        InvalidArgument: The model cannot be copied.
+    """
+    twin = copy_to_run(model)
+    made: dict[int, Tensor] = {}
+    for name, own in model.state_dict().items():
+        if name in tensors and own.shape != tensors[name].shape:
+            # What has several names keeps them.
+            shared = id(tensor_of(model, name))
+            if shared not in made:
+                put_tensor(twin, name, tensors[name].detach().to(own.dtype, copy=True))
+                made[shared] = tensor_of(twin, name)
+            else:
+                put_tensor(twin, name, made[shared])
+    return twin
 
 
 def tensor_of(model: nn.Module, name: str) -> Tensor:

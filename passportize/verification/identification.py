@@ -191,13 +191,15 @@ def _found(
     evidence = read_evidence(opened.tensors, key, claim.layout)
     if evidence.strength >= ACCEPT_STRENGTH:
         return evidence.found, opened.tensors
-    if original is None or opened.module is None or not opened.whole:
+    module = opened.module if opened.whole else None
+    module = module if opened.other_width is None else opened.other_width
+    if original is None or module is None:
         notes.append(
             "the owner's bits do not read plainly; a disguised suspect is aligned where released= "
             "and a model are given"
         )
         return evidence.found, opened.tensors
-    beside = lay_beside(opened.module, original, example_inputs)
+    beside = lay_beside(module, original, example_inputs)
     if isinstance(beside, str):
         notes.append(f"not aligned: {beside}")
         return evidence.found, opened.tensors

@@ -12,9 +12,12 @@ from passportize.alignment.held_out import HeldOut
 from passportize.alignment.narrowing import Narrowed, narrow
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
 from passportize.errors import PassportizeError, TracingError
-from passportize.utils.frozen import copy_to_run
-from passportize.utils.resized import put_tensor
-from passportize.verification.counterparts import find_counterparts, structure_of
+from passportize.utils.resized import of_widths
+from passportize.verification.counterparts import (
+    find_counterparts,
+    find_of_any_width,
+    structure_of,
+)
 
 __all__ = ["LaidBeside", "lay_beside"]
 
@@ -64,7 +67,7 @@ def lay_beside(
     names = {name: partner for name, partner in found.items() if partner}
     wider = len(names) < len(found)
     if wider:
-        names = _by_kind(suspect, released)
+        names = find_of_any_width(structure_of(suspect), structure_of(released))
     if len(names) < len(found):
         return NOT_OF_IT
     own = {name: released[partner].cpu() for name, partner in names.items()}
@@ -79,7 +82,7 @@ def lay_beside(
     if not wider:
         return LaidBeside(names, own, suspect, wide, HeldOut(wide, shapes, bound))
     try:
-        tied = find_tied_channels(_of_shapes(module, own), example_inputs)
+        tied = find_tied_channels(of_widths(module, own), example_inputs)
     except (PassportizeError, RuntimeError, ValueError) as error:
         return f"{NOT_OF_IT}: {error}"
     held_out = HeldOut(tied, shapes, bound)
@@ -87,25 +90,3 @@ def lay_beside(
     if isinstance(narrowed, str):
         return f"{NOT_OF_IT}: {narrowed}"
     return LaidBeside(names, own, narrowed.tensors, tied, held_out, narrowed)
-
-
-def _by_kind(suspect: Mapping[str, Tensor], released: Mapping[str, Tensor]) -> dict[str, str]:
-    """Counterparts by name or, where all others are in one order, by order; of whatever width."""
-    kinds = [
-        {name: (len(value.shape), *value.shape[2:]) for name, value in tensors.items()}
-        for tensors in (suspect, released)
-    ]
-    found = find_counterparts(tuple(kinds[0].items()), tuple(kinds[1].items()))
-    by_name = {name: partner for name, partner in found.items() if partner}
-    renamed = any(name.rpartition(".")[2] != by_name[name].rpartition(".")[2] for name in by_name)
-    order = [list(by_name.values()), [name for name in released if name in by_name.values()]]
-    return {} if renamed or order[0] != order[1] else by_name
-
-
-def _of_shapes(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of a model with tensors of other widths."""
-    twin = copy_to_run(module)
-    for name, own in twin.state_dict().items():
-        if name in tensors and own.shape != tensors[name].shape:
-            put_tensor(twin, name, tensors[name].to(own.dtype))
-    return twin

@@ -194,12 +194,13 @@ def judge_links(
     first, reason = judge_evidence(evidence, claimed.layout)
     if first is not True:
         return _links(first, f"link 1: in the released weights, {reason}", evidence)
-    if opened.module is None:
+    module = opened.module if opened.other_width is None else opened.other_width
+    if module is None:
         return _links(None, f"link 2: {opened.no_module}", evidence)
-    if not opened.whole:
+    if not opened.whole and opened.other_width is None:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
     carrying = match_names(claimed.layout, released).values()
-    beside = lay_beside(opened.module, released, example_inputs, set(carrying))
+    beside = lay_beside(module, released, example_inputs, set(carrying))
     if isinstance(beside, str):
         return _links(None, f"link 2: {beside}", evidence)
     names, own, tied, held_out = beside.names, beside.released, beside.tied, beside.held_out
