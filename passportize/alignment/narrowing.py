@@ -174,11 +174,12 @@ class _Narrowing:
                     changed |= self._reduce(number, tolerance**2)
 
     def _truncate(self, number: int, tolerance: float = math.inf) -> bool:
-        """Reduce a space that a matrix may lie on, if no more is lost."""
-        size = self._widths.sizes[number]
-        if not truncate(self._spaces[number], size, self._wide, self.tensors, tolerance):
+        """Reduce a space that a matrix may lie on to its rank."""
+        least, before = self._widths.sizes[number], int(self._alive[number].sum())
+        size = truncate(self._spaces[number], least, self._wide, self.tensors, tolerance)
+        if size >= before:
             return False
-        self.dropped += self.over(number)
+        self.dropped += before - size
         self._alive[number][size:] = False
         return True
 

@@ -27,18 +27,19 @@ def truncate(
     tied: TiedChannels,
     tensors: Mapping[str, Tensor],
     tolerance: float = math.inf,
-) -> bool:
+) -> int:
     """Carry a space into its first channels and set the others to zero, in place.
 
     Args:
         space: One block of channels with no norm over them.
-        size: How many channels to leave.
+        size: How many channels to leave at least.
         tied: The channels of the model.
         tensors: Its tensors by first name.
-        tolerance: What is lost at most, in units of the smallest part that stays.
+        tolerance: What is nothing, in units of the smallest part that has to stay; by default all
+            that has not to stay.
 
     Returns:
-        Whether it was done: whether no more is lost.
+        How many channels are left.
     """
     factors = fold_factors([space], tied.axes, tied.scales, tensors)
     grams = [torch.zeros(space.size, space.size, dtype=torch.float64) for _ in range(2)]
@@ -54,8 +55,9 @@ def truncate(
             grams[int(side.writes)] += rows @ rows.t()
     reads, writes = (_root(gram) for gram in grams)
     left, strengths, right = torch.linalg.svd(reads @ writes)
-    if float(strengths[size]) > tolerance * float(strengths[size - 1]):
-        return False
+    size = max(size, int((strengths > tolerance * strengths[size - 1]).sum()))
+    if size == space.size:
+        return size
     kept = strengths[:size]
     weak = kept <= 1e-12 * kept[0].clamp_min(1e-300)
     shares = torch.where(weak, 0.0, kept.masked_fill(weak, 1).rsqrt())[:, None]
@@ -73,7 +75,7 @@ def truncate(
                 spread = key == "weight" and "running_var" in diagonal.tensors
                 here = tensors[name].reshape(-1).narrow(0, diagonal.first, count)
                 here.fill_(math.sqrt(1.0 + diagonal.eps) if spread else 1.0)
-    return True
+    return size
 
 
 def _root(gram: Tensor) -> Tensor:
