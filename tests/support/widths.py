@@ -59,17 +59,21 @@ class Dense(nn.Module):
 
 
 class Inverted(nn.Module):
-    """Linear bottlenecks with a skip between wide layers."""
+    """Linear bottlenecks with a skip between wide layers, one depthwise and with a gate."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.inward = _normed(3, 32), _normed(32, 16, 1)
-        self.wide, self.deep, self.narrow = _normed(16, 64, 1), _normed(64, 48), _normed(48, 16, 1)
+        self.wide, self.narrow = _normed(16, 64, 1), _normed(64, 16, 1)
+        self.deep = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, groups=64), nn.BatchNorm2d(64))
+        self.squeeze, self.gate = nn.Conv2d(64, 8, 1), nn.Conv2d(8, 64, 1)
         self.last, self.head = _normed(16, 64, 1), nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.inward(torch.relu(self.stem(x)))
-        x = x + self.narrow(torch.relu(self.deep(torch.relu(self.wide(x)))))
+        inner = torch.relu(self.deep(torch.relu(self.wide(x))))
+        gate = self.gate(torch.relu(self.squeeze(inner.mean((2, 3), keepdim=True))))
+        x = x + self.narrow(inner * torch.sigmoid(gate))
         return self.head(torch.relu(self.last(x)).mean((2, 3)))
 
 
