@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import FIXED, Axis, ChannelLabels
+from passportize.alignment.channels import FIXED, Axis, ChannelLabels, Diagonal
 from passportize.alignment.spaces import MatrixSpace, find_spaces
 from passportize.alignment.walk import LabelWalk
 from passportize.errors import TracingError
@@ -53,6 +53,7 @@ class TiedChannels:
         signed: Whether its sign can change too, ``[classes]``.
         aliases: First name of every parameter and buffer that has several, by the others.
         spaces: Channels that more than permutations may act on, in the order of the forward pass.
+        diagonals: Factors of channels that neighbouring layers can take over, likewise.
     """
 
     axes: tuple[Axis, ...]
@@ -62,6 +63,7 @@ class TiedChannels:
     signed: Tensor
     aliases: Mapping[str, str]
     spaces: tuple[MatrixSpace, ...] = ()
+    diagonals: tuple[Diagonal, ...] = ()
 
     @property
     def replaced(self) -> frozenset[int]:
@@ -115,7 +117,10 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     axes = sorted(labels.axes, key=lambda axis: axis.step)
     groups = _groups(axes, moving)
     spaces = find_spaces(labels, axes, [group.places for group in groups], moving, scales)
-    return TiedChannels(tuple(axes), groups, scales, free, signed, _aliases(model), spaces)
+    diagonals = tuple(sorted(labels.diagonals, key=lambda diagonal: diagonal.step))
+    return TiedChannels(
+        tuple(axes), groups, scales, free, signed, _aliases(model), spaces, diagonals
+    )
 
 
 def _settle_loose(labels: ChannelLabels, loose: Mapping[str, tuple[Tensor, int]]) -> None:

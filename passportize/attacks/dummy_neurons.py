@@ -4,14 +4,15 @@ Three kinds of them, after "Rethinking White-Box Watermarks on Deep Learning Mod
 Structural Obfuscation" (USENIX Security 2023): ``zero``, whose outgoing weights are zero;
 ``clique``, pairs of one new channel whose outgoing weights cancel; ``split``, a channel that is
 there twice, with its outgoing weights parted between the two. All are put at random places. It
-takes no data. Done where channels run from convolutions or linear layers through BatchNorm and
-functions of single channels into others of them.
+takes no data. Done where channels run from convolutions or linear layers through BatchNorm,
+depthwise convolutions, concatenations and functions of single channels into others of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
 from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
+from passportize.utils.resized import put_tensor, tensor_of
 
 __all__ = ["VARIANTS", "add_dummy_neurons"]
 
@@ -64,43 +66,58 @@ def add_dummy_neurons(
     check = FunctionCheck(model, example_inputs)
     tied = find_tied_channels(model, example_inputs)
     added = 0
+    grown: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
     for group in tied.groups:
         if not _can_grow(model, tied, group):
             continue
-        axes = [tied.axes[number] for number, _ in group.places]
-        before = {axis.tensor: _tensor(model, axis.tensor) for axis in axes}
+        places = [(tied.axes[number], where) for number, where in group.places]
+        places = []
+        for number, where in group.places:
+            axis = tied.axes[number]
+            if axis.moves:
+                # Where channels of several groups lie side by side, those in front may have grown.
+                in_front = grown[axis.tensor, axis.dim]
+                places.append((axis, where + sum(n for at, n in in_front if at < where[0, 0])))
+        before = {axis.tensor: tensor_of(model, axis.tensor) for axis, _ in places}
         count = math.ceil(share * group.size)
         count += count % 2 if variant == "clique" else 0
         count = min(count, group.size) if variant == "split" else count
-        _grow(model, axes, group.size, count, variant, generator)
+        _grow(model, places, group.size, count, variant, generator)
         if _differs(check, model):
             for name, tensor in before.items():
-                _replace(model, name, tensor)
-        else:
-            added += count
+                put_tensor(model, name, tensor)
+            continue
+        added += count
+        for number, where in group.places:
+            axis = tied.axes[number]
+            if axis.moves:
+                more = count * where.shape[1]
+                grown[axis.tensor, axis.dim].append((int(where[0, 0]), more))
     return added
 
 
 def _can_grow(model: nn.Module, tied: TiedChannels, group: TiedGroup) -> bool:
-    """Whether all that a group lies on is whole, and owned by layers that take any width."""
-    names = [tied.axes[number].tensor for number, _ in group.places]
-    if len({(tied.axes[n].tensor, tied.axes[n].dim) for n, _ in group.places}) != len(names):
+    """Whether all that a group lies on is in one piece, in layers that take any width."""
+    places = [(tied.axes[number], where) for number, where in group.places]
+    lying = {(axis.tensor, axis.dim) for axis, _ in places if axis.moves}
+    if len(lying) != sum(axis.moves for axis, _ in places):
         return False
-    for number, places in group.places:
-        axis = tied.axes[number]
+    for axis, where in places:
         owner = model.get_submodule(axis.tensor.rpartition(".")[0])
         shared = any(name == axis.tensor for name in tied.aliases.values())
-        if not isinstance(owner, _OWNERS) or getattr(owner, "groups", 1) != 1 or shared:
+        if not isinstance(owner, _OWNERS) or shared:
             return False
-        whole = len(axis.atoms) == group.size == _tensor(model, axis.tensor).shape[axis.dim]
-        if not whole or axis.rows is not None or axis.role not in _ROLES or places.shape[1] != 1:
+        if getattr(owner, "groups", 1) not in (1, getattr(owner, "in_channels", 1)):
+            return False
+        one_piece = torch.equal(where.flatten(), where[0, 0] + torch.arange(where.numel()))
+        if not one_piece or axis.rows is not None or axis.role not in _ROLES:
             return False
     return True
 
 
 def _grow(
     model: nn.Module,
-    axes: list[Axis],
+    places: Sequence[tuple[Axis, Tensor]],
     size: int,
     count: int,
     variant: str,
@@ -113,9 +130,11 @@ def _grow(
         sources = sources[torch.arange(count) // 2]
     shares = 0.25 + 0.5 * torch.rand(count, generator=generator, dtype=torch.float64)
     order = torch.randperm(size + count, generator=generator)
-    for axis in axes:
-        tensor = _tensor(model, axis.tensor)
-        old = tensor.detach().double().cpu().movedim(axis.dim, 0)
+    for axis, where in places:
+        tensor = tensor_of(model, axis.tensor)
+        whole = tensor.detach().double().cpu().movedim(axis.dim, 0)
+        first, length = axis.first + int(where[0, 0]), where.numel()
+        old = whole[first : first + length].reshape(size, length // size, *whole.shape[1:])
         new = old[sources].clone()
         if axis.role == "columns":
             if variant == "split":
@@ -131,8 +150,10 @@ def _grow(
         elif axis.role == "rows" and variant != "split":
             fresh = _like(new, generator)
             new = fresh if variant == "zero" else fresh[::2].repeat_interleave(2, 0)
-        grown = torch.cat([old, new])[order].movedim(0, axis.dim).contiguous()
-        _replace(model, axis.tensor, grown.to(tensor.device, tensor.dtype))
+        grown = torch.cat([old, new])[order].flatten(0, 1)
+        grown = torch.cat([whole[:first], grown, whole[first + length :]])
+        grown = grown.movedim(0, axis.dim).contiguous()
+        put_tensor(model, axis.tensor, grown.to(tensor.device, tensor.dtype))
 
 
 def _like(values: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -147,38 +168,6 @@ def _differs(check: FunctionCheck, model: nn.Module) -> bool:
     except (RuntimeError, ValueError):
         # Something in the forward pass counts on the old width.
         return True
-
-
-def _tensor(model: nn.Module, name: str) -> Tensor:
-    path, _, key = name.rpartition(".")
-    owner = model.get_submodule(path)
-    tensors: Mapping[str, Tensor | None] = {**owner._buffers, **owner._parameters}
-    tensor = tensors[key]
-    assert tensor is not None
-    return tensor
-
-
-def _replace(model: nn.Module, name: str, values: Tensor) -> None:
-    """Put a tensor of another size in the place of a parameter or buffer."""
-    path, _, key = name.rpartition(".")
-    owner: Any = model.get_submodule(path)
-    if key in owner._buffers:
-        owner._buffers[key] = values
-    elif isinstance(values, nn.Parameter):
-        owner._parameters[key] = values
-    else:
-        trains = owner._parameters[key].requires_grad
-        owner._parameters[key] = nn.Parameter(values, requires_grad=trains)
-    if key == "weight":
-        front = values.shape[0]
-        if isinstance(owner, nn.Linear):
-            owner.out_features, owner.in_features = values.shape
-        elif isinstance(owner, nn.modules.conv._ConvNd):
-            owner.out_channels, owner.in_channels = front, values.shape[1]
-        else:
-            owner.num_features = front
-    elif key == "running_mean":
-        owner.num_features = values.shape[0]
 
 
 @register_attack(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from passportize.signature.matching import find_by_name
 
-__all__ = ["find_counterparts", "structure_of"]
+__all__ = ["find_counterparts", "find_of_any_width", "structure_of"]
 
 SUBSTANTIAL = 0.1
 """Share of tensors that may be missing by name before order and shape are looked at."""
@@ -51,6 +51,31 @@ def find_counterparts(wanted: Structure, there: Structure) -> dict[str, str | No
         right = [item for item in there if item[0] not in taken]
         found.update(_by_order(left, right, key))
     return found
+
+
+def find_of_any_width(wanted: Structure, there: Structure) -> dict[str, str]:
+    """The same for models that may differ in how many channels they have.
+
+    By name, or by order where both have the same tensors in one order but for their names.
+
+    Args:
+        wanted: As for :func:`find_counterparts`.
+        there: Likewise.
+
+    Returns:
+        Names in ``there`` by names in ``wanted``; not all of them, where that cannot be told.
+    """
+    kinds = [
+        tuple((name, (len(shape), *shape[2:])) for name, shape in structure)
+        for structure in (wanted, there)
+    ]
+    found = find_by_name(dict(kinds[0]), dict(kinds[1]))
+    if len(found) == len(wanted):
+        return found
+    same = [[_attribute_and_shape(item) for item in structure] for structure in kinds]
+    if same[0] != same[1]:
+        return found
+    return {name: other for (name, _), (other, _) in zip(*kinds, strict=True)}
 
 
 def _attribute_and_shape(item: tuple[str, Shape]) -> Hashable:

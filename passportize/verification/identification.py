@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.alignment.alignment import align
-from passportize.alignment.tied_channels import find_tied_channels
-from passportize.errors import InvalidArgument, TracingError
+from passportize.errors import InvalidArgument
 from passportize.passport.licensee import licensee_name
 from passportize.passport.passport import Passport
 from passportize.release.claim import Claim
@@ -27,7 +26,7 @@ from passportize.signature.null_model import probability_text
 from passportize.signature.reading import rows_of
 from passportize.signature.response import reach_of
 from passportize.thresholds import ACCEPT_STRENGTH, NAME_STRENGTH
-from passportize.verification.counterparts import find_counterparts, structure_of
+from passportize.verification.laid_beside import lay_beside
 from passportize.verification.links import open_released
 from passportize.verification.suspect import Suspect, Weights, open_suspect
 
@@ -192,23 +191,19 @@ def _found(
     evidence = read_evidence(opened.tensors, key, claim.layout)
     if evidence.strength >= ACCEPT_STRENGTH:
         return evidence.found, opened.tensors
-    if original is None or opened.module is None or not opened.whole:
+    module = opened.module if opened.whole else None
+    module = module if opened.other_width is None else opened.other_width
+    if original is None or module is None:
         notes.append(
             "the owner's bits do not read plainly; a disguised suspect is aligned where released= "
             "and a model are given"
         )
         return evidence.found, opened.tensors
-    state = {name: value.detach().cpu() for name, value in opened.module.state_dict().items()}
-    partners = find_counterparts(structure_of(state), structure_of(original))
-    if any(partner is None for partner in partners.values()):
-        notes.append("the suspect is no model of the released architecture")
+    beside = lay_beside(module, original, example_inputs)
+    if isinstance(beside, str):
+        notes.append(f"not aligned: {beside}")
         return evidence.found, opened.tensors
-    own = {name: original[partner].cpu() for name, partner in partners.items() if partner}
-    try:
-        aligned = align(own, state, find_tied_channels(opened.module, example_inputs)).tensors
-    except TracingError as error:
-        notes.append(f"not aligned: {error}")
-        return evidence.found, opened.tensors
+    aligned = align(beside.released, beside.suspect, beside.tied).tensors
     notes.append("the suspect was aligned with the release")
     return read_evidence(aligned, key, claim.layout).found, aligned
 

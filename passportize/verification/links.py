@@ -30,10 +30,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.alignment.alignment import align
-from passportize.alignment.held_out import HeldOut
+from passportize.alignment.narrowing import Narrowed
 from passportize.alignment.similarity import Similarity, measure_similarity
-from passportize.alignment.tied_channels import find_tied_channels
-from passportize.errors import InvalidArgument, TracingError
+from passportize.errors import InvalidArgument
 from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
@@ -44,6 +43,7 @@ from passportize.suspects.reading import read_suspect
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
 from passportize.verification.counterparts import find_counterparts, structure_of
 from passportize.verification.expectation import Expectation
+from passportize.verification.laid_beside import lay_beside
 from passportize.verification.suspect import NO_MODULE, Suspect, Weights
 
 __all__ = ["Links", "judge_links", "open_released", "open_weights"]
@@ -69,6 +69,7 @@ class Links:
         entries_matched: Bits of the released weights that match, read from the same entries: what
             a perfect copy would show.
         base: Whether a public ancestor was taken out before likeness was measured.
+        narrowed: What was done to a suspect with more channels; empty where it had no more.
     """
 
     accepted: bool | None
@@ -84,6 +85,7 @@ class Links:
     aligned_strength: float = 0.0
     entries_matched: int = 0
     base: bool = False
+    narrowed: str = ""
 
     @property
     def kin(self) -> bool:
@@ -97,6 +99,8 @@ class Links:
             f"{self.released_total} bits, strength {self.released_strength:.1f}, "
             f"{ACCEPT_STRENGTH:g} needed"
         ]
+        if self.narrowed:
+            lines.append(f"narrowed:  {self.narrowed}")
         found = self.similarity
         if found is not None:
             beyond = " beyond the base" if self.base else ""
@@ -190,27 +194,19 @@ def judge_links(
     first, reason = judge_evidence(evidence, claimed.layout)
     if first is not True:
         return _links(first, f"link 1: in the released weights, {reason}", evidence)
-    if opened.module is None:
+    module = opened.module if opened.other_width is None else opened.other_width
+    if module is None:
         return _links(None, f"link 2: {opened.no_module}", evidence)
-    if not opened.whole:
+    if not opened.whole and opened.other_width is None:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
-    suspect = {name: value.detach().cpu() for name, value in opened.module.state_dict().items()}
-    found = find_counterparts(structure_of(suspect), structure_of(released))
-    if any(partner is None for partner in found.values()):
-        return _links(
-            None, "link 2: the suspect is no model of the released architecture", evidence
-        )
-    names = {name: partner for name, partner in found.items() if partner}
-    own = {name: released[partner].cpu() for name, partner in names.items()}
-    try:
-        tied = find_tied_channels(opened.module, example_inputs)
-    except TracingError as error:
-        return _links(None, f"link 2: {error}", evidence)
-    ancestor = _ancestor(base, names, own) if base is not None else None
     carrying = match_names(claimed.layout, released).values()
+    beside = lay_beside(module, released, example_inputs, set(carrying))
+    if isinstance(beside, str):
+        return _links(None, f"link 2: {beside}", evidence)
+    names, own, tied, held_out = beside.names, beside.released, beside.tied, beside.held_out
+    ancestor = _ancestor(base, names, own) if base is not None else None
     bound = {name for name, partner in names.items() if partner in carrying}
-    held_out = HeldOut(tied, {name: tensor.shape for name, tensor in own.items()}, bound)
-    alignment = align(own, suspect, tied, held_out)
+    alignment = align(own, beside.suspect, tied, held_out)
     similarity = measure_similarity(own, alignment.tensors, tied, base=ancestor, held_out=held_out)
     read = {name: partner for name, partner in names.items() if held_out.readable(name)}
     unread = {read[name]: held_out.fitted(name) for name in bound if name in read}
@@ -222,6 +218,7 @@ def judge_links(
     return replace(
         _links(second, reason, evidence),
         similarity=similarity,
+        narrowed=_told(beside.narrowed),
         moved=alignment.moved,
         channels=alignment.channels,
         aligned_matched=aligned.reading.matched,
@@ -280,6 +277,19 @@ def _second_link(
     return True, (
         "the released weights carry the signature, and the suspect has these weights in disguise"
     )
+
+
+def _told(narrowed: Narrowed | None) -> str:
+    """What was done to a suspect with more channels than the released model, in words."""
+    if narrowed is None:
+        return ""
+    text = (
+        f"the suspect has {narrowed.merged + narrowed.dropped} channels more than was released: "
+        f"{narrowed.merged} were merged with their like, {narrowed.dropped} left out"
+    )
+    if narrowed.chosen:
+        text += f"; which, the released weights had to say for {narrowed.chosen}"
+    return text
 
 
 def _links(accepted: bool | None, reason: str, evidence: Evidence) -> Links:

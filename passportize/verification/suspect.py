@@ -22,7 +22,12 @@ from passportize.signature.matching import find_by_name
 from passportize.suspects.reading import Opened, plain_layers, read_suspect
 from passportize.utils.dense import dense
 from passportize.utils.frozen import copy_to_run
-from passportize.verification.counterparts import find_counterparts, structure_of
+from passportize.utils.resized import of_widths
+from passportize.verification.counterparts import (
+    find_counterparts,
+    find_of_any_width,
+    structure_of,
+)
 
 __all__ = ["Suspect", "open_suspect"]
 
@@ -45,6 +50,8 @@ class Suspect:
         notes: What the reader of a verdict should know.
         kept: Its tensors as they are kept; what a digest is of.
         no_module: Why there is no module.
+        other_width: A copy of ``model`` with these weights, where it has all of them, some with
+            another number of channels.
     """
 
     tensors: dict[str, Tensor]
@@ -55,6 +62,7 @@ class Suspect:
     kept: dict[str, Tensor] = field(default_factory=dict)
     no_module: str = NO_MODULE
     carriers: dict[str, Tensor] = field(default_factory=dict)
+    other_width: nn.Module | None = None
 
     def __post_init__(self) -> None:
         self.carriers = self.carriers or self.tensors
@@ -194,10 +202,15 @@ def _load_copy(opened: Suspect, model: nn.Module, place: str, found: Opened) -> 
         key=lambda pair: sum(other is not None for other in pair[1].values()),
     )
     filled = {name: other for name, other in match.items() if other is not None}
+    if len(filled) < len(match):
+        opened.other_width = _of_other_width(twin, opened.tensors)
     if len(filled) < len(match) / 2:
         lacks = (
             f"only {len(filled)} of the {len(match)} tensors of {type(model).__name__} are in it"
         )
+        if opened.other_width is not None:
+            opened.no_module = f"{lacks} in its size, so it cannot be run as model="
+            return
         if not found.common:
             # Its names or layers are those of another framework; bits are read without a model.
             opened.no_module = f"{lacks}, which is {found.kind}, so it cannot be run as model="
@@ -217,6 +230,21 @@ def _load_copy(opened: Suspect, model: nn.Module, place: str, found: Opened) -> 
             f"{place} lacks {len(missing)} tensors of {type(model).__name__}: "
             f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
         )
+
+
+def _of_other_width(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module | None:
+    """A copy of a model with all weights of a file, some of another size; None if it lacks some."""
+    own = model.state_dict()
+    match = find_of_any_width(structure_of(own), structure_of(tensors))
+    if len(match) < len(own):
+        return None
+    # It shares parameters with a copy that nobody else has.
+    wide = of_widths(model, {name: tensors[other] for name, other in match.items()})
+    with torch.no_grad():
+        for name, tensor in wide.state_dict().items():
+            if tensor.layout == torch.strided and not tensor.is_quantized:
+                tensor.copy_(tensors[match[name]])
+    return wide
 
 
 def _counterparts(

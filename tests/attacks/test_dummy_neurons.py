@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from passportize.attacks import Means, run_attack
-from passportize.attacks.dummy_neurons import VARIANTS
+from passportize.attacks.dummy_neurons import VARIANTS, add_dummy_neurons
 from passportize.errors import InvalidArgument
 from tests.support.bench import BenchNet, attacked
+from tests.support.widths import EXAMPLE as PICTURES
+from tests.support.widths import FAMILIES, as_trained
 
 EXAMPLE = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -99,9 +103,33 @@ def test_wrong_options(options: dict) -> None:
         run_attack("dummy-neurons", BenchNet(), Means(example_inputs=EXAMPLE), **options)
 
 
-@pytest.mark.parametrize("scheme", ["keyed", "uchida"])
-def test_dummy_neurons_hide_every_mark(scheme: str) -> None:
-    """Named in the threat model: what is missing is not counted, so nothing is proven."""
-    rating = attacked("dummy-neurons", scheme)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dummy_neurons_are_taken_out_again(variant: str) -> None:
+    rating = attacked("dummy-neurons", "keyed", variant=variant)
+    assert rating.after == pytest.approx(rating.before, abs=0.3)
+    assert rating.owner.accepted is True and not rating.succeeded
+    assert rating.owner.matched > 0.95 * rating.owner.total
+
+
+def test_dummy_neurons_hide_a_mark_that_wants_the_released_shapes() -> None:
+    rating = attacked("dummy-neurons", "uchida")
     assert rating.after == pytest.approx(rating.before, abs=0.3)
     assert rating.owner.accepted is not True and rating.succeeded
+
+
+@pytest.mark.parametrize("family", ["dense", "inverted"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_concatenations_depthwise_layers_and_gates_grow_as_well(family: str, variant: str) -> None:
+    model = as_trained(FAMILIES[family], 0)
+    grown = copy.deepcopy(model)
+    assert add_dummy_neurons(grown, variant, 0.25, example_inputs=PICTURES)
+    with torch.no_grad():
+        before, after = model(PICTURES), grown(PICTURES)
+    assert torch.allclose(before, after, atol=1e-4)
+    if family == "dense":
+        assert len(grown.grow[0].weight) == 15 + (variant == "clique")
+        assert len(grown.norm.weight) == grown.head.in_features >= 75
+    else:
+        deep = grown.deep[0]
+        assert deep.groups == deep.in_channels == len(deep.weight) == 80
+        assert grown.gate.out_channels == 80

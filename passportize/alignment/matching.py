@@ -1,0 +1,160 @@
+"""Which channel of a suspect is which: how alike every two are, and the best assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from passportize.alignment.attention_heads import HeadFeatures, match_heads
+from passportize.alignment.held_out import HeldOut, correlations, some_columns
+from passportize.alignment.spaces import Side
+from passportize.alignment.tied_channels import TiedChannels
+from passportize.alignment.undoing import Undoing
+
+__all__ = ["Matching"]
+
+_OBVIOUS = 8.0
+"""Nats by which a channel's best match leads, from where on no assignment has to be computed."""
+
+
+class Matching:
+    """Finds the places of a group's channels in a suspect, by what is undone so far.
+
+    Args:
+        undoing: What is known.
+        tied: The channels.
+        held_out: What is not looked at.
+        sizes: How many channels of each group the released weights have, where the suspect has
+            more; by default as many.
+
+    Attributes:
+        settled: Numbers of the groups whose places were obvious.
+    """
+
+    def __init__(
+        self,
+        undoing: Undoing,
+        tied: TiedChannels,
+        held_out: HeldOut,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        self._undoing, self._tied, self._held_out = undoing, tied, held_out
+        self._heads = HeadFeatures(tied)
+        self._sizes = [group.size for group in tied.groups] if sizes is None else sizes
+        self.settled: set[int] = set()
+
+    def match(self, number: int, late: bool) -> Tensor | None:
+        """The order of a group in which the suspect's channels fit best; None if nothing tells.
+
+        What the suspect has beyond the released channels comes last.
+        """
+        from scipy.optimize import linear_sum_assignment
+
+        group = self._tied.groups[number]
+        score = self._heads_score(number)
+        if score is None:
+            score = torch.zeros(group.size, group.size)
+            seen = False
+            plain = []
+            for axis, places in group.places:
+                found = self._tied.axes[axis]
+                if self._undoing.released.tensors[found.tensor].dim() == 1:
+                    plain.append((axis, places))
+                elif found.moves and (late or self._undoing.ready(axis)):
+                    gain = self._likeness(axis, places)
+                    if gain is not None:
+                        score += gain
+                        seen = True
+            order = _obvious(score[: self._sizes[number]]) if seen else None
+            if order is not None:
+                self.settled.add(number)
+                return _completed(order, group.size)
+            for axis, places in plain:
+                gain = self._nearness(axis, places, self._sizes[number])
+                if gain is not None:
+                    score += gain
+                    seen = True
+            if not seen:
+                return None
+        wanted = score[: self._sizes[number]].numpy()
+        order = torch.from_numpy(linear_sum_assignment(wanted, maximize=True)[1])
+        return _completed(order, group.size)
+
+    def _heads_score(self, number: int) -> Tensor | None:
+        """Likeness of every two heads, where a group is one of heads with matrices on them."""
+        parts = self._heads.of_group(number)
+        if not parts:
+            return None
+        score = None
+        for first, second in parts:
+            gain = match_heads(
+                self._head_features(first),
+                self._head_features(second) if second is not None else None,
+            )
+            score = gain if score is None else score + gain
+        return self._heads.in_bundles(number, score) if score is not None else None
+
+    def _head_features(self, side: Side) -> tuple[Tensor, Tensor]:
+        """What both models have along a side of heads, of what is looked at."""
+        name = self._tied.axes[side.axis].tensor
+        own, other = self._undoing.released.tensors[name], self._undoing.aligned(name, side.axis)
+        features = [self._undoing.along(side, tensor) for tensor in (own, other)]
+        if self._held_out.holds(name):
+            chosen = self._undoing.along(side, self._held_out.fitted(name)).all(0).all(0)
+            features = [part[:, :, chosen] for part in features]
+        return features[0], features[1]
+
+    def _likeness(self, number: int, places: Tensor) -> Tensor | None:
+        """Log-likelihood ratio for every channel of the released weights and of the suspect."""
+        axis = self._tied.axes[number]
+        own = self._undoing.released.tensors[axis.tensor]
+        if own.dim() < 2:
+            return None
+
+        def features(tensor: Tensor) -> Tensor:
+            return axis.entries(tensor, places).reshape(len(places), -1)
+
+        other = self._undoing.aligned(axis.tensor, number)
+        rows, others = features(own.float()), features(other.float())
+        chosen = features(self._held_out.fitted(axis.tensor))
+        rows, others, chosen = some_columns(rows, others, chosen)
+        likeness, entries = correlations(rows, others, chosen)
+        return -0.5 * entries * torch.log1p(-likeness.square().clamp_max(1 - 1e-6))
+
+    def _nearness(self, number: int, places: Tensor, size: int) -> Tensor | None:
+        """The same for a number that each channel has; None where all have the same."""
+        axis = self._tied.axes[number]
+        models = self._undoing
+        own, other = (
+            models.scales.relative(axis, folded.tensors[axis.tensor], suspect)[places]
+            for suspect, folded in ((False, models.released), (True, models.suspect))
+        )
+        spread = own[:size].std(0)
+        if not bool((spread > 0).all()):
+            return None
+        distances = torch.zeros(len(places), len(places))
+        for entry in range(places.shape[1]):
+            pair = own[:, None, entry] - other[None, :, entry]
+            near = (pair / spread[entry]).square() / 2
+            distances -= 0.5 * near.clamp(1e-6, 1.0).log().float()
+        return distances
+
+
+def _completed(order: Tensor, size: int) -> Tensor:
+    """An order with the channels that are not in it at its end."""
+    left = torch.ones(size, dtype=torch.bool)
+    left[order] = False
+    return torch.cat([order, left.nonzero()[:, 0]])
+
+
+def _obvious(score: Tensor) -> Tensor | None:
+    """The best match of every channel, where all lead clearly and no two are the same."""
+    if score.shape[1] < 2:
+        return None
+    best, at = score.topk(2, dim=1)
+    order: Tensor = at[:, 0]
+    if float((best[:, 0] - best[:, 1]).min()) < _OBVIOUS or len(torch.unique(order)) < len(order):
+        return None
+    return order

@@ -1,0 +1,85 @@
+"""A space of channels that any matrix may act on, reduced to fewer channels.
+
+With ``X`` all that writes it and ``Y`` all that reads it, a network sees nothing but ``Y^T X``.
+Channels that nothing reads, that cancel each other or are there several times do not raise its
+rank, whatever matrix lies on them, so the leading part of it, in balanced coordinates (Moore 1981),
+is the space without them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from passportize.alignment.folding import act
+from passportize.alignment.spaces import MatrixSpace, fold_factors
+from passportize.alignment.tied_channels import TiedChannels
+
+__all__ = ["truncate"]
+
+
+def truncate(
+    space: MatrixSpace,
+    size: int,
+    tied: TiedChannels,
+    tensors: Mapping[str, Tensor],
+    tolerance: float = math.inf,
+) -> int:
+    """Carry a space into its first channels and set the others to zero, in place.
+
+    Args:
+        space: One block of channels with no norm over them.
+        size: How many channels to leave at least.
+        tied: The channels of the model.
+        tensors: Its tensors by first name.
+        tolerance: What is nothing, in units of the smallest part that has to stay; by default all
+            that has not to stay.
+
+    Returns:
+        How many channels are left.
+    """
+    factors = fold_factors([space], tied.axes, tied.scales, tensors)
+    grams = [torch.zeros(space.size, space.size, dtype=torch.float64) for _ in range(2)]
+    folded: list[Tensor] = []
+    for side in space.sides:
+        axis = tied.axes[side.axis]
+        part = axis.of(tensors[axis.tensor]).double()
+        if side.axis in factors:
+            part = part * axis.spread(factors[side.axis], part)
+        folded.append(part)
+        if tensors[axis.tensor].dim() > 1:
+            rows = part.movedim(axis.dim, 0)[side.places.reshape(-1)].reshape(space.size, -1)
+            grams[int(side.writes)] += rows @ rows.t()
+    reads, writes = (_root(gram) for gram in grams)
+    left, strengths, right = torch.linalg.svd(reads @ writes)
+    size = max(size, int((strengths > tolerance * strengths[size - 1]).sum()))
+    if size == space.size:
+        return size
+    kept = strengths[:size]
+    weak = kept <= 1e-12 * kept[0].clamp_min(1e-300)
+    shares = torch.where(weak, 0.0, kept.masked_fill(weak, 1).rsqrt())[:, None]
+    acting = torch.zeros(2, 1, space.size, space.size, dtype=torch.float64)
+    acting[0, 0, :size] = shares * (right[:size] @ writes)
+    acting[1, 0, :size] = shares * (left[:, :size].t() @ reads)
+    for side, part in zip(space.sides, folded, strict=True):
+        axis = tied.axes[side.axis]
+        here = axis.of(tensors[axis.tensor])
+        here.copy_(act(acting[int(side.writes)], side, axis, part))
+    for diagonal in space.diagonals:
+        count = len(diagonal.before)
+        for key, name in diagonal.tensors.items():
+            if key in ("weight", "running_var"):
+                spread = key == "weight" and "running_var" in diagonal.tensors
+                here = tensors[name].reshape(-1).narrow(0, diagonal.first, count)
+                here.fill_(math.sqrt(1.0 + diagonal.eps) if spread else 1.0)
+    return size
+
+
+def _root(gram: Tensor) -> Tensor:
+    """The symmetric square root of a matrix of inner products."""
+    values, vectors = torch.linalg.eigh(gram)
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.t()
+    return root

@@ -1,0 +1,192 @@
+"""A suspect's tensors with all undone that is known so far: places, matrices, scales and signs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from passportize.alignment.folding import Folded, act
+from passportize.alignment.held_out import HeldOut
+from passportize.alignment.matrices import inverse_of
+from passportize.alignment.scales import ChannelScales
+from passportize.alignment.spaces import Side
+from passportize.alignment.tied_channels import TiedChannels
+
+__all__ = ["Undoing"]
+
+
+class Undoing:
+    """What is known so far of a disguise, and the suspect without it.
+
+    Args:
+        released: The owner's plain weights, by first name.
+        suspect: The suspect's, with the same names and shapes; left as they are.
+        tied: What can have been moved.
+        held_out: What is not looked at.
+
+    Attributes:
+        released: The owner's, folded.
+        suspect: The suspect's, folded.
+        scales: Factors and signs of channels.
+        orders: Which channel of the suspect is at each place, by number of the group; None where
+            that is not known.
+        matrices: Those that act on each space, ``[blocks, size, size]``; None likewise.
+    """
+
+    def __init__(
+        self,
+        released: Mapping[str, Tensor],
+        suspect: Mapping[str, Tensor],
+        tied: TiedChannels,
+        held_out: HeldOut,
+    ) -> None:
+        self._tied = tied
+        raw = {name: _finite(tensor) for name, tensor in suspect.items()}
+        self.released, self.suspect = Folded(tied, released), Folded(tied, raw)
+        self.orders: list[Tensor | None] = [None] * len(tied.groups)
+        self.matrices: list[Tensor | None] = [None] * len(tied.spaces)
+        self._inverses: list[Tensor | None] = [None] * len(tied.spaces)
+        self.scales = ChannelScales(tied, released, raw, held_out)
+        self._groups_of: dict[int, list[tuple[int, Tensor]]] = {}
+        for number, group in enumerate(tied.groups):
+            if number not in tied.replaced:
+                for axis_number, places in group.places:
+                    self._groups_of.setdefault(axis_number, []).append((number, places))
+        self._spaces_of: dict[int, list[tuple[int, Side]]] = {}
+        for number, space in enumerate(tied.spaces):
+            for side in space.sides:
+                self._spaces_of.setdefault(side.axis, []).append((number, side))
+        self._axes_of: dict[str, list[int]] = {}
+        for number, axis in enumerate(tied.axes):
+            self._axes_of.setdefault(axis.tensor, []).append(number)
+        self._known: dict[tuple[str, int, bool], Tensor] = {}
+
+    def place(self, number: int, order: Tensor) -> None:
+        """Take note of the places of a group's channels in the suspect."""
+        group = self._tied.groups[number]
+        self.orders[number] = order
+        self.scales.place(group, order)
+        self._forget(axis for axis, _ in group.places)
+
+    def mix(self, number: int, matrices: Tensor) -> None:
+        """Take note of the matrices that act on a space."""
+        self.matrices[number], self._inverses[number] = matrices, inverse_of(matrices)
+        self._forget(side.axis for side in self._tied.spaces[number].sides)
+
+    def set_signs(self, step: int, late: bool) -> None:
+        """Take the signs of the channels that are first made at a step from what is known."""
+        if self.scales.set_signs(step, self.matched, late):
+            self._known.clear()
+
+    def _forget(self, axes: Iterable[int]) -> None:
+        names = {self._tied.axes[axis].tensor for axis in axes}
+        for key in [key for key in self._known if key[0] in names]:
+            del self._known[key]
+
+    def matched(self, name: str) -> tuple[Tensor, Tensor]:
+        """Both models' values of a tensor, folded, the suspect's as far as it is known."""
+        return self.released.tensors[name], self.aligned(name)
+
+    def ready(self, axis: int) -> bool:
+        """Whether everything else that counts for the entries along an axis is known."""
+        found = self._tied.axes[axis]
+        for other in self._axes_of[found.tensor]:
+            along = self._tied.axes[other]
+            if along.dim == found.dim or not along.moves:
+                continue
+            if any(self.orders[group] is None for group, _ in self._groups_of.get(other, ())):
+                return False
+            if any(self.matrices[at] is None for at, _ in self._spaces_of.get(other, ())):
+                return False
+        return True
+
+    def along(self, side: Side, tensor: Tensor) -> Tensor:
+        """The entries of a side, ``[blocks, size, features]``."""
+        blocks, size, _ = side.places.shape
+        entries = self._tied.axes[side.axis].entries(tensor, side.places)
+        return entries.reshape(blocks, size, -1)
+
+    def aligned(self, name: str, skip: int = -1, *, placed: bool = False) -> Tensor:
+        """A folded tensor of the suspect as far as it is known.
+
+        Args:
+            name: Its name.
+            skip: Number of an axis to leave alone.
+            placed: Whether channels along that axis are put in their places all the same.
+        """
+        tensor = self.suspect.tensors[name]
+        numbers = self._axes_of.get(name)
+        if not numbers or not tensor.is_floating_point():
+            return tensor
+        known = self._known.get((name, skip, placed))
+        if known is not None:
+            return known
+        moved = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+        for number in numbers:
+            axis = self._tied.axes[number]
+            for group, places in self._groups_of.get(number, ()):
+                order = self.orders[group]
+                if order is not None and axis.moves and (placed or number != skip):
+                    axis.reorder(moved, places, order)
+        if tensor.dim() > 1:
+            for number in numbers:
+                if number != skip:
+                    self._unmix(number, moved)
+                    self.scales.undo(self._tied.axes[number], moved)
+        self._known[name, skip, placed] = moved
+        return moved
+
+    def unfolded(self, name: str) -> Tensor:
+        """The same in the coordinates of the released weights."""
+        return self.released.unfold(name, self.aligned(name))
+
+    def moved(self) -> int:
+        """Channels that had another place, or a matrix on them."""
+        count = sum(
+            int((order != torch.arange(len(order))).sum())
+            for order in self.orders
+            if order is not None
+        )
+        for matrices in self.matrices:
+            if matrices is not None:
+                identity = torch.eye(matrices.shape[1], dtype=matrices.dtype)
+                count += int(((matrices - identity).abs().amax(2) > 0.1).sum())
+        return count
+
+    def channels(self) -> int:
+        """Channels that could have moved."""
+        groups = sum(
+            group.size
+            for number, group in enumerate(self._tied.groups)
+            if number not in self._tied.replaced
+        )
+        return groups + sum(space.size * space.blocks for space in self._tied.spaces)
+
+    def _unmix(self, number: int, tensor: Tensor) -> None:
+        """Take the matrices out of one axis of a tensor, in place."""
+        axis = self._tied.axes[number]
+        for at, side in self._spaces_of.get(number, ()):
+            matrices, inverses = self.matrices[at], self._inverses[at]
+            if matrices is None or inverses is None:
+                continue
+            part = axis.of(tensor)
+            undoing = inverses if side.writes else matrices.transpose(1, 2)
+            part.copy_(act(undoing, side, axis, part))
+
+    def unmixed(self, name: str) -> Tensor:
+        """A tensor of the suspect of which nothing is undone but matrices."""
+        tensor = self.suspect.tensors[name]
+        numbers = [number for number in self._axes_of.get(name, ()) if number in self._spaces_of]
+        if not numbers or tensor.dim() < 2:
+            return tensor
+        result = tensor.clone()
+        for number in numbers:
+            self._unmix(number, result)
+        return result
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """A tensor without what would spoil every sum it enters."""
+    return torch.nan_to_num(tensor, 0.0, 0.0, 0.0) if tensor.is_floating_point() else tensor
