@@ -30,7 +30,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.alignment.alignment import align
-from passportize.alignment.narrowing import Narrowed
 from passportize.alignment.similarity import Similarity, measure_similarity
 from passportize.errors import InvalidArgument
 from passportize.release.checkpoint import host_state_dict
@@ -43,7 +42,7 @@ from passportize.suspects.reading import read_suspect
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
 from passportize.verification.counterparts import find_counterparts, structure_of
 from passportize.verification.expectation import Expectation
-from passportize.verification.laid_beside import lay_beside
+from passportize.verification.laid_beside import LaidBeside, lay_beside
 from passportize.verification.suspect import NO_MODULE, Suspect, Weights
 
 __all__ = ["Links", "judge_links", "open_released", "open_weights"]
@@ -69,7 +68,7 @@ class Links:
         entries_matched: Bits of the released weights that match, read from the same entries: what
             a perfect copy would show.
         base: Whether a public ancestor was taken out before likeness was measured.
-        narrowed: What was done to a suspect with more channels; empty where it had no more.
+        narrowed: What was done to a suspect of another size; empty where it has the released one.
     """
 
     accepted: bool | None
@@ -218,7 +217,7 @@ def judge_links(
     return replace(
         _links(second, reason, evidence),
         similarity=similarity,
-        narrowed=_told(beside.narrowed),
+        narrowed=_told(beside),
         moved=alignment.moved,
         channels=alignment.channels,
         aligned_matched=aligned.reading.matched,
@@ -279,17 +278,23 @@ def _second_link(
     )
 
 
-def _told(narrowed: Narrowed | None) -> str:
-    """What was done to a suspect with more channels than the released model, in words."""
+def _told(beside: LaidBeside) -> str:
+    """What was done to a suspect of another size than the released model, in words."""
+    said = []
+    if beside.left_out:
+        said.append(
+            f"{', '.join(beside.left_out)} of the suspect have another size and were not compared"
+        )
+    narrowed = beside.narrowed
     if narrowed is None:
-        return ""
+        return "; ".join(said)
     text = (
         f"the suspect has {narrowed.merged + narrowed.dropped} channels more than was released: "
         f"{narrowed.merged} were merged with their like, {narrowed.dropped} left out"
     )
     if narrowed.chosen:
         text += f"; which, the released weights had to say for {narrowed.chosen}"
-    return text
+    return "; ".join([*said, text])
 
 
 def _links(accepted: bool | None, reason: str, evidence: Evidence) -> Links:
