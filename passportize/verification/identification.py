@@ -159,7 +159,7 @@ def identify(
         raise InvalidArgument("identify: no licensee to ask about")
     claim = load_claim(claim) if isinstance(claim, (str, os.PathLike)) else claim
     code = licence_code(passport, claim, "identify")
-    opened = open_suspect(suspect, model)
+    opened = open_suspect(suspect, model, example_inputs)
     original = open_released(released, claim) if released is not None else None
     notes = list(opened.notes)
     found, tensors = _found(opened, passport, claim, original, example_inputs, notes)
@@ -199,7 +199,7 @@ def _found(
             "and a model are given"
         )
         return evidence.found, opened.tensors
-    beside = lay_beside(module, original, example_inputs)
+    beside = lay_beside(module, original, example_inputs, folded=opened.folded)
     if isinstance(beside, str):
         notes.append(f"not aligned: {beside}")
         return evidence.found, opened.tensors

@@ -18,6 +18,7 @@ from passportize.verification.counterparts import (
     find_of_any_width,
     structure_of,
 )
+from passportize.verification.folded_norms import fold_norms
 
 __all__ = ["LaidBeside", "lay_beside"]
 
@@ -53,6 +54,7 @@ def lay_beside(
     released: Mapping[str, Tensor],
     example_inputs: Any = None,
     carrying: Collection[str] | None = None,
+    folded: Mapping[str, str] | None = None,
 ) -> LaidBeside | str:
     """Find the counterparts of a suspect's tensors, and take out channels that only it has.
 
@@ -61,6 +63,8 @@ def lay_beside(
         released: The owner's plain weights.
         example_inputs: As in :func:`passportize.plan`.
         carrying: Names of the released tensors that carry bits; by default all.
+        folded: Norms that are folded in the suspect, and are to be in the released model too, with
+            the layers before them.
 
     Returns:
         Both models, or in words why they cannot be compared.
@@ -73,6 +77,7 @@ def lay_beside(
     if len(names) < len(found):
         return NOT_OF_IT
     own = {name: released[partner].cpu() for name, partner in names.items()}
+    own = fold_norms(module, own, folded or {})
     try:
         wide = find_tied_channels(module, example_inputs)
     except TracingError as error:

@@ -199,7 +199,7 @@ def judge_links(
     if not opened.whole and opened.other_width is None:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
     carrying = match_names(claimed.layout, released).values()
-    beside = lay_beside(module, released, example_inputs, set(carrying))
+    beside = lay_beside(module, released, example_inputs, set(carrying), opened.folded)
     if isinstance(beside, str):
         return _links(None, f"link 2: {beside}", evidence)
     names, own, tied, held_out = beside.names, beside.released, beside.tied, beside.held_out

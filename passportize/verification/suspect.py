@@ -28,6 +28,7 @@ from passportize.verification.counterparts import (
     find_of_any_width,
     structure_of,
 )
+from passportize.verification.folded_norms import IdleNorms, idle_norms
 
 __all__ = ["Suspect", "open_suspect"]
 
@@ -52,6 +53,7 @@ class Suspect:
         no_module: Why there is no module.
         other_width: A copy of ``model`` with these weights, where it has all of them, some with
             another number of channels.
+        folded: Norms of ``module`` that were folded into the layers before them, with these.
     """
 
     tensors: dict[str, Tensor]
@@ -63,18 +65,20 @@ class Suspect:
     no_module: str = NO_MODULE
     carriers: dict[str, Tensor] = field(default_factory=dict)
     other_width: nn.Module | None = None
+    folded: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.carriers = self.carriers or self.tensors
 
 
-def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
+def open_suspect(suspect: Any, model: nn.Module | None, example_inputs: Any = None) -> Suspect:
     """Open a suspect; neither it nor ``model`` is changed.
 
     Args:
         suspect: A plain model, a state dict, the path of a file or folder of a kind that
             :func:`~passportize.suspects.read_suspect` knows, or what that function gave.
         model: For weights, a plain model of their architecture.
+        example_inputs: What it is called with, as in :func:`passportize.plan`.
 
     Raises:
         InvalidArgument: Neither, or ``model`` beside a model.
@@ -116,7 +120,7 @@ def open_suspect(suspect: Any, model: nn.Module | None) -> Suspect:
                 f"verify: model= must be a torch.nn.Module, not {type(model).__name__}"
             )
         _check_plain(model, "model=")
-        _load_copy(opened, model, place, found)
+        _load_copy(opened, model, place, found, example_inputs)
     return opened
 
 
@@ -184,7 +188,9 @@ def _check_plain(model: nn.Module, what: str) -> None:
         )
 
 
-def _load_copy(opened: Suspect, model: nn.Module, place: str, found: Opened) -> None:
+def _load_copy(
+    opened: Suspect, model: nn.Module, place: str, found: Opened, example_inputs: Any
+) -> None:
     try:
         twin = copy.deepcopy(model)
     except Exception as error:  # whatever its parts raise
@@ -202,9 +208,16 @@ def _load_copy(opened: Suspect, model: nn.Module, place: str, found: Opened) -> 
         key=lambda pair: sum(other is not None for other in pair[1].values()),
     )
     filled = {name: other for name, other in match.items() if other is not None}
+    idle = IdleNorms({}, {})
     if len(filled) < len(match):
         opened.other_width = _of_other_width(twin, opened.tensors)
-    if len(filled) < len(match) / 2:
+        # By names alone: in its order the bias that took a norm in looks like the norm's.
+        named = _counterparts(own, opened.tensors, common=False)
+        idle = idle_norms(twin, opened.tensors, named, example_inputs)
+    if idle.tensors:
+        tensors, match = opened.tensors, named
+        filled = {name: other for name, other in match.items() if other is not None}
+    if len(filled) + len(idle.tensors) < len(match) / 2:
         lacks = (
             f"only {len(filled)} of the {len(match)} tensors of {type(model).__name__} are in it"
         )
@@ -221,9 +234,14 @@ def _load_copy(opened: Suspect, model: nn.Module, place: str, found: Opened) -> 
             # Sparse and quantised buffers are no weights, and stay as the model has them.
             if own[name].layout == torch.strided and not own[name].is_quantized:
                 own[name].copy_(tensors[other])
+        for name, value in idle.tensors.items():
+            own[name].copy_(value)
+    if idle.tensors:
+        opened.folded = idle.layers
+        opened.notes.append(f"{place} has norms folded into the layers before them")
     opened.module = twin
     opened.named = {other: name for name, other in filled.items()}
-    missing = [name for name, other in match.items() if other is None]
+    missing = [name for name, other in match.items() if other is None and name not in idle.tensors]
     if missing:
         opened.whole = False
         opened.notes.append(

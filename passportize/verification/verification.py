@@ -96,7 +96,7 @@ def verify(
             "Passport.load(path)"
         )
     claim = _claim(claim, passport, config)
-    opened = open_suspect(suspect, model)
+    opened = open_suspect(suspect, model, example_inputs)
     if claim is not None:
         claimed = Expectation.from_claim(claim)
     else:
