@@ -66,12 +66,12 @@ def find_of_any_width(wanted: Structure, there: Structure) -> dict[str, str]:
         Names in ``there`` by names in ``wanted``; not all of them, where that cannot be told.
     """
     kinds = [
-        tuple((name, (len(shape), *shape[2:])) for name, shape in structure)
-        for structure in (wanted, there)
+        tuple((name, (len(shape),)) for name, shape in structure) for structure in (wanted, there)
     ]
     found = find_by_name(dict(kinds[0]), dict(kinds[1]))
     if len(found) == len(wanted):
-        return found
+        # A part of another model may have such names, too.
+        return found if len(there) <= (1 + SUBSTANTIAL) * len(wanted) else {}
     same = [[_attribute_and_shape(item) for item in structure] for structure in kinds]
     if same[0] != same[1]:
         return found

@@ -90,9 +90,10 @@ class ShortRows(nn.Module):
         return self.last(x).mean((2, 3))
 
 
-def _transformer() -> nn.Module:
+def transformer(width: int = 48) -> nn.Module:
+    """Two blocks of a vision transformer."""
     model: nn.Module = timm.models.vision_transformer.VisionTransformer(
-        img_size=16, patch_size=4, embed_dim=48, depth=2, num_heads=3, num_classes=10
+        img_size=16, patch_size=4, embed_dim=width, depth=2, num_heads=3, num_classes=10
     )
     return model
 
@@ -102,7 +103,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "dense": Dense,
     "inverted": Inverted,
     "short rows": ShortRows,
-    "transformer": _transformer,
+    "transformer": transformer,
 }
 EXAMPLE = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 

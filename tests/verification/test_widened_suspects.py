@@ -16,6 +16,7 @@ from passportize.attacks.disguise import disguise
 from passportize.attacks.dummy_neurons import VARIANTS, add_dummy_neurons
 from passportize.signature.evidence import Evidence, read_by_name
 from passportize.signature.model_key import ModelKey
+from passportize.utils.resized import put_tensor
 from passportize.verification.laid_beside import LaidBeside, lay_beside
 from tests.support.small_protected import PASSPORT
 from tests.support.widths import (
@@ -28,7 +29,9 @@ from tests.support.widths import (
     released,
     rounded,
     stolen,
+    transformer,
 )
+from tests.verification.test_identification import released as licensed
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::passportize.training.embedding.TrainedWeightsWarning"
@@ -173,3 +176,90 @@ def test_a_suspect_is_left_as_it_was() -> None:
     after = suspect.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert suspect.stem[0].out_channels == len(after["stem.0.weight"])
+
+
+# --- channels that a thief adds by hand, and what is refused -------------------------------------
+
+
+@torch.no_grad()
+def add_by_hand(model: nn.Module, rows: torch.Tensor, read: torch.Tensor) -> None:
+    """More channels between the first two convolutions of a block of :class:`Residual`.
+
+    Args:
+        model: The model, changed in place.
+        rows: What writes them, ``[n, in, 3, 3]``.
+        read: What reads them, ``[out, n, 3, 3]``.
+    """
+    inner, norm, reader = model.first[0], model.first[1], model.second[0]
+    put_tensor(model, "first.0.weight", torch.cat([inner.weight, rows]))
+    put_tensor(model, "second.0.weight", torch.cat([reader.weight, read], 1))
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        values = getattr(norm, key)
+        put_tensor(model, f"first.1.{key}", torch.cat([values, values[: len(rows)]]))
+
+
+def assert_bits_are_back(suspect: nn.Module, taken: int) -> None:
+    """Bits are read from all layers: by those that were left alone a copy is known at once."""
+    beside = lay_beside(suspect, released("residual")[0].state_dict(), EXAMPLE)
+    assert isinstance(beside, LaidBeside) and beside.narrowed is not None
+    found = beside.narrowed
+    assert found.merged + found.dropped == taken and found.chosen == 0
+    reading = kept_evidence("residual", suspect).reading
+    assert reading.matched == kept_evidence("residual", stolen("residual")).reading.matched
+
+
+def test_clones_of_real_channels_that_cancel_each_other() -> None:
+    suspect = stolen("residual")
+    real, before = suspect.first[0].weight.detach()[:6], outputs(suspect)
+    half = torch.randn(24, 6, 3, 3, generator=seeded())
+    for sign in (3.0, -3.0):
+        add_by_hand(suspect, real, sign * half)
+    assert torch.allclose(outputs(suspect), before, atol=1e-3)
+    assert_bits_are_back(suspect, 12)
+
+
+def test_channels_of_one_constant() -> None:
+    suspect = stolen("residual")
+    add_by_hand(suspect, torch.zeros(5, 24, 3, 3), torch.randn(24, 5, 3, 3, generator=seeded()))
+    assert_bits_are_back(suspect, 5)
+
+
+def test_dummies_that_only_dummies_read() -> None:
+    suspect = stolen("residual")
+    for _ in range(2):
+        with_dummies(suspect, "clique", "zero", share=0.25)
+    verdict = judged("residual", suspect)
+    assert verdict.links is not None and verdict.links.accepted
+    assert "had to say" not in verdict.links.narrowed
+
+
+@pytest.mark.parametrize(
+    ("family", "make", "reason"),
+    [
+        ("short rows", lambda: ShortRows(9 * 256), "more than 8 times as wide"),
+        ("residual", lambda: Residual(16), "or are fewer"),
+        ("transformer", lambda: transformer(96), "no model of the released architecture"),
+        ("transformer", lambda: nn.Sequential(Residual()), "released architecture"),
+    ],
+)
+def test_what_is_not_reduced_is_said(
+    family: str, make: Callable[[], nn.Module], reason: str
+) -> None:
+    verdict = judged(family, as_trained(make, 3))
+    assert verdict.accepted is not True and reason in verdict.reason
+    assert verdict.links is not None and verdict.links.accepted is None
+
+
+def test_a_licensee_is_told_by_a_widened_copy() -> None:
+    original, claim = licensed()
+    passport = pp.Passport.generate("Acme", date="2026-01-31", secret=bytes(range(32)))
+    suspect = copy.deepcopy(original)
+    inputs = torch.rand(12, 8, 6, 6, generator=seeded(1))
+    pp.mark_copy(suspect, passport.licensee("licensee 3"), claim, calibration=[inputs])
+    for kind in VARIANTS:
+        assert add_dummy_neurons(suspect, kind, 0.2, seeded(1), inputs)
+    disguise(suspect, seeded(2), example_inputs=inputs)
+    names = [f"licensee {number}" for number in range(6)]
+    options = {"released": original, "example_inputs": inputs}
+    assert pp.identify(suspect, passport, names, claim, **options).named == ("licensee 3",)
+    assert pp.identify(suspect, passport, names, claim).named == ()
