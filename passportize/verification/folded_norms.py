@@ -82,8 +82,9 @@ def idle_norms(
         example_inputs: As in :func:`passportize.plan`.
 
     Returns:
-        Of norms alone whose layer in front has a bias in the suspect, its own or one that ``model``
-        does not have. Of none where the model cannot be read.
+        Of norms whose layer in front has a bias in the suspect. Of none where nothing says that
+        they were folded, rather than lost: no such layer has a bias that ``model`` lacks, and not
+        all of its norms are missing. Of none where the model cannot be read.
     """
     lacking = {name.rpartition(".")[0] for name, other in match.items() if other is None}
     modules = dict(model.named_modules())
@@ -102,15 +103,17 @@ def idle_norms(
         return nothing
     found: dict[str, Tensor] = {}
     layers: dict[str, str] = {}
+    told = len(norms) == sum(map(has_statistics, modules.values()))
     for site in planned.sites:
         if site.name in norms:
             shift = _shift_before(model, site, tensors, match)
             if shift is not None:
                 norm: Any = modules[site.name]
                 layer = layers[site.name] = _layer_before(site)
+                told |= f"{layer}.bias" not in match
                 weight = tensors[str(match[f"{layer}.weight"])].double()
                 found |= _parted(norm, site.name, layer, weight, shift.double(), model.state_dict())
-    return IdleNorms(found, layers)
+    return IdleNorms(found, layers) if told else nothing
 
 
 def _layer_before(site: Site) -> str:
