@@ -20,15 +20,23 @@ from passportize.errors import BranchMisuse
 from passportize.layers.batch import other_samples
 from passportize.layers.norm_hooks import disturb_norms, watch_keys
 from passportize.layers.rehearsal_samples import hypotheses, samples, sizes
-from passportize.layers.rehearsed_pass import Arguments, Record, run_once, tree_record
+from passportize.layers.rehearsed_pass import (
+    Arguments,
+    Record,
+    needs_draws,
+    run_once,
+    tree_record,
+)
 from passportize.layers.same_numbers import Spread, difference, precision_of
 from passportize.layers.second_pass import copied_arguments
 from passportize.layers.switch import Pass, Switch
 from passportize.utils.draws import AlikeDraws, CollectiveCalled
 from passportize.utils.frozen import (
     eager_mode,
+    frozen_model,
     frozen_parameters,
     frozen_random_state,
+    paused_collection,
     silent_warnings,
 )
 from passportize.utils.trees import Path, foreign_in, leaves_in, map_named
@@ -103,10 +111,12 @@ def rehearse(
         with (
             frozen_random_state(cuda=True),
             frozen_parameters(root),
+            frozen_model(root, values=True) as put_back,
             eager_mode(),
             silent_warnings(),
+            paused_collection(),
         ):
-            rehearsal = _Rehearsal(root, switch, arguments)
+            rehearsal = _Rehearsal(root, switch, arguments, put_back)
             return rehearsal.two_passes("") if separate else rehearsal.finding()
     except CollectiveCalled as error:
         return Finding("", f"its forward pass talks to other processes ({error})")
@@ -130,12 +140,16 @@ _NOT_OURS = (CollectiveCalled, torch.OutOfMemoryError)
 
 
 class _Rehearsal:
-    def __init__(self, root: nn.Module, switch: Switch, arguments: Arguments) -> None:
+    def __init__(
+        self, root: nn.Module, switch: Switch, arguments: Arguments, put_back: Callable[[], None]
+    ) -> None:
         self.root, self.switch, self.arguments = root, switch, arguments
+        self.put_back = put_back
         self.gradients = torch.is_grad_enabled() and not any(
             module._backward_hooks or module._backward_pre_hooks for module in root.modules()
         )
         self.precision = precision_of(root)
+        self.draws = True
         self.unkeyed: dict[str, bool] = {}
 
     def finding(self) -> Finding:
@@ -187,7 +201,10 @@ class _Rehearsal:
         self.switch.share, self.switch.fixed = share, fixed
         # A second guess is wrong more often than not, which outputs alone show.
         for gradients in (False, True) if fixed else (True,):
-            plain = self._plain(batch, draws(), gradients)
+            first = draws()
+            self.draws = True
+            plain = self._plain(batch, first, gradients)
+            self.draws = needs_draws(first)
             try:
                 joint = self._run(Pass.JOINT, batch, draws(share), gradients)
             except _NOT_OURS:
@@ -228,6 +245,7 @@ class _Rehearsal:
     def two_passes(self, reason: str) -> Finding:
         """Whether two passes do what one could not."""
         self.switch.config = replace(self.switch.config, passes="separate")
+        self.draws = True
         try:
             copied_arguments(self.arguments)
         except BranchMisuse as refused:
@@ -274,7 +292,16 @@ class _Rehearsal:
     ) -> Record:
         self.switch.step = 0  # a step in which everything is due
         wanted = gradients and self.gradients
-        return run_once(self.root, self.switch, mode, batch, draws, wanted, around)
+        return run_once(
+            self.root,
+            self.switch,
+            mode,
+            batch,
+            draws if self.draws else None,
+            self.put_back,
+            wanted,
+            around,
+        )
 
     def _disturb_norms(self) -> None:
         disturb_norms(self.root, self.precision)

@@ -35,11 +35,20 @@ class AlikeDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         rows: Samples of the batch.
         repeated: How many of them come once more behind it.
+
+    Attributes:
+        drew: Whether any operation so far would have drawn numbers.
     """
 
     def __init__(self, rows: int, repeated: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rows, self.repeated = rows, repeated
+        self.drew = False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler for this mode, and ask it at every operation."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -49,7 +58,6 @@ class AlikeDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise CollectiveCalled(str(func))
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **(kwargs or {}))
-        seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
         given = dict(kwargs or {})
         if "generator" in given:
             given["generator"] = None
@@ -57,6 +65,11 @@ class AlikeDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         arguments = func._schema.arguments
         bound = {argument.name: argument.default_value for argument in arguments}
         bound |= {arguments[index].name: value for index, value in enumerate(args)} | given
+        dropped = [value for key, value in bound.items() if key in _DROPOUT]
+        if dropped and not any(dropped):
+            return func(*args, **given)
+        self.drew = True
+        seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
         if name == "native_dropout":
             return self._dropout(bound["input"], bound["p"], bound["train"], seed)
         chance: Any = bound.get("p", bound.get("self"))  # of each number, or the same for all

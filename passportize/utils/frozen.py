@@ -8,7 +8,7 @@ import random
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,25 +95,31 @@ def copy_to_run(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def frozen_model(model: nn.Module, values: bool = False) -> Iterator[None]:
+def frozen_model(model: nn.Module, values: bool = False) -> Iterator[Callable[[], None]]:
     """Put every attribute of every module back on leaving, also after an exception.
 
     That covers rebound buffers, training flags, cached attributes, entries that were added to
     lists and dictionaries held by a module, and plain tensor attributes changed in place. What
-    other objects hold is out of reach.
+    other objects hold is out of reach. Yields a function that puts it back at once, as often as it
+    is called.
 
     Args:
         model: The model.
         values: Also write back the values of buffers that were changed in place.
     """
-    records = [ModuleRecord(module) for module in model.modules()]
-    saved = tensor_values(records, values)
-    try:
-        yield
-    finally:
+    with paused_collection():
+        records = [ModuleRecord(module) for module in model.modules()]
+        saved = tensor_values(records, values)
+
+    def put_back() -> None:
         for record in records:
             record.restore()
         write_back(saved)
+
+    try:
+        yield put_back
+    finally:
+        put_back()
 
 
 @contextmanager
