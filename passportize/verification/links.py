@@ -99,7 +99,7 @@ class Links:
             f"{ACCEPT_STRENGTH:g} needed"
         ]
         if self.narrowed:
-            lines.append(f"narrowed:  {self.narrowed}")
+            lines.append(f"sizes:     {self.narrowed}")
         found = self.similarity
         if found is not None:
             beyond = " beyond the base" if self.base else ""
