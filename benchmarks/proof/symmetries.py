@@ -112,12 +112,17 @@ MODELS = (
 )
 
 
-@torch.no_grad()
 def build(name: str, seed: int) -> nn.Module:
+    """A model of timm, as after a training."""
+    return as_trained(lambda: timm.create_model(name, num_classes=10), seed)
+
+
+@torch.no_grad()
+def as_trained(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A model with factors, shifts and statistics drawn at random, as a training leaves them."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: nn.Module = timm.create_model(name, num_classes=10)
+        model = make()
         for module in model.modules():
             if isinstance(getattr(module, "running_var", None), Tensor):
                 module.running_var.uniform_(0.5, 2.0)  # type: ignore[operator]
@@ -152,10 +157,12 @@ def noised(model: nn.Module) -> nn.Module:
     return model
 
 
-def judge(suspect: nn.Module, released: nn.Module, claim: Claim) -> dict[str, Any]:
+def judge(
+    suspect: nn.Module, released: nn.Module, claim: Claim, example_inputs: Tensor | None = None
+) -> dict[str, Any]:
     """The plain reading, and the one through the released weights."""
     start = time.process_time()
-    verdict = pp.verify(suspect, OWNER, claim, released=released)
+    verdict = pp.verify(suspect, OWNER, claim, released=released, example_inputs=example_inputs)
     row: dict[str, Any] = {
         "plain": verdict.matched,
         "total": verdict.total,

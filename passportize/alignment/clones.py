@@ -20,11 +20,11 @@ from torch import Tensor
 from passportize.alignment.channels import Diagonal
 from passportize.alignment.tied_channels import TiedChannels, TiedGroup
 
-__all__ = ["GroupReading"]
+__all__ = ["GroupReading", "Level", "Levels"]
 
 
 @dataclass(eq=False)
-class _Level:
+class Level:
     """Channels at one place of their way, float64.
 
     Attributes:
@@ -38,6 +38,10 @@ class _Level:
     def together(self) -> Tensor:
         """Products of all that a channel is."""
         return self.products + torch.outer(self.constant, self.constant)
+
+
+Levels = dict[int, Level]
+"""Channels by class of scale: at every place of their way."""
 
 
 class GroupReading:
@@ -94,14 +98,14 @@ class GroupReading:
     def _level(self, atoms: Tensor) -> int:
         return int(self._tied.scales[atoms.reshape(-1)[0]])
 
-    def _levels(self, tensors: Mapping[str, Tensor]) -> dict[int, _Level]:
-        """The channels at every place of their way, in one model."""
+    def levels(self, tensors: Mapping[str, Tensor]) -> Levels:
+        """The channels at every place of their way, in one model, by first name of its tensors."""
         size = self._group.size
-        levels: dict[int, _Level] = {}
+        levels: Levels = {}
 
-        def at(level: int) -> _Level:
+        def at(level: int) -> Level:
             zeros = torch.zeros(size, size, dtype=torch.float64)
-            return levels.setdefault(level, _Level(zeros, zeros[0].clone()))
+            return levels.setdefault(level, Level(zeros, zeros[0].clone()))
 
         def write(number: int, places: Tensor) -> None:
             axis = self._tied.axes[number]
@@ -140,18 +144,17 @@ class GroupReading:
             happens()
         return levels
 
-    def clones(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
+    def clones(self, levels: Levels) -> tuple[Tensor, dict[int, Tensor]]:
         """How far every two channels are from being clones of each other.
 
         Args:
-            tensors: Those of a model by first name.
+            levels: From :meth:`levels`.
 
         Returns:
             The squared rest of a channel (column) less its best multiple of another (row), in units
             of its own square, ``[n, n]``: the largest of all places where it is read; and what one
             unit of the other counts for in units of the row's channel, by axis of the reader.
         """
-        levels = self._levels(tensors)
         rest = torch.zeros(self._group.size, self._group.size, dtype=torch.float64)
         passed = {self._level(diagonal.before[places]) for diagonal, places in self._diagonals}
         passed |= set(self._inputs.values())
@@ -184,13 +187,12 @@ class GroupReading:
         factors = {axis: ratios[level] for axis, _, level in self._readers if level in ratios}
         return rest, factors
 
-    def weights(self, tensors: Mapping[str, Tensor]) -> Tensor:
+    def weights(self, tensors: Mapping[str, Tensor], levels: Levels) -> Tensor:
         """How much of what is read comes from each channel, 1 on average, ``[n]``.
 
         Squared, in units of what each reader gets from the whole group, the most of all readers.
         What is constant in a channel is not counted: it could as well stand in a bias.
         """
-        levels = self._levels(tensors)
         most = torch.zeros(self._group.size, dtype=torch.float64)
         for number, places, level in self._readers:
             axis = self._tied.axes[number]

@@ -65,7 +65,8 @@ class Matching:
                 elif found.moves and (late or self._undoing.ready(axis)):
                     gain = self._likeness(axis, places)
                     if gain is not None:
-                        score += gain
+                        # Rows whose squares overflow resemble nothing.
+                        score += gain.nan_to_num(0.0)
                         seen = True
             order = _obvious(score[: self._sizes[number]]) if seen else None
             if order is not None:

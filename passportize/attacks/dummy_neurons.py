@@ -175,7 +175,8 @@ def _differs(check: FunctionCheck, model: nn.Module) -> bool:
     kind="removal",
     source="Yan et al., Rethinking White-Box Watermarks on Deep Learning Models under Neural "
     "Structural Obfuscation, USENIX Security 2023",
-    expected="hides every mark whose verification wants the released architecture, ours too",
+    expected="hides every mark whose verification wants the released shapes; taken out with the "
+    "released weights",
 )
 def _attack(
     model: nn.Module, means: Means, *, variant: str = "zero", share: float = 0.1

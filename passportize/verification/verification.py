@@ -71,9 +71,10 @@ def verify(
             and where there is no claim. It is left as it was.
         released: The weights that were released: a plain model, a state dict or a file, the very
             ones that the claim names. If the signature does not read plainly, the suspect is
-            aligned with them, which undoes permuted, rescaled and mirrored channels, and judged by
-            two links (:mod:`passportize.verification.links`). A state dict or file then needs
-            ``model``.
+            aligned with them, which undoes permuted, rescaled and mirrored channels and takes out
+            those that were added, and judged by two links
+            (:mod:`passportize.verification.links`). A state dict or file then needs ``model``, in
+            the suspect's or in the released width.
         base: A public model that suspect and released weights may both come from, for
             ``released``: it is taken out of both before their likeness is measured. Taking one
             out can only clear a suspect.

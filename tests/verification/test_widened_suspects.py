@@ -263,3 +263,25 @@ def test_a_licensee_is_told_by_a_widened_copy() -> None:
     options = {"released": original, "example_inputs": inputs}
     assert pp.identify(suspect, passport, names, claim, **options).named == ("licensee 3",)
     assert pp.identify(suspect, passport, names, claim).named == ()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_wild_numbers_in_a_widened_suspect_do_no_harm(value: float) -> None:
+    for family in ("residual", "inverted"):
+        suspect = stolen(family)
+        with_dummies(suspect, "zero")
+        with torch.no_grad():
+            suspect.stem[0].weight[::2] = value
+            suspect.stem[1].running_var[1] = value
+        verdict = judged(family, suspect)
+        assert verdict.links is not None and verdict.links.narrowed
+
+
+def test_a_widened_suspect_with_another_classifier() -> None:
+    suspect = stolen("residual")
+    with_dummies(suspect, *VARIANTS)
+    disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+    suspect.head = nn.Linear(suspect.head.in_features, 12)
+    verdict = judged("residual", suspect)
+    assert verdict.accepted is True and verdict.links is not None
+    assert "head.weight" in verdict.links.narrowed and "channels more" in verdict.links.narrowed
