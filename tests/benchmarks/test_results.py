@@ -16,6 +16,7 @@ from benchmarks.bench import page as bench_page
 from benchmarks.bench import published
 from benchmarks.common.csv_rows import read_rows
 from benchmarks.common.paths import RESULTS
+from benchmarks.cost import surgery
 from benchmarks.coverage import public as public_sweep
 from benchmarks.coverage.report import write_report
 from benchmarks.coverage.rows import read_table
@@ -78,6 +79,7 @@ PAGES: dict[str, Callable[[Path], object]] = {
     "predictions": lambda path: path.write_text(predictions.table(record("predictions"))),
     "crafted_files": lambda path: path.write_text(crafted_files.table(record("crafted_files"))),
     "day": lambda path: path.write_text(day.page(record("day"))),
+    "surgery": lambda path: path.write_text(surgery.table(record("surgery"))),
     "interruptions": lambda path: path.write_text(interruptions.table(record("interruptions"))),
     "public_models": lambda path: path.write_text(
         public_sweep.page(read_rows(RESULTS / "public_models.csv"))
