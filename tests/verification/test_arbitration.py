@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import passportize as pp
+from passportize.attacks.dummy_neurons import VARIANTS, add_dummy_neurons
 from passportize.attacks.permutation import permute_channels
 from passportize.errors import InvalidArgument, WrongPassport
 from passportize.layers.model import switch_of
@@ -113,6 +114,17 @@ def test_a_disguised_and_marked_copy_carries_the_mark_of_its_origin(
     result = both_ways(owner(days[0]), Party(THIEF, claim, stolen, digest, days[1]))
     assert result.owner == 0
     assert "found once a disguise was undone" in str(result) and "likeness" in str(result)
+
+
+def test_a_widened_and_marked_copy_carries_the_mark_of_its_origin() -> None:
+    """The other way round the original is narrower than what the thief released."""
+    plain = protected("keyed").copy()
+    for variant in VARIANTS:
+        assert add_dummy_neurons(plain, variant, 0.2, example_inputs=torch.randn(2, 1, 8, 8))
+    stolen, claim = marked_copy(plain, THIEF)
+    result = both_ways(owner(), Party(THIEF, claim, stolen, claim.digest(), EARLY))
+    assert result.owner == 0 and result.other[1].accepted is not True
+    assert "found once a disguise was undone" in str(result)
 
 
 @pytest.mark.parametrize(
