@@ -95,7 +95,9 @@ def test_all_bits_are_in_and_verify_reads_them(name: str, preset: str) -> None:
     claim = claim_of(model)
     verdict = pp.verify(pp.unpassportize(model), PASSPORT, claim)
     assert verdict.matched == verdict.total == done.bits
-    assert verdict.strength == pytest.approx(done.bits - 2)
+    # One of five looks where rows lie behind factors (LayerScale), else one of four.
+    factors = any(part.factor for site in claim.sites if site.anchor for part in site.anchor.parts)
+    assert verdict.strength == pytest.approx(done.bits - math.log2(5 if factors else 4))
 
 
 def _parts(layer: pp.PassportLayer):
