@@ -44,7 +44,7 @@ from passportize.surgery.branches import take_out_branches
 WIDTHS = (16, 24, 32)
 PLAIN, SHARED = "plain", "shared vectors"
 KINDS = (PLAIN, "signature", "keyed", SHARED)
-COUNTS = {PLAIN: 120, "signature": 102, "keyed": 30, SHARED: 18}
+COUNTS = {PLAIN: 180, "signature": 162, "keyed": 30, SHARED: 18}
 """How many of each: few of those that are seen at once."""
 EPOCHS, SIZE = 6, 16
 FOLDS = 10
