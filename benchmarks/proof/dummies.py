@@ -37,6 +37,7 @@ from passportize.attacks.disguise import disguise
 from passportize.attacks.dummy_neurons import VARIANTS, add_dummy_neurons
 from passportize.release.claim import claim_of
 from passportize.surgery.branches import take_out_branches
+from tests.support.widths import rounded
 
 
 def _inception() -> nn.Module:
@@ -67,17 +68,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "inception": (_inception, 32),
     "mobilenetv2_035": (lambda: timm.create_model("mobilenetv2_035", num_classes=10), 64),
 }
-
-
-@torch.no_grad()
-def rounded(model: nn.Module) -> nn.Module:
-    """Every row of every weight rounded to eight bits."""
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            rows = parameter.flatten(1)
-            step = rows.abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
-            rows.copy_((rows / step).round() * step)
-    return model
 
 
 def measure(name: str) -> dict[str, Any]:

@@ -70,7 +70,6 @@ def add_dummy_neurons(
     for group in tied.groups:
         if not _can_grow(model, tied, group):
             continue
-        places = [(tied.axes[number], where) for number, where in group.places]
         places = []
         for number, where in group.places:
             axis = tied.axes[number]

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.tracing.operations import Kind, steps
+from passportize.tracing.operations import CAT_STEPS, Kind, steps
 
 __all__ = ["leaf_output", "moved_output", "quick_output"]
 
 _POINTWISE = steps(Kind.POINTWISE, Kind.ALONG)
 _NORMS = steps(Kind.NORM)
 _BINARY = steps(Kind.SUM, Kind.FACTOR)
-_JOINING = ("cat", "concat", "concatenate")
 
 
 def quick_output(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -30,7 +29,7 @@ def quick_output(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> T
         args: Its positional arguments, tensors without data.
         kwargs: Its keyword arguments.
     """
-    if name in _JOINING:
+    if name in CAT_STEPS:
         return _joined(args, kwargs)
     if not args or not isinstance(args[0], Tensor):
         return None

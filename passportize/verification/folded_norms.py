@@ -22,11 +22,11 @@ from passportize.layers.private_branch import has_statistics
 from passportize.signature.site import Site
 from passportize.surgery.planning import plan
 
-__all__ = ["IdleNorms", "fold_norms", "idle_norms"]
+__all__ = ["UnfoldedNorms", "in_unfolded_form", "unfold_norms"]
 
 
 @dataclass(frozen=True)
-class IdleNorms:
+class UnfoldedNorms:
     """Norms in the places of those that were folded.
 
     Attributes:
@@ -38,7 +38,7 @@ class IdleNorms:
     layers: Mapping[str, str]
 
 
-def fold_norms(
+def in_unfolded_form(
     model: nn.Module, tensors: Mapping[str, Tensor], layers: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Other tensors of a model, with the same norms in the same form.
@@ -46,7 +46,7 @@ def fold_norms(
     Args:
         model: The model; it is only read.
         tensors: By its names; left as they are.
-        layers: From :class:`IdleNorms`.
+        layers: From :class:`UnfoldedNorms`.
     """
     folded = dict(tensors)
     for name, layer in layers.items():
@@ -67,12 +67,12 @@ def fold_norms(
     return folded
 
 
-def idle_norms(
+def unfold_norms(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     match: Mapping[str, str | None],
     example_inputs: Any = None,
-) -> IdleNorms:
+) -> UnfoldedNorms:
     """Tensors for the norms of a model that a suspect lacks, where their layers have taken them in.
 
     Args:
@@ -94,7 +94,7 @@ def idle_norms(
         if has_statistics(modules[name])
         and all(match[f"{name}.{key}"] is None for key in modules[name].state_dict())
     ]
-    nothing = IdleNorms({}, {})
+    nothing = UnfoldedNorms({}, {})
     if not norms:
         return nothing
     try:
@@ -103,6 +103,7 @@ def idle_norms(
         return nothing
     found: dict[str, Tensor] = {}
     layers: dict[str, str] = {}
+    own = model.state_dict()
     told = len(norms) == sum(map(has_statistics, modules.values()))
     for site in planned.sites:
         if site.name in norms:
@@ -112,8 +113,8 @@ def idle_norms(
                 layer = layers[site.name] = _layer_before(site)
                 told |= f"{layer}.bias" not in match
                 weight = tensors[str(match[f"{layer}.weight"])].double()
-                found |= _parted(norm, site.name, layer, weight, shift.double(), model.state_dict())
-    return IdleNorms(found, layers) if told else nothing
+                found |= _parted(norm, site.name, layer, weight, shift.double(), own)
+    return UnfoldedNorms(found, layers) if told else nothing
 
 
 def _layer_before(site: Site) -> str:

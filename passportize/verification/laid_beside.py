@@ -18,7 +18,7 @@ from passportize.verification.counterparts import (
     find_of_any_width,
     structure_of,
 )
-from passportize.verification.folded_norms import fold_norms
+from passportize.verification.folded_norms import in_unfolded_form
 
 __all__ = ["LaidBeside", "lay_beside"]
 
@@ -77,7 +77,7 @@ def lay_beside(
     if len(names) < len(found):
         return NOT_OF_IT
     own = {name: released[partner].cpu() for name, partner in names.items()}
-    own = fold_norms(module, own, folded or {})
+    own = in_unfolded_form(module, own, folded or {})
     try:
         wide = find_tied_channels(module, example_inputs)
     except TracingError as error:

@@ -198,8 +198,8 @@ def judge_links(
         return _links(None, f"link 2: {opened.no_module}", evidence)
     if not opened.whole and opened.other_width is None:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
-    carrying = match_names(claimed.layout, released).values()
-    beside = lay_beside(module, released, example_inputs, set(carrying), opened.folded)
+    carrying = set(match_names(claimed.layout, released).values())
+    beside = lay_beside(module, released, example_inputs, carrying, opened.folded)
     if isinstance(beside, str):
         return _links(None, f"link 2: {beside}", evidence)
     names, own, tied, held_out = beside.names, beside.released, beside.tied, beside.held_out

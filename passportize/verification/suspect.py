@@ -28,7 +28,7 @@ from passportize.verification.counterparts import (
     find_of_any_width,
     structure_of,
 )
-from passportize.verification.folded_norms import IdleNorms, idle_norms
+from passportize.verification.folded_norms import UnfoldedNorms, unfold_norms
 
 __all__ = ["Suspect", "open_suspect"]
 
@@ -208,16 +208,16 @@ def _load_copy(
         key=lambda pair: sum(other is not None for other in pair[1].values()),
     )
     filled = {name: other for name, other in match.items() if other is not None}
-    idle = IdleNorms({}, {})
+    unfolded = UnfoldedNorms({}, {})
     if len(filled) < len(match):
         opened.other_width = _of_other_width(twin, opened.tensors)
         # By names alone: in its order the bias that took a norm in looks like the norm's.
         named = _counterparts(own, opened.tensors, common=False)
-        idle = idle_norms(twin, opened.tensors, named, example_inputs)
-    if idle.tensors:
+        unfolded = unfold_norms(twin, opened.tensors, named, example_inputs)
+    if unfolded.tensors:
         tensors, match = opened.tensors, named
         filled = {name: other for name, other in match.items() if other is not None}
-    if len(filled) + len(idle.tensors) < len(match) / 2:
+    if len(filled) + len(unfolded.tensors) < len(match) / 2:
         lacks = (
             f"only {len(filled)} of the {len(match)} tensors of {type(model).__name__} are in it"
         )
@@ -234,14 +234,16 @@ def _load_copy(
             # Sparse and quantised buffers are no weights, and stay as the model has them.
             if own[name].layout == torch.strided and not own[name].is_quantized:
                 own[name].copy_(tensors[other])
-        for name, value in idle.tensors.items():
+        for name, value in unfolded.tensors.items():
             own[name].copy_(value)
-    if idle.tensors:
-        opened.folded = idle.layers
+    if unfolded.tensors:
+        opened.folded = unfolded.layers
         opened.notes.append(f"{place} has norms folded into the layers before them")
     opened.module = twin
     opened.named = {other: name for name, other in filled.items()}
-    missing = [name for name, other in match.items() if other is None and name not in idle.tensors]
+    missing = [
+        name for name, other in match.items() if other is None and name not in unfolded.tensors
+    ]
     if missing:
         opened.whole = False
         opened.notes.append(
