@@ -32,12 +32,12 @@ from torch import nn
 import passportize as pp
 from benchmarks.common.paths import RESULTS
 from benchmarks.common.records import earlier_rows, heading, write_record
-from benchmarks.proof.symmetries import NOISE, OWNER, as_trained, judge, noised
+from benchmarks.proof.symmetries import NOISE, OWNER, as_trained, judge
 from passportize.attacks.disguise import disguise
 from passportize.attacks.dummy_neurons import VARIANTS, add_dummy_neurons
 from passportize.release.claim import claim_of
 from passportize.surgery.branches import take_out_branches
-from tests.support.widths import rounded
+from tests.support.widths import noised, rounded
 
 
 def _inception() -> nn.Module:
@@ -108,9 +108,9 @@ def measure(name: str) -> dict[str, Any]:
     suspects |= {
         "all, disguised": lambda which: disguised(which, stolen(), *VARIANTS),
         "all, disguised, int8": lambda which: rounded(disguised(which, stolen(), *VARIANTS)),
-        "noise, all, disguised": lambda which: disguised(which, noised(stolen()), *VARIANTS),
-        "noise, disguised, no dummies": lambda which: disguised(which, noised(stolen())),
-        "all, noise": lambda which: noised(widened(which, stolen(), *VARIANTS)),
+        "noise, all, disguised": lambda which: disguised(which, noised(stolen(), NOISE), *VARIANTS),
+        "noise, disguised, no dummies": lambda which: disguised(which, noised(stolen(), NOISE)),
+        "all, noise": lambda which: noised(widened(which, stolen(), *VARIANTS), NOISE),
         "stranger, all, disguised": lambda which: disguised(which, as_trained(make, 7), *VARIANTS),
     }
     rows: dict[str, Any] = {}

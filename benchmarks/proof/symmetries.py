@@ -31,6 +31,7 @@ from passportize.attacks.disguise import disguise
 from passportize.errors import PassportizeError
 from passportize.release.claim import Claim, claim_of
 from passportize.surgery.branches import take_out_branches
+from tests.support.widths import noised
 
 OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))
 NOISE = 0.3
@@ -145,18 +146,6 @@ def protect(name: str) -> tuple[nn.Module, Claim]:
     return model.eval(), claim
 
 
-@torch.no_grad()
-def noised(model: nn.Module) -> nn.Module:
-    """Noise on every row of every weight, in units of its root mean square."""
-    generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            rows = parameter.flatten(1)
-            size = rows.square().mean(1, keepdim=True).sqrt()
-            rows += NOISE * size * torch.randn(rows.shape, generator=generator)
-    return model
-
-
 def judge(
     suspect: nn.Module, released: nn.Module, claim: Claim, example_inputs: Tensor | None = None
 ) -> dict[str, Any]:
@@ -199,7 +188,7 @@ def measure(name: str) -> dict[str, Any]:
     copied = copy.deepcopy(released)
     done = disguise(copied, torch.Generator().manual_seed(3))
     before, after = outputs(released), outputs(copied)
-    noise = noised(copy.deepcopy(released))
+    noise = noised(copy.deepcopy(released), NOISE)
     suspects: dict[str, Callable[[], nn.Module]] = {
         "disguised": lambda: copied,
         "noise, undisguised": lambda: copy.deepcopy(noise),
