@@ -7,7 +7,12 @@ at (`weight_features.py`, in deviations of the networks of the same width) which
 marked, and is asked about networks that it has not seen. AUC: the share of pairs of a marked and a
 plain network that it orders rightly, .5 for a coin; the interval is a bootstrap's of 95 %.
 
-    python -m benchmarks.proof.detectors         # resumes; writes results/detectors.json and .md
+`--recipes any` asks the same of somebody who does not know how the owner trains: every network,
+plain or marked, draws learning rate, batch and number of epochs of its own, and the detector learns
+from such networks.
+
+    python -m benchmarks.proof.detectors --features FILE     # goes on with the file; writes
+    python -m benchmarks.proof.detectors --features OTHER --recipes any    # detectors.json and .md
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,76 +35,34 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import nn
 
-import passportize as pp
 from benchmarks.common.paths import RESULTS
 from benchmarks.common.records import heading, write_record
+from benchmarks.proof.small_networks import PLAIN, SHARED, WIDTHS, Recipe, trained
 from benchmarks.proof.weight_features import factor_features, weight_features
 from passportize.data.images import ImageData, digits_data
-from passportize.demo.recipe import accuracy, train
-from passportize.layers.model import passport_layers
-from passportize.signature.vectors import SignVectors
-from passportize.surgery.branches import take_out_branches
+from passportize.demo.recipe import accuracy
 
-WIDTHS = (16, 24, 32)
-PLAIN, SHARED = "plain", "shared vectors"
 KINDS = (PLAIN, "signature", "keyed", SHARED)
 COUNTS = {PLAIN: 180, "signature": 162, "keyed": 30, SHARED: 18}
 """How many of each: few of those that are seen at once."""
-EPOCHS, SIZE = 6, 16
+ANY_COUNTS = {PLAIN: 102, "keyed": 102}
+"""How many of each where every network has a recipe of its own."""
+SIZE = 16
+RECIPES = "4 to 9 epochs, a learning rate within half and twice .05, batches of 32 to 96"
 FOLDS = 10
 LOOKS = ("spectrum", "humps", "windows", "squares", "row lengths", "single entries")
 EVERYTHING = "all that reads weights"
 
 
-def small_network(width: int, seed: int) -> nn.Module:
-    """Four convolutions with BatchNorm and a classifier; rows of 9 to 72 times the width."""
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    channels = 1
-    for index, factor in enumerate((1, 2, 4, 8)):
-        layers += [
-            nn.Conv2d(channels, factor * width, 3, stride=1 + (index > 0), padding=1, bias=False),
-            nn.BatchNorm2d(factor * width),
-            nn.ReLU(),
-        ]
-        channels = factor * width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
-
-
-def trained(kind: str, width: int, seed: int, data: ImageData) -> nn.Module:
-    """A network of one kind as its owner would publish it."""
-    model = small_network(width, seed)
-    if kind == PLAIN:
-        train(model, data, epochs=EPOCHS, seed=seed)
-        return model
-    passport = pp.Passport.generate("Acme", secret=seed.to_bytes(32, "big"))
-    preset = "keyed" if kind == "keyed" else "signature"
-    pp.passportize(model, passport, config=pp.PassportConfig.preset(preset))
-    if kind == SHARED:
-        share_vectors(model)
-    pp.embed_signature(model)
-    train(model, data, epochs=EPOCHS, seed=seed)
-    take_out_branches(model)
-    return model.eval()
-
-
-def share_vectors(model: nn.Module) -> None:
-    """Give all rows of a weight the vectors of the first one, as the published scheme has it."""
-    for layer in passport_layers(model).values():
-        for side in layer.passport.secret.sides:
-            assert isinstance(side, SignVectors)
-            side.codes.copy_(side.codes[:1].clone().expand_as(side.codes))
-
-
-def measured(kind: str, width: int, seed: int, data: ImageData) -> dict[str, Any]:
+def measured(kind: str, width: int, seed: int, data: ImageData, recipe: Recipe) -> dict[str, Any]:
     """Features of one network, and how good it is."""
-    model = trained(kind, width, seed, data)
+    model = trained(kind, width, seed, data, recipe)
     return {
         "kind": kind,
         "width": width,
         "seed": seed,
+        "recipe": asdict(recipe),
         "accuracy": round(accuracy(model, data.test_images, data.test_labels), 2),
         "features": {
             name: [float(f"{value:.6g}") for value in values]
@@ -185,31 +149,52 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, floa
 
 def table(record: dict[str, Any]) -> str:
     """The results as Markdown."""
-    counts = record["networks"]
     lines = [
         "# Nobody can tell",
         "",
-        f"`{record['command']}`; {record['machine']}, torch {record['torch']}, digits. "
-        + ", ".join(
-            f"{counts[kind]['count']} {kind} networks ({counts[kind]['accuracy']:.1f} %)"
-            for kind in counts
-        )
-        + ". AUC of detectors that read what anybody can read in a released network, asked about "
-        "networks that they did not learn from, with the interval of 95 %; .5 is a coin. Shared "
-        "vectors are the control: what the published scheme does shows.",
+        f"`{record['command']}`; {record['machine']}, torch {record['torch']}, digits. AUC of "
+        "detectors that read what anybody can read in a released network, asked about networks "
+        "that they did not learn from, with the interval of 95 %; .5 is a coin.",
         "",
-        *((record["note"], "") if "note" in record else ()),
-        "| detector | " + " | ".join(record["detectors"]) + " |",
-        "|---" * (1 + len(record["detectors"])) + "|",
+        f"All networks are trained by one recipe: {_counted(record['networks'])}. Shared vectors "
+        "are the control: what the published scheme does shows.",
+        "",
+        *_columns(record["detectors"]),
     ]
-    names: list[str] = list(next(iter(record["detectors"].values()), {}))
-    for name in names:
-        cells = (
-            f"{row[name]['auc']:.3f} ({row[name]['low']:.3f} to {row[name]['high']:.3f})"
-            for row in record["detectors"].values()
-        )
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if any_recipe := record.get("any recipe"):
+        lines += [
+            "",
+            f"Every network has a recipe of its own ({any_recipe['recipes']}; "
+            f"`{any_recipe['command']}`): {_counted(any_recipe['networks'])}.",
+            "",
+            *_columns(any_recipe["detectors"]),
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _counted(networks: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{of_kind['count']} {kind} networks ({of_kind['accuracy']:.1f} %)"
+        for kind, of_kind in networks.items()
+    )
+
+
+def _columns(detectors: dict[str, Any]) -> list[str]:
+    """A row for each detector, a column for each kind of marked networks."""
+    names: list[str] = list(next(iter(detectors.values()), {}))
+    return [
+        "| detector | " + " | ".join(detectors) + " |",
+        "|---" * (1 + len(detectors)) + "|",
+        *(
+            f"| {name} | "
+            + " | ".join(
+                f"{row[name]['auc']:.3f} ({row[name]['low']:.3f} to {row[name]['high']:.3f})"
+                for row in detectors.values()
+            )
+            + " |"
+            for name in names
+        ),
+    ]
 
 
 def main() -> None:
@@ -218,24 +203,14 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "detectors.json")
     parser.add_argument("--features", type=Path, required=True, help="file that a run goes on with")
+    parser.add_argument("--recipes", choices=("one", "any"), default="one")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    data = digits_data(SIZE)
-    rows = [json.loads(line) for line in _lines(arguments.features)]
-    done = {(row["kind"], row["seed"]) for row in rows}
-    for number, kind in itertools.product(range(max(COUNTS.values())), KINDS):
-        # No two networks begin with the same weights, so that nothing is told by likeness.
-        seed = 1000 * KINDS.index(kind) + number
-        if (kind, seed) in done or number >= COUNTS[kind]:
-            continue
-        rows.append(measured(kind, WIDTHS[number % len(WIDTHS)], seed, data))
-        with arguments.features.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-    record = {
-        **heading(
-            "can a marked network be told from an unmarked one without key and data",
-            "benchmarks.proof.detectors",
-        ),
+    any_recipe = arguments.recipes == "any"
+    rows = _measure_all(arguments.features, any_recipe)
+    command = "benchmarks.proof.detectors" + (" --recipes any" if any_recipe else "")
+    part = {
+        **heading("can a marked network be told from an unmarked one", command),
         "networks": {
             kind: {
                 "count": len(of_kind),
@@ -246,12 +221,31 @@ def main() -> None:
         },
         "detectors": judged(rows),
     }
+    record = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    if any_recipe:
+        record["any recipe"] = {**part, "recipes": RECIPES}
+    else:
+        record |= part
     write_record(arguments.out, record, table(record))
     print(table(record))
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+def _measure_all(path: Path, any_recipe: bool) -> list[dict[str, Any]]:
+    """Features of all networks; what the file has already is not trained again."""
+    data = digits_data(SIZE)
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(row["kind"], row["seed"]) for row in rows}
+    counts = ANY_COUNTS if any_recipe else COUNTS
+    for number, kind in itertools.product(range(max(counts.values())), counts):
+        # No two networks begin with the same weights, so that nothing is told by likeness.
+        seed = 1000 * KINDS.index(kind) + number
+        if (kind, seed) in done or number >= counts[kind]:
+            continue
+        recipe = Recipe.drawn(seed) if any_recipe else Recipe()
+        rows.append(measured(kind, WIDTHS[number % len(WIDTHS)], seed, data, recipe))
+        with path.open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+    return rows
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 import passportize as pp
 from benchmarks.common.paths import RESULTS
 from benchmarks.common.records import heading, write_record
-from benchmarks.proof.detectors import EPOCHS, SIZE, small_network
+from benchmarks.proof.detectors import SIZE
+from benchmarks.proof.small_networks import Recipe, small_network
 from passportize.data.images import ImageData, digits_data
 from passportize.demo.recipe import train
 from passportize.release.claim import claim_of
@@ -51,7 +52,7 @@ def channels_of(preset: str, seed: int, data: ImageData) -> list[dict[str, list[
     passport = pp.Passport.generate("Acme", secret=seed.to_bytes(32, "big"))
     pp.passportize(model, passport, config=pp.PassportConfig.preset(preset))
     pp.embed_signature(model)
-    train(model, data, epochs=EPOCHS, seed=seed)
+    train(model, data, epochs=Recipe().epochs, seed=seed)
     claim = claim_of(model)
     bits = ModelKey(passport, claim.layout).bits().split([site.bits for site in claim.sites])
     take_out_branches(model)

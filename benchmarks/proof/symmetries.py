@@ -31,6 +31,7 @@ from passportize.attacks.disguise import disguise
 from passportize.errors import PassportizeError
 from passportize.release.claim import Claim, claim_of
 from passportize.surgery.branches import take_out_branches
+from tests.support.point_cloud_dense import DGCNN, PointNet
 from tests.support.widths import noised
 
 OWNER = pp.Passport.generate("Acme", date="2026-01-01", secret=(2**200).to_bytes(32, "big"))
@@ -113,8 +114,44 @@ MODELS = (
 )
 
 
+POINTS = (2, 3, 128)
+"""Clouds, coordinates, points."""
+
+
+def bert() -> nn.Module:
+    """A small transformer of another library."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=100,
+        hidden_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=192,
+    )
+    model: nn.Module = BertForSequenceClassification(config)
+    return model
+
+
+def _drawn(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+OTHERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
+    "PointNet": (lambda: PointNet(10), lambda: torch.randn(POINTS, generator=_drawn())),
+    "DGCNN": (lambda: DGCNN(10), lambda: torch.randn(POINTS, generator=_drawn())),
+    "BERT (transformers)": (
+        bert,
+        lambda: {"input_ids": torch.randint(100, (2, 12), generator=_drawn())},
+    ),
+}
+"""Small models of no timm, and what they are called with."""
+
+
 def build(name: str, seed: int) -> nn.Module:
-    """A model of timm, as after a training."""
+    """A model, as after a training."""
+    if name in OTHERS:
+        return as_trained(OTHERS[name][0], seed)
     return as_trained(lambda: timm.create_model(name, num_classes=10), seed)
 
 
@@ -137,9 +174,14 @@ def as_trained(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     return model.eval()
 
 
-def protect(name: str) -> tuple[nn.Module, Claim]:
+def protect(name: str, example_inputs: Any) -> tuple[nn.Module, Claim]:
     """A marked model, restored, and the claim on it."""
-    model = pp.passportize(build(name, 0), OWNER, config=pp.PassportConfig.signature())
+    model = pp.passportize(
+        build(name, 0),
+        OWNER,
+        config=pp.PassportConfig.signature(),
+        example_inputs=example_inputs,
+    )
     pp.embed_signature(model)
     claim = claim_of(model)
     take_out_branches(model)
@@ -147,7 +189,7 @@ def protect(name: str) -> tuple[nn.Module, Claim]:
 
 
 def judge(
-    suspect: nn.Module, released: nn.Module, claim: Claim, example_inputs: Tensor | None = None
+    suspect: nn.Module, released: nn.Module, claim: Claim, example_inputs: Any = None
 ) -> dict[str, Any]:
     """The plain reading, and the one through the released weights."""
     start = time.process_time()
@@ -172,21 +214,27 @@ def judge(
 
 def measure(name: str) -> dict[str, Any]:
     """All suspects of one architecture."""
-    released, claim = protect(name)
-    size: tuple[int, ...] = getattr(released, "default_cfg")["input_size"]  # noqa: B009
-    x = torch.randn(2, *size, generator=torch.Generator().manual_seed(1))
+    example = OTHERS[name][1]() if name in OTHERS else None
+    released, claim = protect(name, example)
+    if example is None:
+        size: tuple[int, ...] = getattr(released, "default_cfg")["input_size"]  # noqa: B009
+        x: Any = torch.randn(2, *size, generator=_drawn())
+    else:
+        x = example
 
     def disguised(model: nn.Module) -> nn.Module:
-        disguise(model, torch.Generator().manual_seed(3))
+        disguise(model, _drawn(3), example_inputs=example)
         return model
 
     def outputs(model: nn.Module) -> Tensor:
         with torch.no_grad():
-            found: Tensor = model(x)
+            found = model(**x) if isinstance(x, dict) else model(x)
+        while not isinstance(found, Tensor):
+            found = found[0]
         return found
 
     copied = copy.deepcopy(released)
-    done = disguise(copied, torch.Generator().manual_seed(3))
+    done = disguise(copied, _drawn(3), example_inputs=example)
     before, after = outputs(released), outputs(copied)
     noise = noised(copy.deepcopy(released), NOISE)
     suspects: dict[str, Callable[[], nn.Module]] = {
@@ -201,7 +249,9 @@ def measure(name: str) -> dict[str, Any]:
         "mixed": done.mixed,
         "permuted": done.permuted,
         "scaled": done.scaled,
-        "suspects": {which: judge(make(), released, claim) for which, make in suspects.items()},
+        "suspects": {
+            which: judge(make(), released, claim, example) for which, make in suspects.items()
+        },
     }
 
 
@@ -254,7 +304,7 @@ def table(record: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--models", nargs="*", default=[*MODELS, *OTHERS])
     parser.add_argument("--out", type=Path, default=RESULTS / "symmetries.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
