@@ -82,10 +82,9 @@ def label_weight(
             zip(inputs.chunk(groups), outputs.chunk(groups), strict=True)
         ):
             first = at * len(rows)
-            labels.axes.append(
-                Axis(name, 1, "columns", columns, step, rows=(first, first + len(rows)))
-            )
-            labels.axes.append(Axis(name, 0, "rows", rows, step, first=first))
+            meant = first, first + len(rows)
+            labels.axes.append(Axis(name, 1, "columns", columns, step, rows=meant, cell=at))
+            labels.axes.append(Axis(name, 0, "rows", rows, step, first=first, cell=at))
     if groups > 1:
         labels.stiffen(inputs)
         labels.stiffen(outputs)
@@ -145,7 +144,8 @@ def label_norm(
             moved = before if key in statistics else after
             sources = before if role == "scale" else None
             name = names[id(tensors[key])]
-            labels.axes.append(Axis(name, 0, role, moved, step, first, inputs=sources))
+            cell = at if groups > 1 else None
+            labels.axes.append(Axis(name, 0, role, moved, step, first, inputs=sources, cell=cell))
     if not per_channel:
         labels.unscale(inputs)
     if "weight" not in factors:
