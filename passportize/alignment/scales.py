@@ -138,15 +138,21 @@ class ChannelScales:
         if not bool(made.any()):
             return False
         products = torch.zeros_like(self._signs)
+        both: dict[str, Tensor] = {}
         for axis in self._tied.axes:
             makes = axis.step == step and axis.role in _MAKING
             reads = late and axis.role == "columns"
             classes = self._tied.scales[axis.atoms]
             if not (makes or reads) or not bool(made[classes].any()):
                 continue
-            own, other = matched(axis.tensor)
-            both = own.double() * other.double() * self._held_out.fitted(axis.tensor)
-            dots = axis.of(both).movedim(axis.dim, 0).reshape(len(axis.atoms), -1).sum(1)
+            # Every group of a layer has axes of its own on the same tensor.
+            if axis.tensor not in both:
+                own, other = matched(axis.tensor)
+                fitted = self._held_out.fitted(axis.tensor)
+                both = {axis.tensor: own.double() * other.double() * fitted}
+            dots = (
+                axis.of(both[axis.tensor]).movedim(axis.dim, 0).reshape(len(axis.atoms), -1).sum(1)
+            )
             if axis.role in ("rows", "columns"):
                 # The sign that it has now was taken out of the aligned tensor.
                 dots = dots * self._signs[classes]
@@ -161,6 +167,11 @@ class ChannelScales:
     def _measure(self, tensors: Callable[[str], Tensor]) -> Tensor:
         """Size of every class of one scale in one model, float64."""
         squares = torch.zeros(len(self._free), dtype=torch.float64)
+        columns: dict[str, list[Axis]] = {}
+        for axis in self._tied.axes:
+            if axis.role == "columns":
+                columns.setdefault(axis.tensor, []).append(axis)
+        measured: dict[str, Tensor] = {}
         for axis in self._tied.axes:
             if axis.role not in _MAKING:
                 continue
@@ -168,15 +179,18 @@ class ChannelScales:
             mine = (self._first[classes] == axis.step) & self._free[classes]
             if not bool(mine.any()):
                 continue
-            tensor = tensors(axis.tensor).detach().double().cpu()
-            if axis.role == "rows":
-                tensor = tensor.clone()
-                for other in self._tied.axes:
-                    if other.tensor == axis.tensor and other.role == "columns":
+            if axis.role == "rows" and axis.tensor in columns:
+                if axis.tensor not in measured:
+                    measured = {axis.tensor: tensors(axis.tensor).detach().double().cpu().clone()}
+                    for other in columns[axis.tensor]:
                         known = self._tied.scales[other.atoms]
                         sizes = squares[known].sqrt()
                         sizes = torch.where(self._free[known] & (sizes > 0), sizes, 1.0)
-                        other.of(tensor).mul_(other.spread(sizes, tensor))
+                        part = other.of(measured[axis.tensor])
+                        part.mul_(other.spread(sizes, part))
+                tensor = measured[axis.tensor]
+            else:
+                tensor = tensors(axis.tensor).detach().double().cpu()
             rows = axis.of(tensor).movedim(axis.dim, 0).reshape(len(axis.atoms), -1)
             squares.index_add_(0, classes[mine], rows.square().sum(1)[mine])
         return squares.sqrt()

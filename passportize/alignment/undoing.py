@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -77,7 +78,7 @@ class Undoing:
             self.scales.exchange(self.orders[: self._exchanges])
         else:
             self.scales.place(unit, order)
-        self._forget(axis for axis, _ in unit.places)
+        self._forget((axis for axis, _ in unit.places), number)
 
     def mix(self, number: int, matrices: Tensor) -> None:
         """Take note of the matrices that act on a space."""
@@ -89,9 +90,18 @@ class Undoing:
         if self.scales.set_signs(step, self.matched, late):
             self._known.clear()
 
-    def _forget(self, axes: Iterable[int]) -> None:
-        names = {self._tied.axes[axis].tensor for axis in axes}
-        for key in [key for key in self._known if key[0] in names]:
+    def _forget(self, axes: Iterable[int], unit: int = sys.maxsize) -> None:
+        """Drop what is known of tensors along whose axes something was found."""
+        on: dict[str, set[int]] = {}
+        for axis in axes:
+            on.setdefault(self._tied.axes[axis].tensor, set()).add(axis)
+        # What left this very axis alone is as before.
+        gone = [
+            (name, skip, placed)
+            for name, skip, placed in self._known
+            if name in on and (on[name] != {skip} or unit < placed)
+        ]
+        for key in gone:
             del self._known[key]
 
     def matched(self, name: str) -> tuple[Tensor, Tensor]:
@@ -122,7 +132,8 @@ class Undoing:
 
         Args:
             name: Its name.
-            skip: Number of an axis to leave alone.
+            skip: Number of an axis to leave alone; what else lies in groups of its layer is then
+                left as it is.
             placed: How many of the units are put in their places along that axis all the same; by
                 default the exchanges.
         """
@@ -135,13 +146,18 @@ class Undoing:
         if known is not None:
             return known
         moved = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+        cell = self._tied.axes[skip].cell if skip >= 0 else None
+
+        def elsewhere(number: int) -> bool:
+            return cell is not None and self._tied.axes[number].cell not in (None, cell)
+
         for unit, number, places in self._moving.get(name, ()):
             order = self.orders[unit]
-            if order is not None and (number != skip or unit < placed):
+            if order is not None and (number != skip or unit < placed) and not elsewhere(number):
                 self._tied.axes[number].reorder(moved, places, order)
         if tensor.dim() > 1:
             for number in numbers:
-                if number != skip:
+                if number != skip and not elsewhere(number):
                     self._unmix(number, moved)
                     self.scales.undo(self._tied.axes[number], moved)
         self._known[name, skip, placed] = moved
