@@ -103,6 +103,8 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
         )
     walk = LabelWalk(model, trace.recordings[0].graph)
     labels = walk.labels
+    if walk.mixing:
+        LabelWalk(model, trace.recordings[0].graph, walk)
     _settle_loose(labels, walk.loose)
     moving, scales = labels.classes()
     free, signed = labels.limits(scales)

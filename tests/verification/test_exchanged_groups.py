@@ -1,4 +1,4 @@
-"""Copies whose groups of channels changed places: not read plainly, proven through the release."""
+"""Copies whose groups of channels, or units over positions, changed places: proven all the same."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from passportize.release.claim import claim_of
 from passportize.surgery.branches import take_out_branches
 from passportize.verification.arbitration import Party, arbitrate
 from tests.support.exchanged import EXCHANGED, Grouped
+from tests.support.mixing import MIXING
 from tests.support.small_protected import PASSPORT
 from tests.support.widths import EXAMPLE, as_trained, noised, released, stolen
 
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::passportize.training.embedding.TrainedWeightsWarning"
 )
 
+MAKERS = {**EXCHANGED, **MIXING}
 THIEF = pp.Passport.generate("Mallory", date="2026-02-01", secret=bytes(range(1, 33)))
 
 
@@ -41,7 +43,7 @@ def judged(suspect: nn.Module, family: str) -> pp.Verdict:
 
 
 @pytest.mark.parametrize("size", [0.0, 0.3])
-@pytest.mark.parametrize("family", EXCHANGED)
+@pytest.mark.parametrize("family", MAKERS)
 def test_a_disguised_copy_is_a_copy(family: str, size: float) -> None:
     suspect = disguised(noised(stolen(family), size))
     plain = pp.verify(suspect, PASSPORT, released(family)[1])
@@ -53,9 +55,9 @@ def test_a_disguised_copy_is_a_copy(family: str, size: float) -> None:
     assert links.similarity.likeness > 0.9
 
 
-@pytest.mark.parametrize("family", EXCHANGED)
+@pytest.mark.parametrize("family", MAKERS)
 def test_a_disguised_stranger_stays_one(family: str) -> None:
-    links = judged(disguised(as_trained(EXCHANGED[family], 7)), family).links
+    links = judged(disguised(as_trained(MAKERS[family], 7)), family).links
     assert links is not None and links.accepted is False and links.similarity is not None
     assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 16
 
