@@ -94,7 +94,7 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     Raises:
         TracingError: The model cannot be read on shapes alone.
     """
-    norms = [norm.name for norm in find_norms(model)]
+    norms = [norm.name for norm in find_norms(model) if not _spelled_out(norm.module)]
     trace = trace_model(model, example_inputs, norms=norms, training=False)
     if trace.method != "fx-meta" or not trace.recordings[0].shapes:
         raise TracingError(
@@ -125,6 +125,16 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
         diagonals=diagonals,
         exchanges=exchanges,
     )
+
+
+def _spelled_out(norm: nn.Module) -> bool:
+    """Whether a norm's factors have the shape of what they act on, as in ResMLP's affine layers.
+
+    Its steps then say what it does, as they do for factors that a block multiplies with.
+    """
+    parameters = list(norm.parameters())
+    shaped = all(parameter.dim() > 1 for parameter in parameters)
+    return bool(parameters) and shaped and not list(norm.buffers())
 
 
 def _settle_loose(labels: ChannelLabels, loose: Mapping[str, tuple[Tensor, int]]) -> None:

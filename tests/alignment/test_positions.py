@@ -12,7 +12,7 @@ from passportize.alignment.alignment import align
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
-from tests.support.mixing import MIXING, NormedPositions, Twice, mixer
+from tests.support.mixing import MIXING, NormedPositions, Twice, affine, mixer
 from tests.support.widths import EXAMPLE, as_trained, noised
 
 
@@ -47,6 +47,14 @@ def test_norms_over_positions_let_channels_pass_and_those_over_units_move_with_t
     assert not any("norm.weight" in found for found in names)
 
 
+def test_channels_pass_affine_layers_and_layers_over_tokens() -> None:
+    tied = find_tied_channels(as_trained(affine, 0), EXAMPLE)
+    (stream,) = [group for group in tied.groups if group.size == 80]
+    names = {tied.axes[number].tensor for number, _ in stream.places}
+    assert {"stem.proj.weight", "blocks.1.ls1", "blocks.0.norm1.alpha", "norm.beta"} <= names
+    assert not any("linear_tokens" in name for name in names)
+
+
 def test_a_layer_that_is_used_over_channels_too_stays() -> None:
     assert find_tied_channels(Twice().eval(), EXAMPLE).groups == ()
 
@@ -67,6 +75,6 @@ def test_units_and_channels_come_back(name: str, size: float) -> None:
         assert not torch.allclose(thief.state_dict()[axis.tensor], expected[axis.tensor])
     found = align(released.state_dict(), thief.state_dict(), tied)
     for key, tensor in expected.items():
-        if tensor.dim() > 1:
+        if tensor.dim() > 1 and len(tensor) > 1:
             rows = [part.flatten(1).float() for part in (found.tensors[key], tensor)]
             assert float(nn.functional.cosine_similarity(*rows).min()) > 0.95, key

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from timm.layers import GluMlp
-from timm.models.mlp_mixer import MlpMixer
+from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock
 from torch import Tensor, nn
 
 
@@ -29,6 +29,19 @@ def gated_mixer() -> nn.Module:
             mlp_layer=GluMlp, act_layer=nn.SiLU,
         )
     )  # fmt: skip
+
+
+def affine() -> nn.Module:
+    """A ResMLP: positions are mixed by one layer, and norms are factors and shifts alone."""
+    model = MlpMixer(
+        10, img_size=16, patch_size=2, num_blocks=2, embed_dim=80, mlp_ratio=4,
+        block_layer=ResBlock, norm_layer=Affine,
+    )  # fmt: skip
+    for module in model.modules():
+        if isinstance(module, Affine):
+            nn.init.uniform_(module.alpha, 0.5, 1.5)
+            nn.init.normal_(module.beta, std=0.1)
+    return _with_head(model)
 
 
 class ByConvolution(nn.Module):
@@ -87,6 +100,7 @@ class Twice(nn.Module):
 MIXING: dict[str, Callable[[], nn.Module]] = {
     "mixer": mixer,
     "gated mixer": gated_mixer,
+    "affine": affine,
     "by convolution": ByConvolution,
     "normed positions": NormedPositions,
 }
