@@ -85,30 +85,29 @@ def label_weight(
     if weight is None or expert_shape_of(module) or dim < 0:
         return None
     transposed, groups = bool(getattr(module, "transposed", False)), getattr(module, "groups", 1)
-    if groups > 1 and transposed:
-        return None
     if _uniform_along(values, dim):
         return None
     inputs = channels_along(labels, values, dim)
-    width = weight.shape[1] if transposed else weight.shape[0]
+    width = weight.shape[1] * groups if transposed else weight.shape[0]
     outputs = labels.fresh(width)
     name = names[id(weight)]
     if groups == 1:
         labels.axes.append(Axis(name, 1 - int(transposed), "columns", inputs, step))
         labels.axes.append(Axis(name, int(transposed), "rows", outputs, step))
-    elif groups == len(inputs):
+    elif groups == len(inputs) == width or (groups == len(inputs) and not transposed):
         repeated = inputs.repeat_interleave(width // groups)
         labels.accompany(repeated, outputs)
         labels.axes.append(Axis(name, 0, "columns", repeated, step, moves=False))
         labels.axes.append(Axis(name, 0, "rows", outputs, step))
     else:
-        for at, (columns, rows) in enumerate(
-            zip(inputs.chunk(groups), outputs.chunk(groups), strict=True)
-        ):
-            first = at * len(rows)
-            meant = first, first + len(rows)
-            labels.axes.append(Axis(name, 1, "columns", columns, step, rows=meant, cell=at))
-            labels.axes.append(Axis(name, 0, "rows", rows, step, first=first, cell=at))
+        for at, parts in enumerate(zip(inputs.chunk(groups), outputs.chunk(groups), strict=True)):
+            # The one lie along the layer, group after group, the others within each group.
+            along, within = parts if transposed else parts[::-1]
+            roles = ("columns", "rows") if transposed else ("rows", "columns")
+            first = at * len(along)
+            meant = first, first + len(along)
+            labels.axes.append(Axis(name, 1, roles[1], within, step, rows=meant, cell=at))
+            labels.axes.append(Axis(name, 0, roles[0], along, step, first=first, cell=at))
     if groups > 1:
         labels.stiffen(inputs)
         labels.stiffen(outputs)

@@ -63,6 +63,24 @@ class Shuffled(nn.Module):
         return self.head(torch.relu(self.last(x)).mean((2, 3)))
 
 
+class Outward(nn.Module):
+    """A transposed convolution of four groups, and one of single channels behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = _convolution(3, 64), nn.BatchNorm2d(64)
+        self.larger = nn.ConvTranspose2d(64, 96, 2, stride=2, groups=4)
+        self.larger_norm = nn.BatchNorm2d(96)
+        self.single = nn.ConvTranspose2d(96, 96, 3, padding=1, groups=96)
+        self.last, self.last_norm = _convolution(96, 72, 3), nn.BatchNorm2d(72)
+        self.head = nn.Linear(72, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem_norm(self.stem(x)))
+        x = torch.relu(self.single(torch.relu(self.larger_norm(self.larger(x)))))
+        return self.head(torch.relu(self.last_norm(self.last(x))).mean((2, 3)))
+
+
 class Kept(nn.Module):
     """A convolution of four groups, one of which reads the picture as it is."""
 
@@ -96,4 +114,5 @@ EXCHANGED: dict[str, Callable[[], nn.Module]] = {
     "group norms": group_normed,
     "nested": nested,
     "shuffled": Shuffled,
+    "transposed": Outward,
 }
