@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from timm.layers import SelectiveKernel
 from torch import Tensor, nn
 
 
@@ -81,6 +82,21 @@ class Outward(nn.Module):
         return self.head(torch.relu(self.last_norm(self.last(x))).mean((2, 3)))
 
 
+class Paths(nn.Module):
+    """Two convolutions of four groups beside each other, weighed and added (SKNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = _convolution(3, 64), nn.BatchNorm2d(64)
+        self.middle = SelectiveKernel(64, 96, groups=4, rd_channels=8)
+        self.outward, self.outward_norm = _convolution(96, 72, 1), nn.BatchNorm2d(72)
+        self.head = nn.Linear(72, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(torch.relu(self.stem_norm(self.stem(x))))
+        return self.head(torch.relu(self.outward_norm(self.outward(x))).mean((2, 3)))
+
+
 class Kept(nn.Module):
     """A convolution of four groups, one of which reads the picture as it is."""
 
@@ -115,4 +131,5 @@ EXCHANGED: dict[str, Callable[[], nn.Module]] = {
     "nested": nested,
     "shuffled": Shuffled,
     "transposed": Outward,
+    "paths": Paths,
 }
