@@ -10,11 +10,12 @@ is compared. Two channels are as alike as
 
 with ``r`` the correlation of their ``D`` entries: the log-likelihood ratio of "one is a multiple of
 the other plus noise" against "they have nothing in common", for unknown factor and noise. The best
-assignment is that of the Hungarian method. A second and third round also look at the layers that
-read a channel. Factors, shifts and statistics of norms, and biases, take part as well, in units of
-the size of their channel: ``-1/2 log(d^2 / 2)`` each, with ``d`` the distance of two of them in
-standard deviations. Matrices are found by :mod:`passportize.alignment.matrices`, heads by
-:mod:`passportize.alignment.attention_heads`.
+assignment is that of the Hungarian method. Groups that changed places as wholes are found first,
+each channel with its best partner (:mod:`passportize.alignment.exchanges`). A second and third
+round also look at the layers that read a channel. Factors, shifts and statistics of norms, and
+biases, take part as well, in units of the size of their channel: ``-1/2 log(d^2 / 2)`` each, with
+``d`` the distance of two of them in standard deviations. Matrices are found by
+:mod:`passportize.alignment.matrices`, heads by :mod:`passportize.alignment.attention_heads`.
 
 Of a weight that carries bits only some entries take part
 (:mod:`passportize.alignment.held_out`). From the others likeness and bits are read.

@@ -1,8 +1,9 @@
 """Permuted channels (LayerShuffle, KDD 2023): a disguise that leaves the function as it is.
 
 The channels of a layer change places, and with them the entries of every norm, gate and layer that
-is tied to them or reads them. A mark that is read row by row in a fixed order is not found any
-more; no data, training or knowledge of a passport is needed.
+is tied to them or reads them; so do whole groups of grouped convolutions and norms. A mark that is
+read row by row in a fixed order is not found any more; no data, training or knowledge of a passport
+is needed.
 """
 
 from __future__ import annotations
