@@ -10,6 +10,7 @@ from torch import nn
 
 import passportize as pp
 from passportize.attacks.disguise import disguise
+from passportize.attacks.dummy_neurons import VARIANTS, add_dummy_neurons
 from passportize.attacks.permutation import permute_channels
 from passportize.release.claim import claim_of
 from passportize.surgery.branches import take_out_branches
@@ -88,3 +89,14 @@ def test_the_licensee_of_a_disguised_copy_is_named() -> None:
     assert pp.identify(copied, PASSPORT, names, claim).named == ()
     found = pp.identify(copied, PASSPORT, names, claim, released=model, example_inputs=EXAMPLE)
     assert found.named == (names[5],)
+
+
+@pytest.mark.parametrize("family", ["grouped convolution", "shuffled", "paths", "mixer"])
+def test_dummy_channels_on_top_are_taken_out_first(family: str) -> None:
+    suspect = stolen(family)
+    for variant in VARIANTS:
+        assert add_dummy_neurons(suspect, variant, 0.25, example_inputs=EXAMPLE)
+    verdict = judged(disguised(suspect), family)
+    links = verdict.links
+    assert verdict.accepted and links is not None and "channels more" in links.narrowed
+    assert links.aligned_matched >= 0.98 * links.entries_matched
