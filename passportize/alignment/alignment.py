@@ -10,11 +10,12 @@ is compared. Two channels are as alike as
 
 with ``r`` the correlation of their ``D`` entries: the log-likelihood ratio of "one is a multiple of
 the other plus noise" against "they have nothing in common", for unknown factor and noise. The best
-assignment is that of the Hungarian method. A second and third round also look at the layers that
-read a channel. Factors, shifts and statistics of norms, and biases, take part as well, in units of
-the size of their channel: ``-1/2 log(d^2 / 2)`` each, with ``d`` the distance of two of them in
-standard deviations. Matrices are found by :mod:`passportize.alignment.matrices`, heads by
-:mod:`passportize.alignment.attention_heads`.
+assignment is that of the Hungarian method. Groups that changed places as wholes are found first,
+each channel with its best partner (:mod:`passportize.alignment.exchanges`). A second and third
+round also look at the layers that read a channel. Factors, shifts and statistics of norms, and
+biases, take part as well, in units of the size of their channel: ``-1/2 log(d^2 / 2)`` each, with
+``d`` the distance of two of them in standard deviations. Matrices are found by
+:mod:`passportize.alignment.matrices`, heads by :mod:`passportize.alignment.attention_heads`.
 
 Of a weight that carries bits only some entries take part
 (:mod:`passportize.alignment.held_out`). From the others likeness and bits are read.
@@ -106,7 +107,8 @@ def find_places(
         For every group the suspect's channel at each place, those of nobody last; None where
         nothing tells.
     """
-    return _searched(released, suspect, tied, held_out, sizes).orders
+    found = _searched(released, suspect, tied, held_out, sizes).orders
+    return found[len(tied.exchanges) :]
 
 
 def _searched(
@@ -144,13 +146,15 @@ class _Search:
         self.stranger = False
 
     def _order_of_steps(self) -> list[tuple[int, list[int], list[int]]]:
-        """Groups and spaces that are first met at each step of the forward pass."""
+        """Units and spaces that are first met at each step of the forward pass."""
         steps: dict[int, tuple[list[int], list[int]]] = {}
         for axis in self._tied.axes:
             steps.setdefault(axis.step, ([], []))
-        for number, group in enumerate(self._tied.groups):
-            if number not in self._tied.replaced:
-                steps[self._tied.axes[group.places[0][0]].step][0].append(number)
+        before = len(self._tied.exchanges)
+        for number, unit in enumerate(self._tied.units):
+            if number - before not in self._tied.replaced:
+                first = min(self._tied.axes[at].step for at, _ in unit.places)
+                steps[first][0].append(number)
         for number, space in enumerate(self._tied.spaces):
             first = min(self._tied.axes[side.axis].step for side in space.sides)
             steps[first][1].append(number)
@@ -168,8 +172,8 @@ class _Search:
         changed = False
         unsettled = late and self._changes > 0.02
         self._changes = 0.0
-        for step, groups, spaces in self._steps:
-            for number in groups:
+        for step, units, spaces in self._steps:
+            for number in units:
                 if number in self._matching.settled:
                     continue
                 order = self._matching.match(number, late)
@@ -184,12 +188,12 @@ class _Search:
                 if self._solved[number] < 2 or unsettled:
                     self._solve(number, late)
             self._undoing.set_signs(step, late)
-            if not late and self._is_stranger(groups, spaces):
+            if not late and self._is_stranger(units, spaces):
                 self.stranger = True
                 break
         return changed
 
-    def _is_stranger(self, groups: Sequence[int], spaces: Sequence[int]) -> bool:
+    def _is_stranger(self, units: Sequence[int], spaces: Sequence[int]) -> bool:
         """Whether the first matches are no better than chance, on entries that were not looked at.
 
         Whatever comes later in the forward pass is compared by what was found before.
@@ -197,7 +201,7 @@ class _Search:
         if len(self._tested) >= _FIRST_UNITS:
             return False
         for places in (
-            *(self._tied.groups[number].places for number in groups),
+            *(self._tied.units[number].places for number in units),
             *(
                 [(side.axis, side.places[0]) for side in self._tied.spaces[number].sides]
                 for number in spaces
@@ -242,7 +246,7 @@ class _Search:
             return None
         if not late and not self._undoing.ready(side.axis):
             return None
-        other = self._undoing.aligned(name, side.axis, placed=True)
+        other = self._undoing.aligned(name, side.axis, len(self._tied.units))
         features = [self._undoing.along(side, tensor) for tensor in (own, other)]
         if held:
             chosen = self._undoing.along(side, self._held_out.fitted(name))[0, 0]

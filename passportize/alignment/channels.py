@@ -39,6 +39,8 @@ class Axis:
         inputs: For a ``"scale"``, the atoms of the norm's input.
         moves: Whether entries have to be moved for this axis; False if another axis of the same
             entries does it.
+        cell: Number of the group of a grouped convolution or norm whose channels are meant; None
+            where there is no more than one.
     """
 
     tensor: str
@@ -50,6 +52,7 @@ class Axis:
     rows: tuple[int, int] | None = None
     inputs: Tensor | None = None
     moves: bool = True
+    cell: int | None = None
 
     def of(self, tensor: Tensor) -> Tensor:
         """The part of a tensor that is meant, as a view."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,12 +16,14 @@ from passportize.alignment.undoing import Undoing
 
 __all__ = ["Matching"]
 
+_Measure: TypeAlias = Callable[[int, Tensor, int, int], Tensor | None]
+
 _OBVIOUS = 8.0
 """Nats by which a channel's best match leads, from where on no assignment has to be computed."""
 
 
 class Matching:
-    """Finds the places of a group's channels in a suspect, by what is undone so far.
+    """Finds the places of a unit's bundles in a suspect, by what is undone so far.
 
     Args:
         undoing: What is known.
@@ -30,7 +33,7 @@ class Matching:
             more; by default as many.
 
     Attributes:
-        settled: Numbers of the groups whose places were obvious.
+        settled: Numbers of the units whose places were obvious.
     """
 
     def __init__(
@@ -42,46 +45,64 @@ class Matching:
     ) -> None:
         self._undoing, self._tied, self._held_out = undoing, tied, held_out
         self._heads = HeadFeatures(tied)
-        self._sizes = [group.size for group in tied.groups] if sizes is None else sizes
+        self._before = len(tied.exchanges)
+        self._sizes = [unit.size for unit in tied.units]
+        if sizes is not None:
+            self._sizes[self._before :] = sizes
         self.settled: set[int] = set()
 
     def match(self, number: int, late: bool) -> Tensor | None:
-        """The order of a group in which the suspect's channels fit best; None if nothing tells.
+        """The order of a unit in which the suspect's bundles fit best; None if nothing tells.
 
         What the suspect has beyond the released channels comes last.
         """
         from scipy.optimize import linear_sum_assignment
 
-        group = self._tied.groups[number]
-        score = self._heads_score(number)
+        unit, size = self._tied.units[number], self._sizes[number]
+        score = self._heads_score(number - self._before)
         if score is None:
-            score = torch.zeros(group.size, group.size)
+            score = torch.zeros(unit.size, unit.size)
             seen = False
             plain = []
-            for axis, places in group.places:
+            for axis, places in unit.places:
                 found = self._tied.axes[axis]
+                if found.role == "whole":
+                    continue
                 if self._undoing.released.tensors[found.tensor].dim() == 1:
                     plain.append((axis, places))
                 elif found.moves and (late or self._undoing.ready(axis)):
-                    gain = self._likeness(axis, places)
+                    gain = self._gain(self._likeness, number, axis, places)
                     if gain is not None:
                         # Rows whose squares overflow resemble nothing.
                         score += gain.nan_to_num(0.0)
                         seen = True
-            order = _obvious(score[: self._sizes[number]]) if seen else None
+            order = _obvious(score[:size]) if seen else None
             if order is not None:
                 self.settled.add(number)
-                return _completed(order, group.size)
+                return _completed(order, unit.size)
             for axis, places in plain:
-                gain = self._nearness(axis, places, self._sizes[number])
+                gain = self._gain(self._nearness, number, axis, places)
                 if gain is not None:
                     score += gain
                     seen = True
             if not seen:
                 return None
-        wanted = score[: self._sizes[number]].numpy()
+        wanted = score[:size].numpy()
         order = torch.from_numpy(linear_sum_assignment(wanted, maximize=True)[1])
-        return _completed(order, group.size)
+        return _completed(order, unit.size)
+
+    def _gain(self, measure: _Measure, number: int, axis: int, places: Tensor) -> Tensor | None:
+        """What an axis says of every two bundles of a unit.
+
+        Within an exchange the channels can have moved, so each counts with its best partner.
+        """
+        if number >= self._before:
+            return measure(axis, places, self._before, self._sizes[number])
+        each = measure(axis, places.reshape(-1, 1), number, places.numel())
+        if each is None:
+            return None
+        size, channels = places.shape
+        return each.view(size, channels, size, channels).amax(3).sum(1)
 
     def _heads_score(self, number: int) -> Tensor | None:
         """Likeness of every two heads, where a group is one of heads with matrices on them."""
@@ -107,7 +128,7 @@ class Matching:
             features = [part[:, :, chosen] for part in features]
         return features[0], features[1]
 
-    def _likeness(self, number: int, places: Tensor) -> Tensor | None:
+    def _likeness(self, number: int, places: Tensor, placed: int, _: int) -> Tensor | None:
         """Log-likelihood ratio for every channel of the released weights and of the suspect."""
         axis = self._tied.axes[number]
         own = self._undoing.released.tensors[axis.tensor]
@@ -117,21 +138,19 @@ class Matching:
         def features(tensor: Tensor) -> Tensor:
             return axis.entries(tensor, places).reshape(len(places), -1)
 
-        other = self._undoing.aligned(axis.tensor, number)
+        other = self._undoing.aligned(axis.tensor, number, placed)
         rows, others = features(own.float()), features(other.float())
         chosen = features(self._held_out.fitted(axis.tensor))
         rows, others, chosen = some_columns(rows, others, chosen)
         likeness, entries = correlations(rows, others, chosen)
         return -0.5 * entries * torch.log1p(-likeness.square().clamp_max(1 - 1e-6))
 
-    def _nearness(self, number: int, places: Tensor, size: int) -> Tensor | None:
+    def _nearness(self, number: int, places: Tensor, placed: int, size: int) -> Tensor | None:
         """The same for a number that each channel has; None where all have the same."""
         axis = self._tied.axes[number]
-        models = self._undoing
-        own, other = (
-            models.scales.relative(axis, folded.tensors[axis.tensor], suspect)[places]
-            for suspect, folded in ((False, models.released), (True, models.suspect))
-        )
+        models, name = self._undoing, axis.tensor
+        own = models.scales.relative(axis, models.released.tensors[name])[places]
+        other = models.scales.relative(axis, models.aligned(name, number, placed), placed)[places]
         spread = own[:size].std(0)
         if not bool((spread > 0).all()):
             return None

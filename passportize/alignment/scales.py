@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from passportize.alignment.channels import Axis
+from passportize.alignment.groups import TiedGroup
 from passportize.alignment.held_out import HeldOut
-from passportize.alignment.tied_channels import TiedChannels, TiedGroup
+from passportize.alignment.tied_channels import TiedChannels
 
 __all__ = ["ChannelScales"]
 
@@ -55,6 +56,7 @@ class ChannelScales:
         self._sizes = [self._measure(released.__getitem__), self._measure(suspect.__getitem__)]
         self._signs = torch.ones(len(tied.free), dtype=torch.float64)
         self._source = torch.arange(len(tied.scales))
+        self._exchanged = [self._source.clone()] * (len(tied.exchanges) + 1)
 
     def measure_again(self, suspect: Callable[[str], Tensor]) -> None:
         """Sizes of the suspect's channels, once a matrix on others is known.
@@ -70,11 +72,27 @@ class ChannelScales:
             atoms = self._tied.axes[number].atoms
             self._source[atoms[places.reshape(-1)]] = atoms[places[order].reshape(-1)]
 
+    def exchange(self, orders: Sequence[Tensor | None]) -> None:
+        """Take note of the places of groups that changed places as wholes, as far as known."""
+        source = torch.arange(len(self._source))
+        for at, exchange in enumerate(self._tied.exchanges):
+            order = orders[at]
+            if order is not None:
+                moved = source.clone()
+                moved[exchange.atoms.reshape(-1)] = source[exchange.atoms[order].reshape(-1)]
+                source = moved
+            self._exchanged[at + 1] = source
+
+    def sources(self, atoms: Tensor) -> Tensor:
+        """The suspect's atoms at the places of these."""
+        found: Tensor = self._exchanged[-1][self._source[atoms]]
+        return found
+
     def factors(self, atoms: Tensor) -> Tensor:
         """What the suspect's channels at the places of these atoms were multiplied with."""
         classes = self._tied.scales[atoms]
         own = self._sizes[0][classes]
-        other = self._sizes[1][self._tied.scales[self._source[atoms]]]
+        other = self._sizes[1][self._tied.scales[self.sources(atoms)]]
         ratio = torch.where((own > 0) & (other > 0), other / own.clamp_min(1e-300), 1.0)
         return torch.where(self._free[classes], ratio * self._signs[classes], 1.0)
 
@@ -87,17 +105,19 @@ class ChannelScales:
             return
         axis.of(tensor).mul_(axis.spread(factors, tensor).to(tensor.device, tensor.dtype))
 
-    def relative(self, axis: Axis, tensor: Tensor, suspect: bool) -> Tensor:
+    def relative(self, axis: Axis, tensor: Tensor, exchanges: int | None = None) -> Tensor:
         """A vector of numbers of channels in units of their sizes, without signs, float64.
 
         Args:
             axis: Where the numbers lie.
-            tensor: The vector, of one of the two models.
-            suspect: Of which.
+            tensor: The vector.
+            exchanges: How many exchanges are undone in it, if it is the suspect's; None for the
+                released one.
         """
         values = axis.of(tensor).detach().double().cpu().abs()
-        classes = self._tied.scales[axis.atoms]
-        sizes = self._sizes[int(suspect)][classes]
+        atoms = axis.atoms if exchanges is None else self._exchanged[exchanges][axis.atoms]
+        classes = self._tied.scales[atoms]
+        sizes = self._sizes[int(exchanges is not None)][classes]
         sizes = torch.where(self._free[classes] & (sizes > 0), sizes, 1.0)
         return values / (sizes.square() if axis.role == "variance" else sizes)
 
@@ -118,15 +138,21 @@ class ChannelScales:
         if not bool(made.any()):
             return False
         products = torch.zeros_like(self._signs)
+        both: dict[str, Tensor] = {}
         for axis in self._tied.axes:
             makes = axis.step == step and axis.role in _MAKING
             reads = late and axis.role == "columns"
             classes = self._tied.scales[axis.atoms]
             if not (makes or reads) or not bool(made[classes].any()):
                 continue
-            own, other = matched(axis.tensor)
-            both = own.double() * other.double() * self._held_out.fitted(axis.tensor)
-            dots = axis.of(both).movedim(axis.dim, 0).reshape(len(axis.atoms), -1).sum(1)
+            # Every group of a layer has axes of its own on the same tensor.
+            if axis.tensor not in both:
+                own, other = matched(axis.tensor)
+                fitted = self._held_out.fitted(axis.tensor)
+                both = {axis.tensor: own.double() * other.double() * fitted}
+            dots = (
+                axis.of(both[axis.tensor]).movedim(axis.dim, 0).reshape(len(axis.atoms), -1).sum(1)
+            )
             if axis.role in ("rows", "columns"):
                 # The sign that it has now was taken out of the aligned tensor.
                 dots = dots * self._signs[classes]
@@ -141,6 +167,11 @@ class ChannelScales:
     def _measure(self, tensors: Callable[[str], Tensor]) -> Tensor:
         """Size of every class of one scale in one model, float64."""
         squares = torch.zeros(len(self._free), dtype=torch.float64)
+        columns: dict[str, list[Axis]] = {}
+        for axis in self._tied.axes:
+            if axis.role == "columns":
+                columns.setdefault(axis.tensor, []).append(axis)
+        measured: dict[str, Tensor] = {}
         for axis in self._tied.axes:
             if axis.role not in _MAKING:
                 continue
@@ -148,15 +179,18 @@ class ChannelScales:
             mine = (self._first[classes] == axis.step) & self._free[classes]
             if not bool(mine.any()):
                 continue
-            tensor = tensors(axis.tensor).detach().double().cpu()
-            if axis.role == "rows":
-                tensor = tensor.clone()
-                for other in self._tied.axes:
-                    if other.tensor == axis.tensor and other.role == "columns":
+            if axis.role == "rows" and axis.tensor in columns:
+                if axis.tensor not in measured:
+                    measured = {axis.tensor: tensors(axis.tensor).detach().double().cpu().clone()}
+                    for other in columns[axis.tensor]:
                         known = self._tied.scales[other.atoms]
                         sizes = squares[known].sqrt()
                         sizes = torch.where(self._free[known] & (sizes > 0), sizes, 1.0)
-                        other.of(tensor).mul_(other.spread(sizes, tensor))
+                        part = other.of(measured[axis.tensor])
+                        part.mul_(other.spread(sizes, part))
+                tensor = measured[axis.tensor]
+            else:
+                tensor = tensors(axis.tensor).detach().double().cpu()
             rows = axis.of(tensor).movedim(axis.dim, 0).reshape(len(axis.atoms), -1)
             squares.index_add_(0, classes[mine], rows.square().sum(1)[mine])
         return squares.sqrt()

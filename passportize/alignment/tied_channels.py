@@ -9,15 +9,15 @@ where it is made and divided by it where it is read (NeuronScale, SignFlip).
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import FIXED, Axis, ChannelLabels, Diagonal
+from passportize.alignment.channels import Axis, ChannelLabels, Diagonal
+from passportize.alignment.exchanges import find_exchanges
+from passportize.alignment.groups import Exchange, TiedGroup, find_bundles, find_groups
 from passportize.alignment.spaces import MatrixSpace, find_spaces
 from passportize.alignment.walk import LabelWalk
 from passportize.errors import TracingError
@@ -28,26 +28,14 @@ __all__ = ["TiedChannels", "TiedGroup", "find_tied_channels"]
 
 
 @dataclass(frozen=True, eq=False)
-class TiedGroup:
-    """Bundles of channels that can change places with each other.
-
-    Attributes:
-        size: Number of bundles.
-        places: For every axis on which they lie, its number and the entries of each bundle, int64
-            ``[size, entries per bundle]``.
-    """
-
-    size: int
-    places: tuple[tuple[int, Tensor], ...]
-
-
-@dataclass(frozen=True, eq=False)
 class TiedChannels:
     """Result of :func:`find_tied_channels`.
 
     Attributes:
         axes: Every axis of channels, in the order of the forward pass.
         groups: What can be permuted, in the order of the forward pass.
+        exchanges: Groups of grouped convolutions and norms that can change places as wholes, before
+            channels do so within them.
         scales: Class of one scale of every atom, int64 ``[atoms]``.
         free: Whether a class can be rescaled, ``[classes]``.
         signed: Whether its sign can change too, ``[classes]``.
@@ -64,25 +52,29 @@ class TiedChannels:
     aliases: Mapping[str, str]
     spaces: tuple[MatrixSpace, ...] = ()
     diagonals: tuple[Diagonal, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
 
     @property
     def replaced(self) -> frozenset[int]:
         """Numbers of the groups that a space stands for: a matrix is more than a permutation."""
         return frozenset(space.group for space in self.spaces if space.group is not None)
 
-    def permute(self, tensors: Mapping[str, Tensor], orders: Sequence[Tensor | None]) -> None:
+    @property
+    def units(self) -> tuple[TiedGroup, ...]:
+        """All that can be permuted, in an order in which any disguise can be undone."""
+        return (*self.exchanges, *self.groups)
+
+    def permute(self, tensors: Mapping[str, Tensor], orders: Mapping[int, Tensor]) -> None:
         """Move channels, in place.
 
         Args:
-            tensors: By first name; only those with channels of a group are looked at, and those
+            tensors: By first name; only those with channels that move are looked at, and those
                 that are missing are passed over.
-            orders: For every group which bundle goes to each place, int64 ``[size]``; None to
-                leave it.
+            orders: Which bundle goes to each place, int64 ``[size]``, by number in :attr:`units`;
+                carried out one after the other.
         """
-        for group, order in zip(self.groups, orders, strict=True):
-            if order is None:
-                continue
-            for number, places in group.places:
+        for at, order in orders.items():
+            for number, places in self.units[at].places:
                 axis = self.axes[number]
                 if axis.moves and axis.tensor in tensors:
                     axis.reorder(tensors[axis.tensor], places, order)
@@ -92,8 +84,8 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     """Find the channels of a model that can move together; the model is only read.
 
     Inputs and outputs of the model stay where they are, and so does what passes through a step that
-    is not known. Grouped convolutions and
-    GroupNorm keep their groups in place; channels move within them.
+    is not known. In grouped convolutions and GroupNorm channels move within their group, and whole
+    groups change places.
 
     Args:
         model: A plain model.
@@ -102,7 +94,7 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     Raises:
         TracingError: The model cannot be read on shapes alone.
     """
-    norms = [norm.name for norm in find_norms(model)]
+    norms = [norm.name for norm in find_norms(model) if not _spelled_out(norm.module)]
     trace = trace_model(model, example_inputs, norms=norms, training=False)
     if trace.method != "fx-meta" or not trace.recordings[0].shapes:
         raise TracingError(
@@ -111,16 +103,38 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
         )
     walk = LabelWalk(model, trace.recordings[0].graph)
     labels = walk.labels
+    if walk.mixing:
+        LabelWalk(model, trace.recordings[0].graph, walk)
     _settle_loose(labels, walk.loose)
     moving, scales = labels.classes()
     free, signed = labels.limits(scales)
     axes = sorted(labels.axes, key=lambda axis: axis.step)
-    groups = _groups(axes, moving)
+    bundles = find_bundles(axes, moving)
+    groups = find_groups(bundles)
     spaces = find_spaces(labels, axes, [group.places for group in groups], moving, scales)
     diagonals = tuple(sorted(labels.diagonals, key=lambda diagonal: diagonal.step))
+    whole, exchanges = find_exchanges(axes, bundles)
     return TiedChannels(
-        tuple(axes), groups, scales, free, signed, _aliases(model), spaces, diagonals
+        axes=(*axes, *whole),
+        groups=groups,
+        scales=scales,
+        free=free,
+        signed=signed,
+        aliases=_aliases(model),
+        spaces=spaces,
+        diagonals=diagonals,
+        exchanges=exchanges,
     )
+
+
+def _spelled_out(norm: nn.Module) -> bool:
+    """Whether a norm's factors have the shape of what they act on, as in ResMLP's affine layers.
+
+    Its steps then say what it does, as they do for factors that a block multiplies with.
+    """
+    parameters = list(norm.parameters())
+    shaped = all(parameter.dim() > 1 for parameter in parameters)
+    return bool(parameters) and shaped and not list(norm.buffers())
 
 
 def _settle_loose(labels: ChannelLabels, loose: Mapping[str, tuple[Tensor, int]]) -> None:
@@ -153,32 +167,6 @@ def _varied(classes: Tensor) -> list[int]:
     return [
         dim for dim in range(classes.dim()) if bool((classes != classes.narrow(dim, 0, 1)).any())
     ]
-
-
-def _groups(axes: Sequence[Axis], moving: Tensor) -> tuple[TiedGroup, ...]:
-    """Bundles by the axes on which they lie and how often."""
-    found: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
-    for number, axis in enumerate(axes):
-        entries: dict[int, list[int]] = defaultdict(list)
-        for entry, bundle in enumerate(moving[axis.atoms].tolist()):
-            entries[bundle].append(entry)
-        for bundle, places in entries.items():
-            found[bundle].append((number, places))
-    found.pop(int(moving[FIXED]), None)
-    alike: dict[tuple[tuple[int, int], ...], list[list[list[int]]]] = defaultdict(list)
-    for lying in found.values():
-        roles = {axes[number].role for number, _ in lying}
-        # What nothing reads is an output of the model.
-        if "columns" in roles and roles & {"rows", "vector"}:
-            kind = tuple((number, len(where)) for number, where in lying)
-            alike[kind].append([where for _, where in lying])
-    groups = []
-    for kind, members in alike.items():
-        if len(members) > 1:
-            lists = [torch.tensor([member[at] for member in members]) for at in range(len(kind))]
-            numbers = [number for number, _ in kind]
-            groups.append(TiedGroup(len(members), tuple(zip(numbers, lists, strict=True))))
-    return tuple(sorted(groups, key=lambda group: group.places[0][0]))
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

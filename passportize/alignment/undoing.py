@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -30,8 +31,8 @@ class Undoing:
         released: The owner's, folded.
         suspect: The suspect's, folded.
         scales: Factors and signs of channels.
-        orders: Which channel of the suspect is at each place, by number of the group; None where
-            that is not known.
+        orders: Which bundle of the suspect is at each place, by number in ``tied.units``; None
+            where that is not known.
         matrices: Those that act on each space, ``[blocks, size, size]``; None likewise.
     """
 
@@ -45,15 +46,21 @@ class Undoing:
         self._tied = tied
         raw = {name: _finite(tensor) for name, tensor in suspect.items()}
         self.released, self.suspect = Folded(tied, released), Folded(tied, raw)
-        self.orders: list[Tensor | None] = [None] * len(tied.groups)
+        self.orders: list[Tensor | None] = [None] * len(tied.units)
         self.matrices: list[Tensor | None] = [None] * len(tied.spaces)
         self._inverses: list[Tensor | None] = [None] * len(tied.spaces)
         self.scales = ChannelScales(tied, released, raw, held_out)
-        self._groups_of: dict[int, list[tuple[int, Tensor]]] = {}
-        for number, group in enumerate(tied.groups):
-            if number not in tied.replaced:
-                for axis_number, places in group.places:
-                    self._groups_of.setdefault(axis_number, []).append((number, places))
+        self._exchanges = len(tied.exchanges)
+        self._units_of: dict[int, list[int]] = {}
+        self._moving: dict[str, list[tuple[int, int, Tensor]]] = {}
+        for number, unit in enumerate(tied.units):
+            if number - self._exchanges not in tied.replaced:
+                for axis_number, places in unit.places:
+                    self._units_of.setdefault(axis_number, []).append(number)
+                    axis = tied.axes[axis_number]
+                    if axis.moves:
+                        on = self._moving.setdefault(axis.tensor, [])
+                        on.append((number, axis_number, places))
         self._spaces_of: dict[int, list[tuple[int, Side]]] = {}
         for number, space in enumerate(tied.spaces):
             for side in space.sides:
@@ -61,14 +68,17 @@ class Undoing:
         self._axes_of: dict[str, list[int]] = {}
         for number, axis in enumerate(tied.axes):
             self._axes_of.setdefault(axis.tensor, []).append(number)
-        self._known: dict[tuple[str, int, bool], Tensor] = {}
+        self._known: dict[tuple[str, int, int], Tensor] = {}
 
     def place(self, number: int, order: Tensor) -> None:
-        """Take note of the places of a group's channels in the suspect."""
-        group = self._tied.groups[number]
+        """Take note of the places of a unit's bundles in the suspect."""
+        unit = self._tied.units[number]
         self.orders[number] = order
-        self.scales.place(group, order)
-        self._forget(axis for axis, _ in group.places)
+        if number < self._exchanges:
+            self.scales.exchange(self.orders[: self._exchanges])
+        else:
+            self.scales.place(unit, order)
+        self._forget((axis for axis, _ in unit.places), number)
 
     def mix(self, number: int, matrices: Tensor) -> None:
         """Take note of the matrices that act on a space."""
@@ -80,9 +90,18 @@ class Undoing:
         if self.scales.set_signs(step, self.matched, late):
             self._known.clear()
 
-    def _forget(self, axes: Iterable[int]) -> None:
-        names = {self._tied.axes[axis].tensor for axis in axes}
-        for key in [key for key in self._known if key[0] in names]:
+    def _forget(self, axes: Iterable[int], unit: int = sys.maxsize) -> None:
+        """Drop what is known of tensors along whose axes something was found."""
+        on: dict[str, set[int]] = {}
+        for axis in axes:
+            on.setdefault(self._tied.axes[axis].tensor, set()).add(axis)
+        # What left this very axis alone is as before.
+        gone = [
+            (name, skip, placed)
+            for name, skip, placed in self._known
+            if name in on and (on[name] != {skip} or unit < placed)
+        ]
+        for key in gone:
             del self._known[key]
 
     def matched(self, name: str) -> tuple[Tensor, Tensor]:
@@ -96,7 +115,7 @@ class Undoing:
             along = self._tied.axes[other]
             if along.dim == found.dim or not along.moves:
                 continue
-            if any(self.orders[group] is None for group, _ in self._groups_of.get(other, ())):
+            if any(self.orders[unit] is None for unit in self._units_of.get(other, ())):
                 return False
             if any(self.matrices[at] is None for at, _ in self._spaces_of.get(other, ())):
                 return False
@@ -108,31 +127,37 @@ class Undoing:
         entries = self._tied.axes[side.axis].entries(tensor, side.places)
         return entries.reshape(blocks, size, -1)
 
-    def aligned(self, name: str, skip: int = -1, *, placed: bool = False) -> Tensor:
+    def aligned(self, name: str, skip: int = -1, placed: int | None = None) -> Tensor:
         """A folded tensor of the suspect as far as it is known.
 
         Args:
             name: Its name.
-            skip: Number of an axis to leave alone.
-            placed: Whether channels along that axis are put in their places all the same.
+            skip: Number of an axis to leave alone; what else lies in groups of its layer is then
+                left as it is.
+            placed: How many of the units are put in their places along that axis all the same; by
+                default the exchanges.
         """
         tensor = self.suspect.tensors[name]
         numbers = self._axes_of.get(name)
         if not numbers or not tensor.is_floating_point():
             return tensor
+        placed = self._exchanges if placed is None else placed
         known = self._known.get((name, skip, placed))
         if known is not None:
             return known
         moved = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
-        for number in numbers:
-            axis = self._tied.axes[number]
-            for group, places in self._groups_of.get(number, ()):
-                order = self.orders[group]
-                if order is not None and axis.moves and (placed or number != skip):
-                    axis.reorder(moved, places, order)
+        cell = self._tied.axes[skip].cell if skip >= 0 else None
+
+        def elsewhere(number: int) -> bool:
+            return cell is not None and self._tied.axes[number].cell not in (None, cell)
+
+        for unit, number, places in self._moving.get(name, ()):
+            order = self.orders[unit]
+            if order is not None and (number != skip or unit < placed) and not elsewhere(number):
+                self._tied.axes[number].reorder(moved, places, order)
         if tensor.dim() > 1:
             for number in numbers:
-                if number != skip:
+                if number != skip and not elsewhere(number):
                     self._unmix(number, moved)
                     self.scales.undo(self._tied.axes[number], moved)
         self._known[name, skip, placed] = moved
@@ -144,11 +169,12 @@ class Undoing:
 
     def moved(self) -> int:
         """Channels that had another place, or a matrix on them."""
-        count = sum(
-            int((order != torch.arange(len(order))).sum())
-            for order in self.orders
-            if order is not None
-        )
+        count = 0
+        for number, group in enumerate(self._tied.groups):
+            if number not in self._tied.replaced:
+                axis, places = group.places[0]
+                atoms = self._tied.axes[axis].atoms[places[:, 0]]
+                count += int((self.scales.sources(atoms) != atoms).sum())
         for matrices in self.matrices:
             if matrices is not None:
                 identity = torch.eye(matrices.shape[1], dtype=matrices.dtype)

@@ -24,7 +24,7 @@ from passportize.alignment.walk_arithmetic import (
     label_unary,
 )
 from passportize.alignment.walk_attention import ATTENTION_STEPS, AttentionLabels
-from passportize.alignment.walk_layers import label_norm, label_weight, uniform_along
+from passportize.alignment.walk_layers import label_norm, label_weight, over_positions
 from passportize.tracing.graph import argument, shape_of, step_name
 from passportize.tracing.operations import RESHAPE_STEPS, Kind, steps
 
@@ -41,18 +41,26 @@ _MOST_ATOMS = 1 << 20
 class LabelWalk:
     """Labels of every tensor in one graph.
 
+    Where layers mix positions, the same for every channel (a transposed linear layer), the channels
+    pass unchanged. The units that such layers make are followed by a second walk, in which the
+    channels stand still.
+
     Args:
         model: The model that was recorded.
         graph: Its graph, with shapes.
+        first: The first walk, if this is the second.
 
     Attributes:
-        labels: What was found.
+        labels: What was found, by both.
+        mixing: Names of the modules that mix positions.
         loose: Atoms of every parameter that is added to or multiplied with channels directly, by
             name, in its shape, and the step.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        self.labels = ChannelLabels()
+    def __init__(self, model: nn.Module, graph: fx.Graph, first: LabelWalk | None = None) -> None:
+        self.labels: ChannelLabels = ChannelLabels() if first is None else first.labels
+        self.mixing: set[str] = set()
+        self._making = None if first is None else first.mixing
         self.loose: dict[str, tuple[Tensor, int]] = {}
         self._attention = AttentionLabels(self.labels)
         self._modules = dict(model.named_modules())
@@ -101,7 +109,11 @@ class LabelWalk:
             parameter = self._tensors.get(name) if not node.meta.get("constant") else None
             if value.numel() == 1:
                 value = torch.tensor(BLANK).expand(shape)
-            elif isinstance(parameter, nn.Parameter) and value.numel() <= _MOST_ATOMS:
+            elif (
+                isinstance(parameter, nn.Parameter)
+                and value.numel() <= _MOST_ATOMS
+                and self._making is None
+            ):
                 value = self.labels.fresh(value.numel()).view(shape)
                 self.loose[name] = (value, len(self._values))
         self._values[node] = value
@@ -127,14 +139,12 @@ class LabelWalk:
         module, kind = self._modules[name], node.meta.get("kind")
         source = node.args[0] if node.args else None
         found = None
+        values = self._of(source) if isinstance(source, fx.Node) else None
+        if shape is not None and isinstance(values, Tensor):
+            passed = self._passed(name, module, values, shape)
+            if passed is not None:
+                return passed
         if shape is not None and isinstance(source, fx.Node) and name not in self._done:
-            values = self._of(source)
-            linear = isinstance(module, nn.Linear) and isinstance(values, Tensor)
-            if linear and uniform_along(values, values.dim() - 1):
-                # Over tokens or positions, the same for every channel.
-                self.labels.unscale(values)
-                same: Tensor = values.narrow(-1, 0, 1).expand(shape)
-                return same
             before = len(self.labels.axes)
             if isinstance(values, Tensor) and kind in ("weight", "norm"):
                 label = label_weight if kind == "weight" else label_norm
@@ -151,6 +161,26 @@ class LabelWalk:
             return self._unknown(node)
         outputs, dim = found
         return outputs.view([-1 if d == dim else 1 for d in range(len(shape))]).expand(shape)
+
+    def _passed(
+        self, name: str, module: nn.Module, values: Tensor, shape: tuple[int, ...]
+    ) -> Tensor | None:
+        """Labels behind a module that treats what they count alike; None where it does not."""
+        if (
+            self._making is not None
+            and name not in self._making
+            and not bool((values > FIXED).any())
+        ):
+            return torch.tensor(FIXED).expand(shape)
+        dim = over_positions(module, values)
+        if dim is None or (name in self._done and name not in self.mixing):
+            return None
+        self.labels.unscale(values)
+        if not isinstance(module, nn.Linear):
+            self.labels.stiffen(values)
+        self.mixing.add(name)
+        self._done.add(name)
+        return values.narrow(dim, 0, 1).expand(shape)
 
     # --- steps ----------------------------------------------------------------------------------
 

@@ -73,6 +73,10 @@ def label_reduction(labels: ChannelLabels, node: fx.Node, values: Tensor) -> Ten
     dims = [d % values.dim() for d in (given if isinstance(given, (tuple, list)) else [given])]
     narrow = thin(values)
     low, high = narrow.amin(dims, keepdim=True), narrow.amax(dims, keepdim=True)
+    if name == "sum" and bool((low != high).any()) and _differ(low) and not bool((low < 0).any()):
+        # Several tensors beside each other (the paths of a selective kernel), which are added.
+        labels.tie(low, narrow)
+        high = low
     if name not in _MEANS or bool((low != high).any()):
         labels.unscale(narrow)
         labels.stiffen(narrow)
@@ -124,6 +128,10 @@ def label_pair(
         if not scaled:
             labels.unscale(result)
     return result
+
+
+def _differ(values: Tensor) -> bool:
+    return bool((values != values.flatten()[0]).any())
 
 
 def _spread(values: Tensor) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, Diagonal, thin
 from passportize.tracing.weight_layers import expert_shape_of, standardises_weight
 
-__all__ = ["channels_along", "label_norm", "label_weight", "uniform_along"]
+__all__ = ["channels_along", "label_norm", "label_weight", "over_positions"]
 
 _NORM_ROLES = {
     "running_mean": "mean",
@@ -19,6 +19,8 @@ _NORM_ROLES = {
 }
 _LINEAR = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 _POSITIVE = (nn.ReLU, nn.LeakyReLU)
+_PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+_NORMS = (*_PER_CHANNEL, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def channels_along(labels: ChannelLabels, values: Tensor, dim: int) -> Tensor:
@@ -32,11 +34,33 @@ def channels_along(labels: ChannelLabels, values: Tensor, dim: int) -> Tensor:
     return first
 
 
-def uniform_along(values: Tensor, dim: int) -> bool:
+def _uniform_along(values: Tensor, dim: int) -> bool:
     """Whether labels are equal along a dimension, but not all of them are equal."""
     narrow = thin(values)
     same = bool((narrow == narrow.narrow(dim, 0, 1)).all())
     return same and bool((narrow != narrow.flatten()[0]).any())
+
+
+def over_positions(module: nn.Module, values: Tensor) -> int | None:
+    """The dimension whose entries a module mixes, or norms, if labels are equal along it.
+
+    Args:
+        module: A linear layer, a convolution of single entries or a norm; none for any other.
+        values: Labels of its input.
+    """
+    if isinstance(module, nn.Linear):
+        dim = values.dim() - 1
+    elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        dim = values.dim() - 1 - len(module.kernel_size)
+        if {*module.kernel_size, *module.stride, module.groups} != {1}:
+            return None
+        if module.padding not in ("valid", (0,) * len(module.kernel_size)):
+            return None
+    elif isinstance(module, _NORMS) and len(getattr(module, "normalized_shape", (0,))) == 1:
+        dim = _counted_by(module, values)
+    else:
+        return None
+    return dim if 0 <= dim < values.dim() and _uniform_along(values, dim) else None
 
 
 def label_weight(
@@ -61,31 +85,29 @@ def label_weight(
     if weight is None or expert_shape_of(module) or dim < 0:
         return None
     transposed, groups = bool(getattr(module, "transposed", False)), getattr(module, "groups", 1)
-    if groups > 1 and transposed:
-        return None
-    if uniform_along(values, dim):
+    if _uniform_along(values, dim):
         return None
     inputs = channels_along(labels, values, dim)
-    width = weight.shape[1] if transposed else weight.shape[0]
+    width = weight.shape[1] * groups if transposed else weight.shape[0]
     outputs = labels.fresh(width)
     name = names[id(weight)]
     if groups == 1:
         labels.axes.append(Axis(name, 1 - int(transposed), "columns", inputs, step))
         labels.axes.append(Axis(name, int(transposed), "rows", outputs, step))
-    elif groups == len(inputs):
+    elif groups == len(inputs) == width or (groups == len(inputs) and not transposed):
         repeated = inputs.repeat_interleave(width // groups)
         labels.accompany(repeated, outputs)
         labels.axes.append(Axis(name, 0, "columns", repeated, step, moves=False))
         labels.axes.append(Axis(name, 0, "rows", outputs, step))
     else:
-        for at, (columns, rows) in enumerate(
-            zip(inputs.chunk(groups), outputs.chunk(groups), strict=True)
-        ):
-            first = at * len(rows)
-            labels.axes.append(
-                Axis(name, 1, "columns", columns, step, rows=(first, first + len(rows)))
-            )
-            labels.axes.append(Axis(name, 0, "rows", rows, step, first=first))
+        for at, parts in enumerate(zip(inputs.chunk(groups), outputs.chunk(groups), strict=True)):
+            # The one lie along the layer, group after group, the others within each group.
+            along, within = parts if transposed else parts[::-1]
+            roles = ("columns", "rows") if transposed else ("rows", "columns")
+            first = at * len(along)
+            meant = first, first + len(along)
+            labels.axes.append(Axis(name, 1, roles[1], within, step, rows=meant, cell=at))
+            labels.axes.append(Axis(name, 0, roles[0], along, step, first=first, cell=at))
     if groups > 1:
         labels.stiffen(inputs)
         labels.stiffen(outputs)
@@ -114,15 +136,12 @@ def label_norm(
     labels: ChannelLabels, norm: nn.Module, names: dict[int, str], values: Tensor, step: int
 ) -> tuple[Tensor, int] | None:
     """A norm; arguments and result as for :func:`label_weight`."""
-    per_channel = isinstance(
-        norm, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-    )
+    per_channel = isinstance(norm, _PER_CHANNEL)
     over_channels = hasattr(norm, "normalized_shape")
     if not per_channel and not over_channels and not isinstance(norm, nn.GroupNorm):
         return None
-    last = over_channels and "2d" not in type(norm).__name__
-    dim = values.dim() - 1 if last else 1
-    if values.dim() <= dim or uniform_along(values, dim):
+    dim = _counted_by(norm, values)
+    if values.dim() <= dim or _uniform_along(values, dim):
         return None
     width = values.shape[dim]
     groups = int(getattr(norm, "num_groups", 1))
@@ -145,7 +164,8 @@ def label_norm(
             moved = before if key in statistics else after
             sources = before if role == "scale" else None
             name = names[id(tensors[key])]
-            labels.axes.append(Axis(name, 0, role, moved, step, first, inputs=sources))
+            cell = at if groups > 1 else None
+            labels.axes.append(Axis(name, 0, role, moved, step, first, inputs=sources, cell=cell))
     if not per_channel:
         labels.unscale(inputs)
     if "weight" not in factors:
@@ -164,6 +184,12 @@ def label_norm(
         labels, norm, {key: names[id(tensors[key])] for key in tensors}, inputs, outputs, step
     )
     return outputs, dim
+
+
+def _counted_by(norm: nn.Module, values: Tensor) -> int:
+    """The dimension that counts the channels of a norm."""
+    last = hasattr(norm, "normalized_shape") and "2d" not in type(norm).__name__
+    return values.dim() - 1 if last else 1
 
 
 def _note_factors(

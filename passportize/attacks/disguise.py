@@ -3,9 +3,10 @@
 Whatever :func:`passportize.alignment.tied_channels.find_tied_channels` knows to be possible is done
 at once: a random matrix on every space of channels that have no meaning of their own (residual
 streams, linear bottlenecks, values, queries and keys of every head), heads and all other channels
-permuted, rescaled and mirrored. It takes no data, no training and a few seconds. Rotations of
-residual streams are in SliceGPT (ICLR 2024), those inside heads in AWM (ICLR 2026), permutations,
-scales and signs in "Cracking White-box DNN Watermarks via Invariant Neuron Transforms" (KDD 2022).
+permuted, groups of convolutions and norms exchanged, channels rescaled and mirrored. It takes no
+data, no training and a few seconds. Rotations of residual streams are in SliceGPT (ICLR 2024),
+those inside heads in AWM (ICLR 2026), permutations, scales and signs in "Cracking White-box DNN
+Watermarks via Invariant Neuron Transforms" (KDD 2022).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Disguise:
 
     Attributes:
         mixed: Channels that a random matrix was put on, heads counted one by one.
-        permuted: Groups of channels or heads that were permuted.
+        permuted: Groups of channels or heads, or of whole groups, that were permuted.
         scaled: Channels that were rescaled or mirrored.
     """
 

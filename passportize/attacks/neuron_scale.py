@@ -109,6 +109,8 @@ def _stabilisers(model: nn.Module) -> dict[str, float]:
 
 
 def _multiply(axis: Axis, tensor: Tensor, factors: Tensor, eps: float) -> None:
+    if axis.role == "whole":
+        return
     part = axis.of(tensor)
     own = factors[axis.atoms]
     if axis.role == "columns":

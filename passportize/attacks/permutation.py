@@ -1,12 +1,14 @@
 """Permuted channels (LayerShuffle, KDD 2023): a disguise that leaves the function as it is.
 
 The channels of a layer change places, and with them the entries of every norm, gate and layer that
-is tied to them or reads them. A mark that is read row by row in a fixed order is not found any
-more; no data, training or knowledge of a passport is needed.
+is tied to them or reads them; so do whole groups of grouped convolutions and norms. A mark that is
+read row by row in a fixed order is not found any more; no data, training or knowledge of a passport
+is needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,7 @@ __all__ = ["PermutedChannels", "permute_channels"]
 
 @dataclass(frozen=True)
 class PermutedChannels:
-    """One group of channels that changed places together.
+    """Channels, or whole groups of them, that changed places with each other.
 
     Attributes:
         weights: Names of the weights that make them.
@@ -59,30 +61,29 @@ def permute_channels(
     check = FunctionCheck(model, example_inputs)
     tied = find_tied_channels(model, example_inputs)
     tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
-    orders: list[Tensor | None] = [
-        torch.randperm(group.size, generator=generator) for group in tied.groups
-    ]
+    # Channels within groups first, which are then exchanged as wholes.
+    units = [*range(len(tied.exchanges), len(tied.units)), *range(len(tied.exchanges))]
+    orders = {at: torch.randperm(tied.units[at].size, generator=generator) for at in units}
     tied.permute(tensors, orders)
     if check.changed(model):
-        tied.permute(tensors, [torch.argsort(order) for order in orders if order is not None])
-        for number, order in enumerate(orders):
-            alone = [order if at == number else None for at in range(len(orders))]
+        tied.permute(tensors, _backwards(orders))
+        for at, order in list(orders.items()):
+            alone = {at: order}
             tied.permute(tensors, alone)
             if check.changed(model):
-                tied.permute(
-                    tensors, [None if item is None else torch.argsort(item) for item in alone]
-                )
-                orders[number] = None
-    return [
-        PermutedChannels(_weights(tied, number), order)
-        for number, order in enumerate(orders)
-        if order is not None
-    ]
+                tied.permute(tensors, _backwards(alone))
+                del orders[at]
+    return [PermutedChannels(_weights(tied, at), order) for at, order in orders.items()]
+
+
+def _backwards(orders: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """What undoes some orders."""
+    return {at: torch.argsort(order) for at, order in reversed(list(orders.items()))}
 
 
 def _weights(tied: TiedChannels, number: int) -> tuple[str, ...]:
-    axes = [tied.axes[axis] for axis, _ in tied.groups[number].places]
-    return tuple(dict.fromkeys(axis.tensor for axis in axes if axis.role == "rows"))
+    axes = [tied.axes[axis] for axis, _ in tied.units[number].places]
+    return tuple(dict.fromkeys(axis.tensor for axis in axes if axis.role in ("rows", "whole")))
 
 
 @register_attack(

@@ -126,7 +126,7 @@ def test_fine_tuned_noised_and_pruned_after_the_disguise():
     assert verdict.links.aligned_matched > 0.9 * verdict.links.aligned_total
 
 
-def test_groups_of_a_group_norm_stay_in_place():
+def test_groups_of_a_group_norm_and_channels_within_them_come_back():
     released = protected("keyed", group_norm)
     verdict = linked(disguised(released.plain), norm=group_norm)
     assert verdict.accepted is True

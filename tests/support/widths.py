@@ -13,6 +13,8 @@ from torch import Tensor, nn
 import passportize as pp
 from passportize.release.claim import Claim, claim_of
 from passportize.surgery.branches import take_out_branches
+from tests.support.exchanged import EXCHANGED
+from tests.support.mixing import MIXING
 from tests.support.small_protected import PASSPORT
 
 
@@ -129,7 +131,7 @@ def as_trained(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 @functools.cache
 def released(family: str) -> tuple[nn.Module, Claim]:
     """A marked release and the claim on it; not to be changed."""
-    model = as_trained(FAMILIES[family], 0)
+    model = as_trained({**FAMILIES, **EXCHANGED, **MIXING}[family], 0)
     config = pp.PassportConfig.signature()
     pp.passportize(model, PASSPORT, config=config, example_inputs=EXAMPLE)
     pp.embed_signature(model)
