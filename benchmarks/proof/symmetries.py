@@ -30,7 +30,11 @@ from benchmarks.common.records import earlier_rows, heading, write_record
 from passportize.attacks.disguise import disguise
 from passportize.errors import PassportizeError
 from passportize.release.claim import Claim, claim_of
+from passportize.signature.model_key import ModelKey
 from passportize.surgery.branches import take_out_branches
+from passportize.verification.expectation import Expectation
+from passportize.verification.links import Links, judge_links
+from passportize.verification.suspect import open_suspect
 from tests.support.point_cloud_dense import DGCNN, PointNet
 from tests.support.widths import noised
 
@@ -203,16 +207,30 @@ def judge(
         "accepted": verdict.accepted,
         "seconds": round(time.process_time() - start, 1),
     }
-    links = verdict.links
-    if links is not None and links.similarity is not None:
-        row |= {
-            "aligned": links.aligned_matched,
-            "read": links.aligned_total,
-            "strength": round(links.aligned_strength, 1),
-            "same entries": links.entries_matched,
-            "likeness": round(links.similarity.likeness, 4),
-        }
-    return row
+    return row | (linked(verdict.links) if verdict.links is not None else {})
+
+
+def linked(links: Links) -> dict[str, Any]:
+    """What was read of an aligned suspect."""
+    if links.similarity is None:
+        return {}
+    return {
+        "aligned": links.aligned_matched,
+        "read": links.aligned_total,
+        "strength": round(links.aligned_strength, 1),
+        "same entries": links.entries_matched,
+        "likeness": round(links.similarity.likeness, 4),
+    }
+
+
+def read_undisguised(
+    suspect: nn.Module, released: nn.Module, claim: Claim, example_inputs: Any
+) -> dict[str, Any]:
+    """The same entries of a suspect that has no disguise, read as if it had one."""
+    expected = Expectation.from_claim(claim)
+    key = ModelKey(OWNER, expected.layout)
+    opened = open_suspect(suspect, None, example_inputs)
+    return linked(judge_links(released.state_dict(), opened, key, expected, example_inputs))
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -246,15 +264,15 @@ def measure(name: str) -> dict[str, Any]:
         "noise, disguised": lambda: disguised(copy.deepcopy(noise)),
         "stranger": lambda: disguised(build(name, 7)),
     }
+    rows = {which: judge(make(), released, claim, example) for which, make in suspects.items()}
+    rows["noise, undisguised"] |= read_undisguised(noise, released, claim, example)
     return {
         "parameters": sum(parameter.numel() for parameter in released.parameters()),
         "outputs": float((before - after).abs().max() / before.abs().max()),
         "mixed": done.mixed,
         "permuted": done.permuted,
         "scaled": done.scaled,
-        "suspects": {
-            which: judge(make(), released, claim, example) for which, make in suspects.items()
-        },
+        "suspects": rows,
     }
 
 
@@ -268,20 +286,23 @@ def table(record: dict[str, Any]) -> str:
         "difference by the disguise, relative to the largest output. Plain: bits of the disguised "
         "copy as they stand. Aligned: bits once the disguise was undone, on entries that were not "
         "used for it, of those that the undisguised model has there. Noise: the same with noise of "
-        "30 % of every row below the disguise; in brackets its plain bits without the disguise. "
+        "30 % of every row below the disguise, beside the same entries of the noisy copy without "
+        "it; strength of both, and its share. "
         "Seconds of processor time for the disguised copy and the stranger.",
         "",
         "| model | mixed, permuted groups | outputs | plain | aligned / same entries, of "
-        "| likeness | with noise | stranger: aligned, of | likeness | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| likeness | noise: aligned / undisguised | strength | share "
+        "| stranger: aligned, of | likeness | seconds |",
+        "|---" * 12 + "|",
     ]
     for name, model in record["models"].items():
         if "error" in model:
-            lines.append(f"| {name} | {model['error']} | | | | | | | | |")
+            lines.append(f"| {name} | {model['error']} |" + " |" * 10)
             continue
         rows = model["suspects"]
-        copied, noise, stranger = (
-            rows[which] for which in ("disguised", "noise, disguised", "stranger")
+        copied, noise, bare, stranger = (
+            rows[which]
+            for which in ("disguised", "noise, disguised", "noise, undisguised", "stranger")
         )
 
         def aligned(row: dict[str, Any]) -> str:
@@ -296,13 +317,22 @@ def table(record: dict[str, Any]) -> str:
             f"{copied['plain']} / {copied['total']}",
             aligned(copied),
             f"{copied.get('likeness', float('nan')):.3f}",
-            f"{aligned(noise)} ({rows['noise, undisguised']['plain']})",
+            f"{noise.get('aligned', '')} / {bare.get('aligned', '')}",
+            f"{noise.get('strength', '')} / {bare.get('strength', '')}",
+            f"{_share(noise, bare)}",
             f"{stranger.get('aligned', '')}, {stranger.get('read', '')}",
             f"{stranger.get('likeness', float('nan')):.3f}",
             f"{copied['seconds']}, {stranger['seconds']}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _share(noise: dict[str, Any], bare: dict[str, Any]) -> str:
+    """How much of the strength under noise alone is there below the disguise, too."""
+    if not noise.get("strength") or not bare.get("strength"):
+        return ""
+    return f"{100 * noise['strength'] / bare['strength']:.0f} %"
 
 
 def main() -> None:
