@@ -247,4 +247,6 @@ class _Search:
         if held:
             chosen = self._undoing.along(side, self._held_out.fitted(name))[0, 0]
             features = [part[:, :, chosen] for part in features]
+        if not bool(features[0].any()):
+            return None  # a weight that was left out of both
         return Pair(features[0], features[1], side.writes)

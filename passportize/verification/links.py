@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from passportize.alignment.alignment import align
 from passportize.alignment.similarity import Similarity, measure_similarity
 from passportize.errors import InvalidArgument
+from passportize.layers.model import is_passportized
 from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
@@ -45,7 +46,7 @@ from passportize.verification.expectation import Expectation
 from passportize.verification.laid_beside import LaidBeside, lay_beside
 from passportize.verification.suspect import NO_MODULE, Suspect, Weights
 
-__all__ = ["Links", "judge_links", "open_released", "open_weights"]
+__all__ = ["Links", "architecture_of", "judge_links", "open_released", "open_weights"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,12 @@ class Links:
         return lines
 
 
+def architecture_of(released: Weights | None) -> nn.Module | None:
+    """The released model as a live one, where it was given so and carries no private branches."""
+    plain = isinstance(released, nn.Module) and not is_passportized(released)
+    return released if plain else None  # type: ignore[return-value]
+
+
 def open_weights(weights: Weights, what: str) -> dict[str, Tensor]:
     """The tensors of weights by name.
 
@@ -170,6 +177,7 @@ def judge_links(
     claimed: Expectation,
     example_inputs: Any = None,
     base: Mapping[str, Tensor] | None = None,
+    architecture: nn.Module | None = None,
 ) -> Links:
     """Both links from a key to a suspect.
 
@@ -180,6 +188,7 @@ def judge_links(
         claimed: What the claim expects.
         example_inputs: As in :func:`passportize.plan`.
         base: Tensors of a public ancestor, named and ordered as the released ones.
+        architecture: The released model, live, where it was given so.
 
     Raises:
         InvalidArgument: There is no model to follow channels in, or ``base`` is another model.
@@ -199,7 +208,7 @@ def judge_links(
     if not opened.whole and opened.other_width is None:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
     carrying = set(match_names(claimed.layout, released).values())
-    beside = lay_beside(module, released, example_inputs, carrying, opened.folded)
+    beside = lay_beside(module, released, example_inputs, carrying, opened.folded, architecture)
     if isinstance(beside, str):
         return _links(None, f"link 2: {beside}", evidence)
     names, own, tied, held_out = beside.names, beside.released, beside.tied, beside.held_out
@@ -210,7 +219,7 @@ def judge_links(
     read = {name: partner for name, partner in names.items() if held_out.readable(name)}
     unread = {read[name]: held_out.fitted(name) for name in bound if name in read}
     there = {partner: alignment.tensors[name] for name, partner in read.items()}
-    same = {partner: released[partner] for partner in read.values()}
+    same = {partner: released[partner] for partner in read.values() if partner in released}
     aligned = read_by_name(there, key, claimed.layout, unread)
     undisguised = read_by_name(same, key, claimed.layout, unread)
     second, reason = _second_link(similarity, aligned, ancestor is not None)
@@ -285,6 +294,11 @@ def _told(beside: LaidBeside) -> str:
         said.append(
             f"{', '.join(beside.left_out)} of the suspect have another size and were not compared"
         )
+    if beside.refitted is not None:
+        said.append(beside.refitted.told)
+        if beside.refitted.unread:
+            unread = ", ".join(beside.refitted.unread)
+            said.append(f"of {unread} only products are known, so they were not read")
     narrowed = beside.narrowed
     if narrowed is None:
         return "; ".join(said)

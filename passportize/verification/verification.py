@@ -23,7 +23,13 @@ from passportize.suspects.reading import Opened
 from passportize.utils.all_or_nothing import process_as_before
 from passportize.verification.expectation import Expectation
 from passportize.verification.fidelity import Fidelity, measure_fidelity
-from passportize.verification.links import Links, judge_links, open_released, open_weights
+from passportize.verification.links import (
+    Links,
+    architecture_of,
+    judge_links,
+    open_released,
+    open_weights,
+)
 from passportize.verification.suspect import Suspect, Weights, open_suspect
 from passportize.verification.verdict import SiteVerdict, Verdict
 
@@ -116,7 +122,15 @@ def verify(
         weights = open_released(released, claim)
         ancestor = None if base is None else open_weights(base, "verify: base=")
         if not accepted:
-            links = judge_links(weights, opened, key, claimed, example_inputs, ancestor)
+            links = judge_links(
+                weights,
+                opened,
+                key,
+                claimed,
+                example_inputs,
+                ancestor,
+                architecture_of(released),
+            )
             accepted, reason = _through_links(accepted, reason, links)
     fidelity = _fidelity(opened, passport, claimed, evidence, loader, device)
     same = None
