@@ -77,8 +77,7 @@ def own_values(part: Part, modules: Mapping[str, nn.Module], joined: bool = Fals
     if len(part.layers) == 2:
         # What is added in between does not show in a product; it is added at the end.
         first, second = (found[step.name] for step in part.layers)
-        whole = product([first, second])
-        shift = second.shift if whole is None else whole.shift
+        shift = second.of_constant(first.shift)
         names = [step.name for step in part.layers]
         found[names[0]] = LinearMap(first.weight, first.groups, torch.zeros_like(first.shift))
         found[names[1]] = LinearMap(second.weight, second.groups, shift)

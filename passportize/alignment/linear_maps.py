@@ -62,6 +62,12 @@ class LinearMap:
         """Whether it multiplies each channel with a number."""
         return self.groups == self.inputs == self.outputs and not self.kernel
 
+    def of_constant(self, values: Tensor) -> Tensor:
+        """What it makes of one number in each channel, ``[out]``."""
+        weight = self.weight.reshape(*self.weight.shape[:2], -1).sum(2)
+        grouped = weight.reshape(self.groups, -1, weight.shape[1])
+        return (grouped @ values.reshape(self.groups, -1, 1)).reshape(-1) + self.shift
+
     def dense(self) -> Tensor:
         """The weight without groups, ``[out, in, *kernel]``."""
         if self.groups == 1:
@@ -184,10 +190,7 @@ def _joined(first: LinearMap, second: LinearMap) -> LinearMap | None:
     if first.outputs != second.inputs or (first.kernel and second.kernel):
         return None
     groups = second.groups
-    passed = second.weight.flatten(2).sum(2) if second.kernel else second.weight
-    shift = second.shift + (
-        passed.reshape(groups, -1, passed.shape[1]) @ first.shift.reshape(groups, -1, 1)
-    ).reshape(-1)
+    shift = second.of_constant(first.shift)
     if second.diagonal:
         factors = second.weight.reshape(-1, *[1] * (first.weight.dim() - 1))
         return LinearMap(first.weight * factors, first.groups, shift)
@@ -198,6 +201,14 @@ def _joined(first: LinearMap, second: LinearMap) -> LinearMap | None:
             groups, 1, -1, *kernel
         )
         return LinearMap(scaled.reshape(second.weight.shape), groups, shift)
+    if groups == 1 and not second.kernel and first.groups == first.inputs == first.outputs:
+        # A kernel for each channel, and a matrix behind it or in front of it.
+        mixed = second.weight.reshape(second.outputs, second.inputs, 1)
+        weight = mixed * first.weight.reshape(1, first.outputs, -1)
+        return LinearMap(weight.reshape(*weight.shape[:2], *first.kernel), 1, shift)
+    if first.groups == 1 and not first.kernel and groups == second.inputs == second.outputs:
+        weight = second.weight.reshape(second.outputs, 1, -1) * first.weight[:, :, None]
+        return LinearMap(weight.reshape(*weight.shape[:2], *second.kernel), 1, shift)
     if first.groups != groups:
         first, second = (LinearMap(one.dense(), 1, one.shift) for one in (first, second))
         groups = 1

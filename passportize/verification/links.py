@@ -22,7 +22,6 @@ together, so it is argued and measured (docs/method.md), and link 1 and likeness
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,21 +31,16 @@ from torch import Tensor, nn
 from passportize.alignment.alignment import align
 from passportize.alignment.similarity import Similarity, measure_similarity
 from passportize.errors import InvalidArgument
-from passportize.layers.model import is_passportized
-from passportize.release.checkpoint import host_state_dict
-from passportize.release.claim import Claim
-from passportize.release.weights_digest import weights_digest
 from passportize.signature.evidence import Evidence, judge_evidence, read_by_name, read_evidence
 from passportize.signature.matching import match_names
 from passportize.signature.model_key import ModelKey
-from passportize.suspects.reading import read_suspect
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
 from passportize.verification.counterparts import find_counterparts, structure_of
 from passportize.verification.expectation import Expectation
 from passportize.verification.laid_beside import LaidBeside, lay_beside
-from passportize.verification.suspect import NO_MODULE, Suspect, Weights
+from passportize.verification.suspect import NO_MODULE, Suspect
 
-__all__ = ["Links", "architecture_of", "judge_links", "open_released", "open_weights"]
+__all__ = ["Links", "judge_links"]
 
 
 @dataclass(frozen=True)
@@ -116,60 +110,6 @@ class Links:
         return lines
 
 
-def architecture_of(released: Weights | None) -> nn.Module | None:
-    """The released model as a live one, where it was given so and carries no private branches."""
-    plain = isinstance(released, nn.Module) and not is_passportized(released)
-    return released if plain else None  # type: ignore[return-value]
-
-
-def open_weights(weights: Weights, what: str) -> dict[str, Tensor]:
-    """The tensors of weights by name.
-
-    Args:
-        weights: A plain model, a state dict or a file.
-        what: What they are, for errors.
-
-    Raises:
-        InvalidArgument: They are something else.
-        CheckpointError: The file cannot be read.
-    """
-    if isinstance(weights, (str, os.PathLike)):
-        state: Any = read_suspect(weights).kept
-    elif isinstance(weights, (nn.Module, Mapping)):
-        state = weights
-    else:
-        raise InvalidArgument(
-            f"{what} must be a plain model, a state dict or the path of a file of weights, not "
-            f"{type(weights).__name__}"
-        )
-    return {
-        name: value.detach()
-        for name, value in host_state_dict(state).items()
-        if isinstance(value, Tensor)
-    }
-
-
-def open_released(released: Weights, claim: Claim | None) -> dict[str, Tensor]:
-    """The released weights, checked against the claim.
-
-    Raises:
-        InvalidArgument: They are not those that the claim names, or there is no claim.
-        CheckpointError: The file cannot be read.
-    """
-    if claim is None:
-        raise InvalidArgument(
-            "verify: released= needs the claim, whose digest says which weights were released; "
-            "weights that nothing binds to a date prove nothing"
-        )
-    tensors = open_weights(released, "verify: released=")
-    if weights_digest(tensors) != claim.weights:
-        raise InvalidArgument(
-            "verify: released= is not what the claim was made for, its digest differs; give the "
-            "very weights that were released, unchanged and in their type"
-        )
-    return tensors
-
-
 def judge_links(
     released: Mapping[str, Tensor],
     opened: Suspect,
@@ -182,7 +122,7 @@ def judge_links(
     """Both links from a key to a suspect.
 
     Args:
-        released: From :func:`open_released`.
+        released: From :func:`~passportize.verification.released.open_released`.
         opened: The suspect, with a module.
         key: The claimant's key for the layout.
         claimed: What the claim expects.
