@@ -28,6 +28,7 @@ class Matching:
         held_out: What is not looked at.
         sizes: How many channels of each group the released weights have, where the suspect has
             more; by default as many.
+        present: How many the suspect has, the first ones, where it has fewer; by default all.
 
     Attributes:
         settled: Numbers of the groups whose places were obvious.
@@ -39,10 +40,12 @@ class Matching:
         tied: TiedChannels,
         held_out: HeldOut,
         sizes: Sequence[int] | None = None,
+        present: Sequence[int] | None = None,
     ) -> None:
         self._undoing, self._tied, self._held_out = undoing, tied, held_out
         self._heads = HeadFeatures(tied)
         self._sizes = [group.size for group in tied.groups] if sizes is None else sizes
+        self._present = present
         self.settled: set[int] = set()
 
     def match(self, number: int, late: bool) -> Tensor | None:
@@ -68,7 +71,8 @@ class Matching:
                         # Rows whose squares overflow resemble nothing.
                         score += gain.nan_to_num(0.0)
                         seen = True
-            order = _obvious(score[: self._sizes[number]]) if seen else None
+            whole = self._present is None or self._present[number] == group.size
+            order = _obvious(score[: self._sizes[number]]) if seen and whole else None
             if order is not None:
                 self.settled.add(number)
                 return _completed(order, group.size)
@@ -79,6 +83,9 @@ class Matching:
                     seen = True
             if not seen:
                 return None
+        if self._present is not None:
+            # What the suspect lacks resembles nothing.
+            score[:, self._present[number] :] = 0.0
         wanted = score[: self._sizes[number]].numpy()
         order = torch.from_numpy(linear_sum_assignment(wanted, maximize=True)[1])
         return _completed(order, group.size)
@@ -120,6 +127,8 @@ class Matching:
         other = self._undoing.aligned(axis.tensor, number)
         rows, others = features(own.float()), features(other.float())
         chosen = features(self._held_out.fitted(axis.tensor))
+        if self._present is not None:
+            chosen = chosen & others.any(0)
         rows, others, chosen = some_columns(rows, others, chosen)
         likeness, entries = correlations(rows, others, chosen)
         return -0.5 * entries * torch.log1p(-likeness.square().clamp_max(1 - 1e-6))

@@ -14,12 +14,9 @@ from passportize.alignment.held_out import HeldOut
 from passportize.alignment.spaces import MatrixKind, MatrixSpace
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.truncation import truncate
-from passportize.alignment.widths import WidenedHeldOut, Widths
+from passportize.alignment.widths import MOST_WIDENED, WidenedHeldOut, Widths
 
-__all__ = ["MOST_WIDENED", "Reduction"]
-
-MOST_WIDENED = 8
-"""Times as many channels as the released model has in a group, beyond which nothing is tried."""
+__all__ = ["Reduction"]
 
 _RESEMBLES = 0.5
 """Squared rest of a channel up to which noise may have made it from another."""

@@ -12,6 +12,7 @@ from passportize.attacks import fitted_statistics as fitted_statistics
 from passportize.attacks import key_search as key_search
 from passportize.attacks import multiply_layers as multiply_layers
 from passportize.attacks import overwrite as overwrite
+from passportize.attacks import prune_channels as prune_channels
 from passportize.attacks.attack import (
     Attack,
     Attacked,

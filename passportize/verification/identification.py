@@ -210,7 +210,7 @@ def _found(
     if isinstance(beside, str):
         notes.append(f"not aligned: {beside}")
         return evidence.found, opened.tensors
-    aligned = align(beside.released, beside.suspect, beside.tied).tensors
+    aligned = align(beside.released, beside.suspect, beside.tied, present=beside.present).tensors
     notes.append("the suspect was aligned with the release")
     return read_evidence(aligned, key, claim.layout).found, aligned
 

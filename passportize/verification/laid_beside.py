@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.narrowing import Narrowed, narrow
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
+from passportize.alignment.widening import Widened, widen
 from passportize.errors import PassportizeError, TracingError
 from passportize.utils.resized import of_widths
 from passportize.verification.counterparts import (
@@ -39,6 +40,7 @@ class LaidBeside:
         tied: The channels of both.
         held_out: What an alignment is not to look at.
         narrowed: How the suspect was reduced, where it had more channels; None where it had not.
+        widened: How it was filled up, where it had fewer; None likewise.
         left_out: Released names of tensors of another size that no channels lead to (a classifier
             for other classes); in both models they are zeros here.
         refitted: How the suspect was put into the released layers, where it has others.
@@ -52,6 +54,12 @@ class LaidBeside:
     narrowed: Narrowed | None = None
     left_out: tuple[str, ...] = ()
     refitted: Refitted | None = None
+    widened: Widened | None = None
+
+    @property
+    def present(self) -> tuple[int, ...] | None:
+        """How many channels of each group are the suspect's own, where it has fewer."""
+        return None if self.widened is None else self.widened.present
 
 
 def lay_beside(
@@ -117,10 +125,27 @@ def lay_beside(
     except (PassportizeError, RuntimeError, ValueError) as error:
         return f"{NOT_OF_IT}: {error}"
     held_out = HeldOut(tied, shapes, bound)
+    if _is_narrower(tied, wide):
+        widened = widen(own, suspect, tied, wide)
+        if isinstance(widened, str):
+            return f"{NOT_OF_IT}: {widened}"
+        filled = widened.tensors
+        return LaidBeside(
+            names, own, filled, tied, held_out, None, left_out, refitted, widened=widened
+        )
     narrowed = narrow(own, suspect, tied, wide, held_out)
     if isinstance(narrowed, str):
         return f"{NOT_OF_IT}: {narrowed}"
     return LaidBeside(names, own, narrowed.tensors, tied, held_out, narrowed, left_out, refitted)
+
+
+def _is_narrower(released: TiedChannels, suspect: TiedChannels) -> bool:
+    """Whether a suspect has fewer channels somewhere, and nowhere more."""
+    pairs = list(zip(released.groups, suspect.groups, strict=False))
+    if len(released.groups) != len(suspect.groups):
+        return False
+    more = any(other.size > own.size for own, other in pairs)
+    return not more and any(other.size < own.size for own, other in pairs)
 
 
 def _tensors_of(module: nn.Module) -> dict[str, Tensor]:

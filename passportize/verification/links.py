@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from passportize.alignment.alignment import align
@@ -154,14 +155,22 @@ def judge_links(
     names, own, tied, held_out = beside.names, beside.released, beside.tied, beside.held_out
     ancestor = _ancestor(base, names, own) if base is not None else None
     bound = {name for name, partner in names.items() if partner in carrying}
-    alignment = align(own, beside.suspect, tied, held_out)
-    similarity = measure_similarity(own, alignment.tensors, tied, base=ancestor, held_out=held_out)
+    alignment = align(own, beside.suspect, tied, held_out, beside.present)
+    absent = alignment.absent
+    similarity = measure_similarity(
+        own, alignment.tensors, tied, base=ancestor, held_out=held_out, absent=absent
+    )
     read = {name: partner for name, partner in names.items() if held_out.readable(name)}
-    unread = {read[name]: held_out.fitted(name) for name in bound if name in read}
+    unread = {
+        read[name]: held_out.fitted(name) | absent.get(name, torch.zeros((), dtype=torch.bool))
+        for name in bound
+        if name in read
+    }
     there = {partner: alignment.tensors[name] for name, partner in read.items()}
     same = {partner: released[partner] for partner in read.values() if partner in released}
-    aligned = read_by_name(there, key, claimed.layout, unread)
-    undisguised = read_by_name(same, key, claimed.layout, unread)
+    partly = beside.widened is not None
+    aligned = read_by_name(there, key, claimed.layout, unread, partly)
+    undisguised = read_by_name(same, key, claimed.layout, unread, partly)
     second, reason = _second_link(similarity, aligned, ancestor is not None)
     return replace(
         _links(second, reason, evidence),
@@ -239,6 +248,12 @@ def _told(beside: LaidBeside) -> str:
         if beside.refitted.unread:
             unread = ", ".join(beside.refitted.unread)
             said.append(f"of {unread} only products are known, so they were not read")
+    if beside.widened is not None:
+        said.append(
+            f"the suspect has {beside.widened.missing} channels fewer than were released, of "
+            f"{sum(group.size for group in beside.tied.groups)}; rows and entries of these were "
+            "not read"
+        )
     narrowed = beside.narrowed
     if narrowed is None:
         return "; ".join(said)

@@ -1,4 +1,4 @@
-"""Layers cut in two or multiplied into one, and norms made layers, are undone; strangers are not."""
+"""Layers cut in two, multiplied into one, and norms made layers are undone; strangers are not."""
 
 from __future__ import annotations
 
