@@ -22,7 +22,7 @@ __all__ = ["Part", "Step", "cut_in_parts", "step_of"]
 _MERGED = 1.0
 _IN_NORM = 5.0
 _ONLY_PRODUCT = 50.0
-_OTHER_WIDTH = 0.5
+_OTHER_WIDTH = 0.5  # for each octave
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,10 @@ def _cost(part: Part, any_width: bool, first: bool) -> float | None:
     kernels = [[step.kernel for step in steps if step.kernel] for steps in (mine, other)]
     if kernels[0] != kernels[1] or len(kernels[0]) > 1:
         return None
-    cost = 0.0
-    if (mine[0].inputs, mine[-1].outputs) != (other[0].inputs, other[-1].outputs):
-        if not any_width:
-            return None
-        cost += _OTHER_WIDTH
+    widths = (mine[0].inputs, other[0].inputs), (mine[-1].outputs, other[-1].outputs)
+    cost = sum(_OTHER_WIDTH * abs(math.log2(own / wanted)) for own, wanted in widths)
+    if cost and not any_width:
+        return None
     diagonal = all(step.diagonal for step in mine)
     if part.same:
         return cost
