@@ -103,6 +103,7 @@ def find_places(
     tied: TiedChannels,
     held_out: HeldOut,
     sizes: Sequence[int],
+    present: Sequence[int] | None = None,
 ) -> list[Tensor | None]:
     """Which channels of a wider suspect the released ones are.
 
@@ -112,12 +113,13 @@ def find_places(
         tied: Its channels.
         held_out: What is not looked at, in the suspect's shapes.
         sizes: How many channels of each group are the owner's.
+        present: How many are the suspect's own, the first ones; by default all.
 
     Returns:
         For every group the suspect's channel at each place, those of nobody last; None where
         nothing tells.
     """
-    return _searched(released, suspect, tied, held_out, sizes).orders
+    return _searched(released, suspect, tied, held_out, sizes, present).orders
 
 
 def _searched(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -157,8 +157,13 @@ class Reduction:
         self._alive[number] &= ~which
         self.dropped += int(which.sum())
 
-    def choose(self, held_out: HeldOut) -> None:
-        """Take out what corresponds to nothing in the released weights."""
+    def choose(self, held_out: HeldOut, present: Sequence[int] | None = None) -> None:
+        """Take out what corresponds to nothing in the released weights.
+
+        Args:
+            held_out: What is not looked at in the released shapes.
+            present: As in :func:`passportize.alignment.narrowing.narrow`.
+        """
         for number in self._spaces:
             if self.over(number):
                 self._truncate(number)
@@ -169,7 +174,7 @@ class Reduction:
             name: self._widths.widened(name, tensor, shapes[name]) for name, tensor in known.items()
         }
         unseen = WidenedHeldOut(held_out, self._widths, narrow_shapes, shapes)
-        orders = find_places(own, self.tensors, self._wide, unseen, self._widths.sizes)
+        orders = find_places(own, self.tensors, self._wide, unseen, self._widths.sizes, present)
         for number, reading in self._readings.items():
             if not self.over(number):
                 continue

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.alignment.held_out import HeldOut
-from passportize.alignment.narrowing import Narrowed, narrow
+from passportize.alignment.narrowing import Narrowed
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
-from passportize.alignment.widening import Widened, widen
+from passportize.alignment.widening import Widened
 from passportize.errors import PassportizeError, TracingError
 from passportize.utils.resized import of_widths
 from passportize.verification.counterparts import (
@@ -20,6 +20,7 @@ from passportize.verification.counterparts import (
     structure_of,
 )
 from passportize.verification.folded_norms import in_unfolded_form
+from passportize.verification.of_one_width import of_one_width
 from passportize.verification.other_depth import Refitted, in_released_layers
 
 __all__ = ["LaidBeside", "lay_beside"]
@@ -125,27 +126,20 @@ def lay_beside(
     except (PassportizeError, RuntimeError, ValueError) as error:
         return f"{NOT_OF_IT}: {error}"
     held_out = HeldOut(tied, shapes, bound)
-    if _is_narrower(tied, wide):
-        widened = widen(own, suspect, tied, wide)
-        if isinstance(widened, str):
-            return f"{NOT_OF_IT}: {widened}"
-        filled = widened.tensors
-        return LaidBeside(
-            names, own, filled, tied, held_out, None, left_out, refitted, widened=widened
-        )
-    narrowed = narrow(own, suspect, tied, wide, held_out)
-    if isinstance(narrowed, str):
-        return f"{NOT_OF_IT}: {narrowed}"
-    return LaidBeside(names, own, narrowed.tensors, tied, held_out, narrowed, left_out, refitted)
-
-
-def _is_narrower(released: TiedChannels, suspect: TiedChannels) -> bool:
-    """Whether a suspect has fewer channels somewhere, and nowhere more."""
-    pairs = list(zip(released.groups, suspect.groups, strict=False))
-    if len(released.groups) != len(suspect.groups):
-        return False
-    more = any(other.size > own.size for own, other in pairs)
-    return not more and any(other.size < own.size for own, other in pairs)
+    fitted = of_one_width(module, own, suspect, tied, wide, held_out, example_inputs)
+    if isinstance(fitted, str):
+        return f"{NOT_OF_IT}: {fitted}"
+    return LaidBeside(
+        names,
+        own,
+        fitted.tensors,
+        tied,
+        held_out,
+        fitted.narrowed,
+        left_out,
+        refitted,
+        fitted.widened,
+    )
 
 
 def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
