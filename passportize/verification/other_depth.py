@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.chain_parts import Part, Step, cut_in_parts, step_of
-from passportize.alignment.chain_values import own_values, values_of
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.linear_maps import (
     map_of,
     product,
 )
 from passportize.alignment.spaces import MatrixKind
+from passportize.alignment.stretch_values import own_values, values_of
+from passportize.alignment.stretches import Step, Stretch, cut_in_stretches, step_of
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.surgery.norms import find_norms
 from passportize.tracing.linear_chains import Chain, Other, Unit, units_of
@@ -128,15 +128,15 @@ class _Side:
 
 def _matched(
     mine: _Side, other: _Side, units: Sequence[Unit], wanted: Sequence[Unit], any_width: bool
-) -> tuple[list[Part], list[tuple[Other, Other]]] | str:
+) -> tuple[list[Stretch], list[tuple[Other, Other]]] | str:
     """What stands for what, unit by unit in the order of both forward passes."""
-    parts: list[Part] = []
+    stretches: list[Stretch] = []
     others: list[tuple[Other, Other]] = []
     for unit, partner in zip(units, wanted, strict=False):
         if isinstance(unit, Chain) and isinstance(partner, Chain):
-            found = cut_in_parts(mine.steps(unit), other.steps(partner), any_width)
+            found = cut_in_stretches(mine.steps(unit), other.steps(partner), any_width)
             if found is not None:
-                parts += found[1]
+                stretches += found[1]
                 continue
         if isinstance(unit, Other) and isinstance(partner, Other):
             shapes = [
@@ -152,7 +152,7 @@ def _matched(
     if len(units) != len(wanted):
         longer, whose = (units, "the suspect") if len(units) > len(wanted) else (wanted, "released")
         return f"nothing corresponds to {_name(longer[min(len(units), len(wanted))])} of {whose}"
-    return parts, others
+    return stretches, others
 
 
 def _name(unit: Unit) -> str:
@@ -164,12 +164,12 @@ def _name(unit: Unit) -> str:
 def _filled(
     mine: _Side,
     other: _Side,
-    parts: Sequence[Part],
+    stretches: Sequence[Stretch],
     others: Sequence[tuple[Other, Other]],
     example_inputs: Any,
 ) -> Refitted | str:
     """The released architecture with the suspect's values, products parted where that can be."""
-    filling = _Filling(mine, other, parts, frozenset())
+    filling = _Filling(mine, other, stretches, frozenset())
     found = filling.filled(others)
     if isinstance(found, str) or not filling.pairs:
         return found
@@ -191,7 +191,7 @@ def _filled(
         for name in filling.pairs
         if f"{name}.weight" not in mixed or not held_out.readable(f"{name}.weight")
     )
-    return _Filling(mine, other, parts, joined).filled(others) if joined else found
+    return _Filling(mine, other, stretches, joined).filled(others) if joined else found
 
 
 class _Filling:
@@ -202,9 +202,9 @@ class _Filling:
     """
 
     def __init__(
-        self, mine: _Side, other: _Side, parts: Sequence[Part], joined: frozenset[str]
+        self, mine: _Side, other: _Side, stretches: Sequence[Stretch], joined: frozenset[str]
     ) -> None:
-        self._mine, self._other, self._parts, self._joined = mine, other, parts, joined
+        self._mine, self._other, self._stretches, self._joined = mine, other, stretches, joined
         self._values: dict[str, Tensor] = {}
         self._released: dict[str, Tensor] = {}
         self.pairs: list[str] = []
@@ -220,8 +220,8 @@ class _Filling:
                     self._values[wanted] = self._mine.state[name]
             if not unit.tensors:
                 self._plain_factors(partner)
-        for part in self._parts:
-            refused = self._copy(part) if part.same else self._refit(part)
+        for stretch in self._stretches:
+            refused = self._copy(stretch) if stretch.same else self._refit(stretch)
             if refused:
                 return refused
         for name, first in self._other.first.items():
@@ -245,9 +245,9 @@ class _Filling:
             elif name.endswith("bias"):
                 self._values[name] = ones * 0
 
-    def _copy(self, part: Part) -> str:
+    def _copy(self, stretch: Stretch) -> str:
         """The tensors of one step that is in both models."""
-        name, wanted = part.suspect[0].name, part.released[0].name
+        name, wanted = stretch.suspect[0].name, stretch.released[0].name
         whole = map_of(self._mine.modules[name])
         for key, tensor in self._other.modules[wanted].state_dict().items():
             found = self._mine.state.get(f"{name}.{key}")
@@ -261,28 +261,28 @@ class _Filling:
                 return f"{name} of the suspect has no {key} as {wanted} has"
         return ""
 
-    def _refit(self, part: Part) -> str:
+    def _refit(self, stretch: Stretch) -> str:
         """Values for released steps from several others, or from others in kind."""
-        names = [step.name for step in part.suspect]
+        names = [step.name for step in stretch.suspect]
         whole = product([map_of(self._mine.modules[name]) for name in names])
-        joined = bool(part.layers) and part.layers[0].name in self._joined
-        found = values_of(part, whole, joined) if whole is not None else None
+        joined = bool(stretch.layers) and stretch.layers[0].name in self._joined
+        found = values_of(stretch, whole, joined) if whole is not None else None
         if found is not None and not found:
             joined = True
-            found = values_of(part, whole, joined) if whole is not None else None
+            found = values_of(stretch, whole, joined) if whole is not None else None
         if found is None:
-            return f"{', '.join(names)} of the suspect cannot be {part.released[0].name}"
+            return f"{', '.join(names)} of the suspect cannot be {stretch.released[0].name}"
         self._layers[0] += len(names)
-        self._layers[1] += len(part.released)
-        own = own_values(part, self._other.modules, joined)
-        self._architecture.note(part, own, joined)
+        self._layers[1] += len(stretch.released)
+        own = own_values(stretch, self._other.modules, joined)
+        self._architecture.note(stretch, own, joined)
         self._values |= self._architecture.tensors(found)
-        if len(part.released) > 1 or part.released[0].norm:
+        if len(stretch.released) > 1 or stretch.released[0].norm:
             self._released |= self._architecture.tensors(own)
         if joined:
-            self._unread += [f"{step.name}.weight" for step in part.layers]
-        elif len(part.layers) > 1 and not any(step.separate for step in part.layers):
-            self.pairs.append(part.layers[0].name)
+            self._unread += [f"{step.name}.weight" for step in stretch.layers]
+        elif len(stretch.layers) > 1 and not any(step.separate for step in stretch.layers):
+            self.pairs.append(stretch.layers[0].name)
         return ""
 
     def _module(self) -> nn.Module | str:

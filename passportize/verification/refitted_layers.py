@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from passportize.alignment.chain_parts import Part
 from passportize.alignment.linear_maps import (
     LinearMap,
     as_convolution,
@@ -15,6 +14,7 @@ from passportize.alignment.linear_maps import (
     layer_of,
     stepping,
 )
+from passportize.alignment.stretches import Stretch
 from passportize.tracing.linear_chains import is_frozen_norm
 
 __all__ = ["RefittedLayers"]
@@ -34,24 +34,24 @@ class RefittedLayers:
         self._biased: set[str] = set()
         self._joined: dict[str, nn.Module] = {}
 
-    def note(self, part: Part, own: Mapping[str, LinearMap], joined: bool) -> None:
-        """Take note of what a part does to the architecture.
+    def note(self, stretch: Stretch, own: Mapping[str, LinearMap], joined: bool) -> None:
+        """Take note of what a stretch does to the architecture.
 
         Args:
-            part: Steps that are another number in the suspect, or others in kind.
+            stretch: Steps that are another number in the suspect, or others in kind.
             own: What each layer computes with the norms behind it.
             joined: Whether its layers become one.
         """
-        norms = {step.name for step in part.released if step.norm}
+        norms = {step.name for step in stretch.released if step.norm}
         self._merged |= norms - set(own)
         self._alone |= norms & set(own)
         if joined:
-            layers = [self._modules[step.name] for step in part.layers]
-            first, *rest = (step.name for step in part.layers)
+            layers = [self._modules[step.name] for step in stretch.layers]
+            first, *rest = (step.name for step in stretch.layers)
             self._joined[first] = layer_of(layers[stepping(layers)], own[first])
             self._merged |= set(rest)
         elif norms:
-            self._biased |= {step.name for step in part.layers}
+            self._biased |= {step.name for step in stretch.layers}
 
     def changed(self, model: nn.Module) -> nn.Module:
         """A model, changed in place."""

@@ -1,9 +1,9 @@
 """Which steps of a suspect's chain of linear steps stand for which of the released one.
 
 Chains start and end where something else happens, so two models of one structure have the same of
-them, in whatever number of steps. They are cut into parts of which both have the same sizes, as
-many as can be: a part of one released layer is read from the product of the suspect's steps; of one
-with several only the product is known.
+them, in whatever number of steps. They are cut into stretches of which both have the same sizes,
+as many as can be: a stretch of one released layer is read from the product of the suspect's steps;
+of one with several only the product is known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 from passportize.tracing.linear_chains import is_frozen_norm
 
-__all__ = ["Part", "Step", "cut_in_parts", "step_of"]
+__all__ = ["Stretch", "Step", "cut_in_stretches", "step_of"]
 
 _MERGED = 1.0
 _IN_NORM = 5.0
@@ -59,7 +59,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Part:
+class Stretch:
     """Steps that compute the same.
 
     Attributes:
@@ -96,10 +96,10 @@ def step_of(name: str, module: nn.Module) -> Step:
     return Step(name, False, inputs * groups, outputs, sizes, groups, own.bias is not None)
 
 
-def cut_in_parts(
+def cut_in_stretches(
     suspect: Sequence[Step], released: Sequence[Step], any_width: bool = False
-) -> tuple[float, list[Part]] | None:
-    """Cut two chains into parts.
+) -> tuple[float, list[Stretch]] | None:
+    """Cut two chains into stretches.
 
     Args:
         suspect: Steps of the suspect's chain.
@@ -107,31 +107,32 @@ def cut_in_parts(
         any_width: Whether channels can have been added or taken away.
 
     Returns:
-        What is lost by it, 0 where the chains are the same, and the parts; None if there are none.
+        What is lost by it, 0 where the chains are the same, and the
+        stretches; None if there are none.
     """
-    best: dict[tuple[int, int], tuple[float, list[Part]]] = {(0, 0): (0.0, [])}
+    best: dict[tuple[int, int], tuple[float, list[Stretch]]] = {(0, 0): (0.0, [])}
     for i in range(1, len(suspect) + 1):
         for j in range(1, len(released) + 1):
             for k in range(i):
                 for m in range(j):
                     if (k, m) not in best:
                         continue
-                    part = Part(tuple(suspect[k:i]), tuple(released[m:j]))
-                    cost = _cost(part, any_width, first=m == 0)
-                    before, parts = best[k, m]
+                    stretch = Stretch(tuple(suspect[k:i]), tuple(released[m:j]))
+                    cost = _cost(stretch, any_width, first=m == 0)
+                    before, stretches = best[k, m]
                     if cost is None or before + cost >= best.get((i, j), (math.inf, []))[0]:
                         continue
-                    best[i, j] = before + cost, [*parts, part]
+                    best[i, j] = before + cost, [*stretches, stretch]
     return best.get((len(suspect), len(released)))
 
 
-def _cost(part: Part, any_width: bool, first: bool) -> float | None:
-    """What is lost if a part is read as one; None if it is none.
+def _cost(stretch: Stretch, any_width: bool, first: bool) -> float | None:
+    """What is lost if a stretch is read as one; None if it is none.
 
     A norm that is a layer in the suspect has no statistics there, which would say how large the
     channels before it are: it is read together with the layer that makes them.
     """
-    mine, other = part.suspect, part.released
+    mine, other = stretch.suspect, stretch.released
     kernels = [[step.kernel for step in steps if step.kernel] for steps in (mine, other)]
     if kernels[0] != kernels[1] or len(kernels[0]) > 1:
         return None
@@ -140,13 +141,13 @@ def _cost(part: Part, any_width: bool, first: bool) -> float | None:
     if cost and not any_width:
         return None
     diagonal = all(step.diagonal for step in mine)
-    if part.same:
+    if stretch.same:
         return cost
     cost += _MERGED * (len(mine) - 1)
     if all(step.norm for step in other):
         return cost + _MERGED if diagonal and len(other) == 1 and first else None
-    if len(part.layers) == 1:
-        layer = part.layers[0]
+    if len(stretch.layers) == 1:
+        layer = stretch.layers[0]
         # A layer that mixes channels was not made of steps that do not.
         if diagonal != layer.diagonal:
             return None
@@ -155,4 +156,4 @@ def _cost(part: Part, any_width: bool, first: bool) -> float | None:
             lost = any(step.biased for step in mine) and not layer.biased
             return cost + (_IN_NORM if lost else 0.0)
         return cost + _IN_NORM if not other[0].norm and len(other) == 2 else None
-    return cost + _ONLY_PRODUCT * len(part.layers)
+    return cost + _ONLY_PRODUCT * len(stretch.layers)

@@ -1,6 +1,6 @@
-"""Values for the released layers of a part, from what the steps of a model compute together.
+"""Values for the released layers of a stretch, from what the steps of a model compute together.
 
-Norms of such a part are multiplied into the layers before them, in both models, for their own
+Norms of such a stretch are multiplied into the layers before them, in both models, for their own
 factors and statistics are not to be had from a product. Of several layers only the product is
 known. It is parted by its singular values, up to a matrix on the channels in between: what that is
 an alignment finds, or nothing does.
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.chain_parts import Part
 from passportize.alignment.linear_maps import LinearMap, map_of, product
+from passportize.alignment.stretches import Stretch
 
 __all__ = ["own_values", "values_of"]
 
@@ -22,11 +22,11 @@ LayerValues = dict[str, LinearMap]
 """What each layer computes, by the name of its module; norms that stand alone among them."""
 
 
-def values_of(part: Part, whole: LinearMap, joined: bool = False) -> LayerValues | None:
-    """What the released layers of a part have to compute, so that together they compute a map.
+def values_of(stretch: Stretch, whole: LinearMap, joined: bool = False) -> LayerValues | None:
+    """What the released layers of a stretch have to compute, so that together they compute a map.
 
     Args:
-        part: Not one that is the same in both models.
+        stretch: Not one that is the same in both models.
         whole: The map.
         joined: Whether several layers are to stay one, with the name of the first.
 
@@ -34,38 +34,40 @@ def values_of(part: Part, whole: LinearMap, joined: bool = False) -> LayerValues
         By names of released modules; empty where a product says too little. None where the map is
         none that such layers can compute.
     """
-    if len(part.layers) > 1:
+    if len(stretch.layers) > 1:
         if joined:
-            return {part.layers[0].name: whole}
-        pair = _pair(part, whole) if len(part.layers) == 2 else None
+            return {stretch.layers[0].name: whole}
+        pair = _pair(stretch, whole) if len(stretch.layers) == 2 else None
         if pair is None:
             return {}
-        first, second = part.layers
+        first, second = stretch.layers
         nothing = torch.zeros(len(pair[0]), dtype=torch.float64)
         return {
             first.name: LinearMap(pair[0], first.groups, nothing),
             second.name: LinearMap(pair[1], second.groups, whole.shift),
         }
-    layer = part.layers[0] if part.layers else part.released[0]
+    layer = stretch.layers[0] if stretch.layers else stretch.released[0]
     fitting = whole.in_groups(whole.inputs if layer.separate else layer.groups)
     return None if fitting is None else {layer.name: fitting}
 
 
-def own_values(part: Part, modules: Mapping[str, nn.Module], joined: bool = False) -> LayerValues:
+def own_values(
+    stretch: Stretch, modules: Mapping[str, nn.Module], joined: bool = False
+) -> LayerValues:
     """The same of the released model itself, each layer with the norms behind it.
 
     Args:
-        part: The part.
+        stretch: The stretch.
         modules: The released model's, by name.
         joined: As in :func:`values_of`.
     """
     if joined:
-        one = product([map_of(modules[step.name]) for step in part.released])
-        assert one is not None  # no part has two kernels
-        return {part.layers[0].name: one}
+        one = product([map_of(modules[step.name]) for step in stretch.released])
+        assert one is not None  # no stretch has two kernels
+        return {stretch.layers[0].name: one}
     found: LayerValues = {}
     current = ""
-    for step in part.released:
+    for step in stretch.released:
         own = map_of(modules[step.name])
         if step.norm and current:
             normed = product([found[current], own])
@@ -74,19 +76,19 @@ def own_values(part: Part, modules: Mapping[str, nn.Module], joined: bool = Fals
         else:
             current = step.name
             found[current] = own
-    if len(part.layers) == 2:
+    if len(stretch.layers) == 2:
         # What is added in between does not show in a product; it is added at the end.
-        first, second = (found[step.name] for step in part.layers)
+        first, second = (found[step.name] for step in stretch.layers)
         shift = second.of_constant(first.shift)
-        names = [step.name for step in part.layers]
+        names = [step.name for step in stretch.layers]
         found[names[0]] = LinearMap(first.weight, first.groups, torch.zeros_like(first.shift))
         found[names[1]] = LinearMap(second.weight, second.groups, shift)
     return found
 
 
-def _pair(part: Part, whole: LinearMap) -> tuple[Tensor, Tensor] | None:
+def _pair(stretch: Stretch, whole: LinearMap) -> tuple[Tensor, Tensor] | None:
     """Weights of two layers from their product; None where it does not determine them."""
-    first, second = part.layers
+    first, second = stretch.layers
     inner = first.outputs
     flat = whole.dense().reshape(whole.outputs, whole.inputs, -1)
     outputs, inputs, size = flat.shape
