@@ -32,11 +32,13 @@ class Widened:
         tensors: Its tensors by name; channels that it has not are last in their group, and zero.
         present: How many channels of each group are its own.
         missing: How many it has too few, of all groups.
+        copies: How many it had that copied others or that nothing read.
     """
 
     tensors: Mapping[str, Tensor]
     present: tuple[int, ...]
     missing: int
+    copies: int = 0
 
 
 def widen(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.alignment.copies import without_channels
 from passportize.alignment.tied_channels import TiedChannels, TiedGroup, find_tied_channels
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
@@ -41,25 +42,18 @@ def prune_channels(model: nn.Module, share: float = 0.3, example_inputs: Any = N
     if not 0 < share < 1:
         raise InvalidArgument(f"prune-channels: share={share!r} must lie in (0, 1)")
     tied = find_tied_channels(model, example_inputs)
-    chosen = []
+    gone = []
     for group in tied.groups:
+        mask = torch.zeros(group.size, dtype=torch.bool)
         count = int(share * group.size)
         if count and can_resize(model, tied, group):
-            order = _weights(model, tied, group).argsort(stable=True)
-            chosen.append((group, order[:count]))
-    kept: dict[tuple[str, int], Tensor] = {}
-    for group, gone in chosen:
-        for number, places in group.places:
-            axis = tied.axes[number]
-            if axis.moves:
-                size = tensor_of(model, axis.tensor).shape[axis.dim]
-                mask = kept.setdefault((axis.tensor, axis.dim), torch.ones(size, dtype=torch.bool))
-                mask[axis.first + places[gone].reshape(-1)] = False
-    for (name, dim), mask in kept.items():
-        tensor = tensor_of(model, name)
-        left = tensor.detach().index_select(dim, mask.nonzero()[:, 0].to(tensor.device))
-        put_tensor(model, name, left.contiguous())
-    return sum(len(gone) for _, gone in chosen)
+            mask[_weights(model, tied, group).argsort(stable=True)[:count]] = True
+        gone.append(mask)
+    before = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    for name, tensor in without_channels(before, tied, gone).items():
+        if tensor.shape != before[name].shape:
+            put_tensor(model, name, tensor)
+    return sum(int(mask.sum()) for mask in gone)
 
 
 def _weights(model: nn.Module, tied: TiedChannels, group: TiedGroup) -> Tensor:

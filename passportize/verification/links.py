@@ -254,6 +254,11 @@ def _told(beside: LaidBeside) -> str:
             f"{sum(group.size for group in beside.tied.groups)}; rows and entries of these were "
             "not read"
         )
+        if beside.widened.copies:
+            said.append(
+                f"{beside.widened.copies} of its channels copied others or were read by nothing, "
+                "and were taken out"
+            )
     narrowed = beside.narrowed
     if narrowed is None:
         return "; ".join(said)

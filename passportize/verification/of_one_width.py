@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.alignment.copies import without_copies
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.narrowing import Narrowed, narrow
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
@@ -64,15 +65,30 @@ def of_one_width(
     Returns:
         The suspect, or in words why that cannot be done.
     """
-    sizes = [(own.size, its.size) for own, its in zip(tied.groups, other.groups, strict=False)]
     if len(tied.groups) != len(other.groups):
         return OTHER_TIES
-    if not any(its < own for own, its in sizes):
+    plain: OneWidth | None = None
+    if not _fewer(tied, other):
         narrowed = narrow(released, suspect, tied, other, held_out)
-        return narrowed if isinstance(narrowed, str) else OneWidth(narrowed.tensors, narrowed)
-    if not any(its > own for own, its in sizes):
+        if isinstance(narrowed, str):
+            return narrowed
+        plain = OneWidth(narrowed.tensors, narrowed)
+        if not narrowed.chosen:
+            return plain
+    # Dummies can stand in the places of channels that are missing.
+    single = without_copies(suspect, other, range(len(other.groups)))
+    copies = 0
+    if single is not None:
+        suspect, copies = single
+        module = of_widths(module, suspect)
+        other = find_tied_channels(module, example_inputs)
+    if plain is not None and (_fewer(other, tied) or not _fewer(tied, other)):
+        return plain
+    if not _fewer(other, tied):
         widened = widen(released, suspect, tied, other)
-        return widened if isinstance(widened, str) else OneWidth(widened.tensors, None, widened)
+        if isinstance(widened, str):
+            return widened
+        return OneWidth(widened.tensors, None, replace(widened, copies=copies))
     large = _filled_shapes(suspect, tied, other)
     try:
         both = find_tied_channels(of_widths(module, large), example_inputs)
@@ -81,11 +97,18 @@ def of_one_width(
     widened = widen(large, suspect, both, other)
     if isinstance(widened, str):
         return widened
-    narrowed = narrow(released, widened.tensors, tied, both, held_out, widened.present)
-    if isinstance(narrowed, str):
-        return narrowed
-    present = tuple(min(own, its) for own, its in sizes)
-    return OneWidth(narrowed.tensors, narrowed, replace(widened, present=present))
+    reduced = narrow(released, widened.tensors, tied, both, held_out, widened.present)
+    if isinstance(reduced, str):
+        return reduced
+    pairs = zip(tied.groups, other.groups, strict=True)
+    present = tuple(min(own.size, its.size) for own, its in pairs)
+    return OneWidth(reduced.tensors, reduced, replace(widened, present=present, copies=copies))
+
+
+def _fewer(released: TiedChannels, suspect: TiedChannels) -> bool:
+    """Whether a model has fewer channels than another in some group."""
+    pairs = zip(released.groups, suspect.groups, strict=True)
+    return any(its.size < own.size for own, its in pairs)
 
 
 def _filled_shapes(
