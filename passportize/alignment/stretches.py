@@ -76,7 +76,9 @@ class Stretch:
         if len(self.suspect) != 1 or len(self.released) != 1:
             return False
         mine, other = self.suspect[0], self.released[0]
-        return mine.norm == other.norm and mine.separate == other.separate
+        if mine.norm != other.norm or mine.separate != other.separate:
+            return False
+        return mine.separate or mine.groups == other.groups
 
     @property
     def layers(self) -> tuple[Step, ...]:
@@ -155,5 +157,8 @@ def _cost(stretch: Stretch, any_width: bool, first: bool) -> float | None:
             # What it adds would be lost.
             lost = any(step.biased for step in mine) and not layer.biased
             return cost + (_IN_NORM if lost else 0.0)
-        return cost + _IN_NORM if not other[0].norm and len(other) == 2 else None
+        if other[0].norm or len(other) > 2:
+            return None
+        # What was the norm is in it rather than in what follows.
+        return cost + _IN_NORM - (_MERGED / 2 if mine[-1].diagonal else 0.0)
     return cost + _ONLY_PRODUCT * len(stretch.layers)
