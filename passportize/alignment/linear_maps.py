@@ -141,7 +141,10 @@ def as_convolution(norm: nn.Module) -> nn.Module:
     kind: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dimensions_of(norm)]
     mean: Any = own.running_mean
     like = {"device": mean.device, "dtype": mean.dtype}
-    layer: Any = kind(step.outputs, step.outputs, 1, groups=step.outputs, **like)
+    # No numbers are drawn for values that are written over.
+    layer: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        kind, step.outputs, step.outputs, 1, groups=step.outputs, **like
+    )
     layer.weight.copy_(step.weight.reshape(layer.weight.shape))
     layer.bias.copy_(step.shift)
     module: nn.Module = layer

@@ -132,7 +132,10 @@ def _pointwise(like: nn.Module, matrices: Tensor) -> nn.Module:
     wanted: dict[str, Any] = {"bias": False, "device": own.weight.device, "dtype": own.weight.dtype}
     if dimensions:
         wanted |= {"kernel_size": 1, "groups": groups}
-    layer: nn.Module = _POINTWISE[dimensions](groups * size, groups * size, **wanted)
+    # No numbers are drawn for values that are written over.
+    layer: nn.Module = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        _POINTWISE[dimensions], groups * size, groups * size, **wanted
+    )
     weight: Any = layer.weight
     weight.copy_(matrices.reshape(weight.shape))
     return layer.train(like.training)
@@ -177,8 +180,11 @@ def _identities(model: nn.Module, example_inputs: Any) -> dict[str, nn.Module]:
             continue
         images = len(shape) == 4
         channels = shape[1] if images else shape[-1]
-        template: Any = nn.Conv2d(1, 1, 1) if images else nn.Linear(1, 1)
-        template = template.to(like.device, like.dtype)
+        template: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            *((nn.Conv2d, 1, 1, 1) if images else (nn.Linear, 1, 1)),
+            device=like.device,
+            dtype=like.dtype,
+        )
         identity = _pointwise(template, torch.eye(channels)[None])
         found[name] = nn.Sequential(copy.deepcopy(modules[name]), identity)
     return found
