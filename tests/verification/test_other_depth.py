@@ -24,6 +24,7 @@ from tests.support.widths import (
     as_trained,
     noised,
     released,
+    rounded,
     stolen,
     transformer,
 )
@@ -118,10 +119,19 @@ def test_what_only_a_product_says_is_named_and_not_read() -> None:
     assert everything is not None and links.aligned_total == everything.aligned_total
 
 
-@pytest.mark.parametrize("family", ["residual", "dense", "transformer"])
-def test_noise_on_top_costs_what_it_costs_without(family: str) -> None:
-    links = judged(family, noised(reshaped(stolen(family), "layers"), 0.1)).links
+@pytest.mark.parametrize("family", ["residual", "dense", "inverted", "transformer"])
+@pytest.mark.parametrize("change", ["noise below", "noise on top", "rounded on top"])
+def test_noise_and_rounding(family: str, change: str) -> None:
+    if change == "noise below":
+        suspect = reshaped(noised(stolen(family), 0.3), "layers")
+    else:
+        suspect = reshaped(stolen(family), "layers")
+        # Noise on both halves counts for more than on the whole, by the matrix between them.
+        suspect = noised(suspect, 0.1) if change == "noise on top" else rounded(suspect)
+    links = judged(family, suspect).links
     assert links is not None and links.accepted
+    if change == "rounded on top":
+        assert links.aligned_matched >= 0.97 * links.entries_matched
 
 
 def test_dummy_channels_and_layers_cut_in_two_at_once() -> None:
