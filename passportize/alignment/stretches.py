@@ -22,6 +22,7 @@ __all__ = ["Stretch", "Step", "cut_in_stretches", "step_of"]
 _MERGED = 1.0
 _IN_NORM = 5.0
 _ONLY_PRODUCT = 50.0
+_MOST_STEPS = 256
 _OTHER_WIDTH = 0.5  # for each octave
 
 
@@ -109,9 +110,11 @@ def cut_in_stretches(
         any_width: Whether channels can have been added or taken away.
 
     Returns:
-        What is lost by it, 0 where the chains are the same, and the
-        stretches; None if there are none.
+        What is lost by it, 0 where the chains are the same, and the stretches; None if there are
+        none, or the suspect's chain has more steps than anybody needs.
     """
+    if len(suspect) > _MOST_STEPS:
+        return None
     best: dict[tuple[int, int], tuple[float, list[Stretch]]] = {(0, 0): (0.0, [])}
     for i in range(1, len(suspect) + 1):
         for j in range(1, len(released) + 1):

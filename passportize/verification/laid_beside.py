@@ -147,9 +147,9 @@ def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _lacks(names: Mapping[str, str], released: Mapping[str, Tensor]) -> bool:
-    """Whether a suspect lacks weights that were released."""
+    """Whether a suspect lacks weights, factors or statistics that were released."""
     there = set(names.values())
-    return any(name not in there for name, tensor in released.items() if tensor.dim() > 1)
+    return any(name not in there for name, value in released.items() if value.is_floating_point())
 
 
 def _open_ends(

@@ -29,6 +29,7 @@ from tests.support.widths import (
     transformer,
 )
 from tests.verification.test_identification import released as licensed
+from tests.verification.test_refolded_norms import folded
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::passportize.training.embedding.TrainedWeightsWarning"
@@ -85,6 +86,17 @@ def test_undone_alone_and_with_every_other_disguise(family: str, way: str, disgu
         assert verdict.links.aligned_matched >= 0.98 * verdict.links.entries_matched
         assert "the suspect has other layers" in verdict.links.narrowed
         assert verdict.links.narrowed in str(verdict)
+
+
+@pytest.mark.parametrize("family", ["residual", "inverted", "chained"])
+def test_norms_that_were_folded_in_a_live_suspect(family: str) -> None:
+    suspect = stolen(family)
+    disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+    links = judged(family, folded(suspect)).links
+    assert links is not None and links.accepted
+    assert links.aligned_matched >= 0.98 * links.entries_matched
+    links = judged(family, folded(as_trained(FAMILIES[family], 7))).links
+    assert links is not None and links.accepted is False and links.aligned_strength < 12
 
 
 @pytest.mark.parametrize(("family", "way"), CASES)
