@@ -116,6 +116,8 @@ def _pair(stretch: Stretch, whole: LinearMap) -> tuple[Tensor, Tensor] | None:
 
 def _cut_to_rank(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Two factors of each matrix, ``[n, a, rank]`` and ``[n, rank, b]``, of equal size."""
-    u, sizes, v = torch.linalg.svd(matrices, full_matrices=False)
+    # A suspect can hold anything.
+    finite = matrices.nan_to_num(0.0, 0.0, 0.0).clamp(-1e100, 1e100)
+    u, sizes, v = torch.linalg.svd(finite, full_matrices=False)
     root = sizes[:, :rank].sqrt()
     return u[:, :, :rank] * root[:, None], root[:, :, None] * v[:, :rank]

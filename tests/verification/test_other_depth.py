@@ -225,6 +225,18 @@ def test_in_the_released_layers_it_computes_what_it_did(family: str, way: str) -
     assert torch.allclose(outputs(found.module.eval()), outputs(suspect), atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_wild_numbers_in_a_deeper_suspect_do_no_harm(value: float) -> None:
+    suspect = stolen("chained")
+    disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+    reshaped(suspect, "multiplied", "layers")
+    with torch.no_grad():
+        for parameter in suspect.parameters():
+            parameter.view(-1)[0] = value
+    links = judged("chained", suspect).links
+    assert links is not None and "other layers" in links.narrowed
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
