@@ -72,6 +72,8 @@ def cut_layers(
     else:
         changes = {}
         for name, module in model.named_modules():
+            if not name:
+                continue  # a model that is one layer
             if way == "layers" and is_linear_layer(module):
                 changes[name] = _cut(module, generator, condition)
             elif way == "norms" and is_frozen_norm(module):
