@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from passportize.alignment.matrices import Pair, find_matrices
 from passportize.alignment.spaces import MatrixKind, Side
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.undoing import Undoing
+from passportize.alignment.widening import absent_entries
 
 __all__ = ["Alignment", "align", "find_places"]
 
@@ -56,11 +57,13 @@ class Alignment:
         tensors: Its tensors by name, weights carried onto the released ones.
         moved: Channels that had another place, or a matrix on them.
         channels: Channels that could have had one.
+        absent: Entries that a suspect with fewer channels has no part in, bool by name.
     """
 
     tensors: Mapping[str, Tensor]
     moved: int
     channels: int
+    absent: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def align(
@@ -68,6 +71,7 @@ def align(
     suspect: Mapping[str, Tensor],
     tied: TiedChannels,
     held_out: HeldOut | None = None,
+    present: tuple[int, ...] | None = None,
 ) -> Alignment:
     """Carry a suspect's weights onto the released ones.
 
@@ -76,15 +80,22 @@ def align(
         suspect: The suspect's, with the same names and shapes; left as they are.
         tied: What can have been moved.
         held_out: What is not looked at; by default a part of every weight.
+        present: How many channels of each group are the suspect's own, the first ones, where it
+            had fewer (:mod:`passportize.alignment.widening`); by default all.
     """
     if held_out is None:
         held_out = HeldOut(tied, {name: tensor.shape for name, tensor in released.items()})
-    undoing = _searched(released, suspect, tied, held_out)
+    undoing = _searched(released, suspect, tied, held_out, present=present)
     tensors = {name: undoing.unfolded(name) for name in suspect}
+    absent: dict[str, Tensor] = {}
+    if present is not None:
+        shapes = {name: tensor.shape for name, tensor in released.items()}
+        absent = absent_entries(undoing, tied, present, shapes)
+        tensors |= {name: tensors[name].masked_fill(mask, 0) for name, mask in absent.items()}
     for alias, first in tied.aliases.items():
         if alias in tensors and first in tensors:
             tensors[alias] = tensors[first]
-    return Alignment(tensors, undoing.moved(), undoing.channels())
+    return Alignment(tensors, undoing.moved(), undoing.channels(), absent)
 
 
 def find_places(
@@ -93,6 +104,7 @@ def find_places(
     tied: TiedChannels,
     held_out: HeldOut,
     sizes: Sequence[int],
+    present: Sequence[int] | None = None,
 ) -> list[Tensor | None]:
     """Which channels of a wider suspect the released ones are.
 
@@ -102,12 +114,13 @@ def find_places(
         tied: Its channels.
         held_out: What is not looked at, in the suspect's shapes.
         sizes: How many channels of each group are the owner's.
+        present: How many are the suspect's own, the first ones; by default all.
 
     Returns:
         For every group the suspect's channel at each place, those of nobody last; None where
         nothing tells.
     """
-    found = _searched(released, suspect, tied, held_out, sizes).orders
+    found = _searched(released, suspect, tied, held_out, sizes, present).orders
     return found[len(tied.exchanges) :]
 
 
@@ -117,10 +130,11 @@ def _searched(
     tied: TiedChannels,
     held_out: HeldOut,
     sizes: Sequence[int] | None = None,
+    present: Sequence[int] | None = None,
 ) -> Undoing:
     """What a search finds."""
     undoing = Undoing(released, suspect, tied, held_out)
-    search = _Search(undoing, tied, held_out, sizes)
+    search = _Search(undoing, tied, held_out, sizes, present)
     for late in (False, *(True,) * (ROUNDS - 1)):
         if not search.round(late) or search.stranger:
             break
@@ -136,9 +150,11 @@ class _Search:
         tied: TiedChannels,
         held_out: HeldOut,
         sizes: Sequence[int] | None,
+        present: Sequence[int] | None,
     ) -> None:
         self._undoing, self._tied, self._held_out = undoing, tied, held_out
-        self._matching = Matching(undoing, tied, held_out, sizes)
+        self._matching = Matching(undoing, tied, held_out, sizes, present)
+        self._narrower = present is not None
         self._solved = [0] * len(tied.spaces)
         self._steps = self._order_of_steps()
         self._changes = 0.0
@@ -215,6 +231,11 @@ class _Search:
                     own, other = self._undoing.matched(found.tensor)
                     kept = ~self._held_out.fitted(found.tensor)
                     rows = [found.entries(part * kept, where).flatten(1) for part in (own, other)]
+                    # Channels that a suspect lacks are zero.
+                    there = rows[1].any(1)
+                    if not bool(there.any()):
+                        continue
+                    rows = [part[there] for part in rows]
                     alike = torch.nn.functional.cosine_similarity(rows[0], rows[1]).abs()
                     chance = (2 / math.pi / max(1, int(kept[0].sum()))) ** 0.5
                     self._tested.append((float(alike.mean()) - chance, len(alike)))
@@ -251,4 +272,10 @@ class _Search:
         if held:
             chosen = self._undoing.along(side, self._held_out.fitted(name))[0, 0]
             features = [part[:, :, chosen] for part in features]
+        if self._narrower:
+            # Columns of channels that the suspect lacks.
+            there = features[1].any(0).any(0)
+            features = [part[:, :, there] for part in features]
+        if not bool(features[0].any()):
+            return None  # a weight that was left out of both
         return Pair(features[0], features[1], side.writes)

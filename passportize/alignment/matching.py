@@ -31,6 +31,7 @@ class Matching:
         held_out: What is not looked at.
         sizes: How many channels of each group the released weights have, where the suspect has
             more; by default as many.
+        present: How many the suspect has, the first ones, where it has fewer; by default all.
 
     Attributes:
         settled: Numbers of the units whose places were obvious.
@@ -42,13 +43,18 @@ class Matching:
         tied: TiedChannels,
         held_out: HeldOut,
         sizes: Sequence[int] | None = None,
+        present: Sequence[int] | None = None,
     ) -> None:
         self._undoing, self._tied, self._held_out = undoing, tied, held_out
         self._heads = HeadFeatures(tied)
         self._before = len(tied.exchanges)
         self._sizes = [unit.size for unit in tied.units]
+        self._present = list(self._sizes)
         if sizes is not None:
             self._sizes[self._before :] = sizes
+        if present is not None:
+            self._present[self._before :] = present
+        self._lacks = present is not None
         self.settled: set[int] = set()
 
     def match(self, number: int, late: bool) -> Tensor | None:
@@ -76,7 +82,8 @@ class Matching:
                         # Rows whose squares overflow resemble nothing.
                         score += gain.nan_to_num(0.0)
                         seen = True
-            order = _obvious(score[:size]) if seen else None
+            whole = self._present[number] == unit.size
+            order = _obvious(score[:size]) if seen and whole else None
             if order is not None:
                 self.settled.add(number)
                 return _completed(order, unit.size)
@@ -87,6 +94,8 @@ class Matching:
                     seen = True
             if not seen:
                 return None
+        # What the suspect lacks resembles nothing.
+        score[:, self._present[number] :] = 0.0
         wanted = score[:size].numpy()
         order = torch.from_numpy(linear_sum_assignment(wanted, maximize=True)[1])
         return _completed(order, unit.size)
@@ -141,6 +150,8 @@ class Matching:
         other = self._undoing.aligned(axis.tensor, number, placed)
         rows, others = features(own.float()), features(other.float())
         chosen = features(self._held_out.fitted(axis.tensor))
+        if self._lacks:
+            chosen = chosen & others.any(0)
         rows, others, chosen = some_columns(rows, others, chosen)
         likeness, entries = correlations(rows, others, chosen)
         return -0.5 * entries * torch.log1p(-likeness.square().clamp_max(1 - 1e-6))

@@ -59,11 +59,14 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
             before += weight * own @ own.transpose(1, 2)
         else:
             after += weight * other @ other.transpose(1, 2)
+    # Numbers at the end of their range leave nothing to be found.
+    products, before, after = (part.nan_to_num(0.0, 0.0, 0.0) for part in (products, before, after))
     if kind is not MatrixKind.LINEAR:
         left, _, right = torch.linalg.svd(products)
         rotations: Tensor = left @ right
         return _keeping_ones(rotations) if kind is MatrixKind.CENTRED else rotations
-    return torch.stack([_solved(*block) for block in zip(before, after, products, strict=True)])
+    found = [_solved(*block) for block in zip(before, after, products, strict=True)]
+    return torch.stack(found).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _solved(before: Tensor, after: Tensor, products: Tensor) -> Tensor:

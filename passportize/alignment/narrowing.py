@@ -21,7 +21,7 @@ channels stay is, like their order, no function of what is read afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -60,6 +60,7 @@ def narrow(
     tied: TiedChannels,
     wide: TiedChannels,
     held_out: HeldOut,
+    present: Sequence[int] | None = None,
 ) -> Narrowed | str:
     """Take the channels out of a suspect that the released model does not have.
 
@@ -69,6 +70,8 @@ def narrow(
         tied: The channels of the released model.
         wide: Those of the suspect.
         held_out: What is not looked at in the released shapes.
+        present: How many channels of each group are the suspect's own, where it was filled up; by
+            default all.
 
     Returns:
         The suspect, or in words why it cannot be reduced.
@@ -89,7 +92,7 @@ def narrow(
         search.settle(tolerance)
     chosen = search.excess()
     if chosen:
-        search.choose(held_out)
+        search.choose(held_out, present)
     kept = search.kept()
     tensors = {
         name: widths.narrowed(name, tensor, shapes[name], kept)

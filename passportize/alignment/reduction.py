@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,12 +14,9 @@ from passportize.alignment.held_out import HeldOut
 from passportize.alignment.spaces import MatrixKind, MatrixSpace
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.truncation import truncate
-from passportize.alignment.widths import WidenedHeldOut, Widths
+from passportize.alignment.widths import MOST_WIDENED, WidenedHeldOut, Widths
 
-__all__ = ["MOST_WIDENED", "Reduction"]
-
-MOST_WIDENED = 8
-"""Times as many channels as the released model has in a group, beyond which nothing is tried."""
+__all__ = ["Reduction"]
 
 _RESEMBLES = 0.5
 """Squared rest of a channel up to which noise may have made it from another."""
@@ -160,8 +157,13 @@ class Reduction:
         self._alive[number] &= ~which
         self.dropped += int(which.sum())
 
-    def choose(self, held_out: HeldOut) -> None:
-        """Take out what corresponds to nothing in the released weights."""
+    def choose(self, held_out: HeldOut, present: Sequence[int] | None = None) -> None:
+        """Take out what corresponds to nothing in the released weights.
+
+        Args:
+            held_out: What is not looked at in the released shapes.
+            present: As in :func:`passportize.alignment.narrowing.narrow`.
+        """
         for number in self._spaces:
             if self.over(number):
                 self._truncate(number)
@@ -172,7 +174,7 @@ class Reduction:
             name: self._widths.widened(name, tensor, shapes[name]) for name, tensor in known.items()
         }
         unseen = WidenedHeldOut(held_out, self._widths, narrow_shapes, shapes)
-        orders = find_places(own, self.tensors, self._wide, unseen, self._widths.sizes)
+        orders = find_places(own, self.tensors, self._wide, unseen, self._widths.sizes, present)
         for number, reading in self._readings.items():
             if not self.over(number):
                 continue

@@ -69,6 +69,7 @@ def measure_similarity(
     matchings: int = MATCHINGS,
     base: Mapping[str, Tensor] | None = None,
     held_out: HeldOut | None = None,
+    absent: Mapping[str, Tensor] | None = None,
 ) -> Similarity:
     """Test aligned weights against the released ones.
 
@@ -81,8 +82,10 @@ def measure_similarity(
             the best multiple of the ancestor's, since sizes are known no better than to a few
             percent. Those that it lacks are compared as they are.
         held_out: What the alignment did not look at, as it was told.
+        absent: Entries that the suspect has no part in, bool by name; they are not compared, nor
+            are rows of which it has nothing.
     """
-    base = base or {}
+    base, absent = base or {}, absent or {}
     if held_out is None:
         held_out = HeldOut(tied, {name: tensor.shape for name, tensor in released.items()})
     tables = []
@@ -90,11 +93,18 @@ def measure_similarity(
     for size, places_on in _matched_rows(tied, released):
         table = torch.zeros(size, size)
         tested = 0
+        there = torch.zeros(size, dtype=torch.bool)
         for number, places in places_on:
             axis = tied.axes[number]
             if axis.role != "rows" or not held_out.compared(axis.tensor):
                 continue
             own = released[axis.tensor]
+            gone = absent.get(axis.tensor)
+            if gone is not None:
+                own = own.masked_fill(gone, 0)
+                there |= ~axis.entries(gone, places).flatten(1).all(1).view(size, -1).all(1)
+            else:
+                there[:] = True
             ancestor = base.get(axis.tensor, torch.zeros(()).expand(own.shape))
             whole = own, aligned[axis.tensor], ancestor, held_out.fitted(axis.tensor)
             parts = [axis.entries(tensor, places).flatten(1) for tensor in whole]
@@ -102,10 +112,10 @@ def measure_similarity(
                 mine, other, past, chosen = (part[entry :: places.shape[1]] for part in parts)
                 mine, other = (_beyond(rows.float(), past.float()) for rows in (mine, other))
                 table += _held_out(mine, other, chosen)
-                tested += size
-        if tested:
-            tables.append(table)
-            rows += tested
+                tested += 1
+        if tested and bool(there.any()):
+            tables.append(table[there][:, there])
+            rows += tested * int(there.sum())
     if not rows:
         return Similarity(0.0, 0.0, 1.0, 0, 0)
     found = sum(float(table.diagonal().sum()) for table in tables) / rows

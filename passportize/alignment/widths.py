@@ -10,7 +10,10 @@ from torch import Tensor
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.tied_channels import TiedChannels
 
-__all__ = ["WidenedHeldOut", "Widths"]
+__all__ = ["MOST_WIDENED", "WidenedHeldOut", "Widths"]
+
+MOST_WIDENED = 8
+"""Times as many channels as the other model has in a group, beyond which nothing is tried."""
 
 
 class Widths:

@@ -3,13 +3,16 @@
 # Files that register attacks and export nothing.
 from passportize.attacks import ambiguity as ambiguity
 from passportize.attacks import crafted_claims as crafted_claims
+from passportize.attacks import cut_layers as cut_layers
 from passportize.attacks import distil as distil
 from passportize.attacks import dummy_neurons as dummy_neurons
 from passportize.attacks import erb as erb
 from passportize.attacks import fine_tune as fine_tune
 from passportize.attacks import fitted_statistics as fitted_statistics
 from passportize.attacks import key_search as key_search
+from passportize.attacks import multiply_layers as multiply_layers
 from passportize.attacks import overwrite as overwrite
+from passportize.attacks import prune_channels as prune_channels
 from passportize.attacks.attack import (
     Attack,
     Attacked,

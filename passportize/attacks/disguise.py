@@ -30,7 +30,7 @@ from passportize.attacks.permutation import permute_channels
 from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
 
-__all__ = ["Disguise", "disguise", "mix_channels"]
+__all__ = ["Disguise", "disguise", "mix_channels", "random_element"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _mix(
     condition: float,
 ) -> None:
     matrices = torch.stack(
-        [_drawn(space.kind, space.size, generator, condition) for _ in range(space.blocks)]
+        [random_element(space.kind, space.size, generator, condition) for _ in range(space.blocks)]
     )
     inverses = torch.linalg.inv(matrices).transpose(1, 2)
     factors = fold_factors([space], tied.axes, tied.scales, tensors)
@@ -214,7 +214,7 @@ def _moved_shift(
     return act(matrices, Side(number, places[None], True), tied.axes[number], shift)
 
 
-def _drawn(
+def random_element(
     kind: MatrixKind, size: int, generator: torch.Generator | None, condition: float
 ) -> Tensor:
     """A random matrix that may act, float64 ``[size, size]``."""

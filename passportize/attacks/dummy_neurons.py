@@ -26,7 +26,7 @@ from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
 from passportize.utils.resized import put_tensor, tensor_of
 
-__all__ = ["VARIANTS", "add_dummy_neurons"]
+__all__ = ["VARIANTS", "add_dummy_neurons", "can_resize"]
 
 VARIANTS = ("zero", "clique", "split")
 _OWNERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.modules.batchnorm._BatchNorm)
@@ -68,7 +68,7 @@ def add_dummy_neurons(
     added = 0
     grown: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
     for group in tied.groups:
-        if not _can_grow(model, tied, group):
+        if not can_resize(model, tied, group):
             continue
         places = []
         for number, where in group.places:
@@ -95,7 +95,7 @@ def add_dummy_neurons(
     return added
 
 
-def _can_grow(model: nn.Module, tied: TiedChannels, group: TiedGroup) -> bool:
+def can_resize(model: nn.Module, tied: TiedChannels, group: TiedGroup) -> bool:
     """Whether all that a group lies on is in one piece, in layers that take any width."""
     places = [(tied.axes[number], where) for number, where in group.places]
     lying = {(axis.tensor, axis.dim) for axis, _ in places if axis.moves}

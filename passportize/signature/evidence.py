@@ -125,6 +125,7 @@ def read_by_name(
     key: ModelKey,
     layout: Layout,
     unread: Mapping[str, Tensor] | None = None,
+    partly: bool = False,
 ) -> Evidence:
     """The reading by name alone.
 
@@ -134,8 +135,10 @@ def read_by_name(
         layout: Where the bits lie.
         unread: Entries of the tensors that are not read, see
             :func:`~passportize.signature.reading.prepare_sites`.
+        partly: Whether rows of which nothing is read are not counted.
     """
-    return _weigh(tensors, key, layout, match_names(layout, tensors), 0.0, BY_NAME, unread)
+    found = match_names(layout, tensors)
+    return _weigh(tensors, key, layout, found, 0.0, BY_NAME, unread, partly)
 
 
 def _weigh(
@@ -146,8 +149,9 @@ def _weigh(
     price: float,
     matched_by: str,
     unread: Mapping[str, Tensor] | None = None,
+    partly: bool = False,
 ) -> Evidence:
-    reading = read_signature(key, layout, prepare_sites(layout, tensors, found, unread))
+    reading = read_signature(key, layout, prepare_sites(layout, tensors, found, unread), partly)
     log2_p = log2_binomial_tail(reading.matched, reading.total)
     return Evidence(reading, log2_p, price + looks_price(layout), matched_by, found)
 

@@ -150,13 +150,16 @@ def _missing(weight: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor])
     return f"no tensor stands for {weight} {shape}"
 
 
-def read_signature(key: ModelKey, layout: Layout, prepared: list[PreparedSite]) -> Reading:
+def read_signature(
+    key: ModelKey, layout: Layout, prepared: list[PreparedSite], partly: bool = False
+) -> Reading:
     """Read the bits of a key from a suspect.
 
     Args:
         key: Made from a passport and ``layout``.
         layout: The sites.
         prepared: What :func:`prepare_sites` took from the suspect; may be used for many keys.
+        partly: Whether rows that are nothing are missing, and not counted.
     """
     expected = key.bits()
     bits = torch.zeros(layout.bits, dtype=torch.int8, device="cpu")
@@ -173,7 +176,10 @@ def read_signature(key: ModelKey, layout: Layout, prepared: list[PreparedSite]) 
             bits[start:stop] = responses.gamma >= 0
             distance = formulation.confidence(responses)
             confidence[start:stop] = torch.nan_to_num(distance, 0.0, 0.0, 0.0)
-            matched = int((bits[start:stop] == expected[start:stop]).sum())
-            sites.append(SiteReading(entry, matched, entry.site.bits))
+            there = torch.ones(entry.site.bits, dtype=torch.bool, device="cpu")
+            if partly:
+                there = responses.length.cpu() != 0
+            matched = int(((bits[start:stop] == expected[start:stop]) & there).sum())
+            sites.append(SiteReading(entry, matched, int(there.sum())))
         start = stop
     return Reading(tuple(sites), bits, expected, confidence)

@@ -41,7 +41,7 @@ class Party:
         published: Digest of the claim as it was published, hexadecimal; empty if it was not.
         published_on: The day that a trusted timestamp gives for that digest. Whether the timestamp
             can be trusted is for the judge to say.
-        model: A plain model of the architecture, where it is needed to align the other's weights.
+        model: A plain model of the architecture of these weights, where they are none themselves.
         commitment: In place of ``published`` and ``published_on``, their release commitment as
             :func:`passportize.open_commitment` gave it: the date comes from its timestamp.
     """
@@ -158,7 +158,7 @@ def arbitrate(first: Party, second: Party, *, base: Weights | None = None) -> Ar
             parties[1 - index].weights,
             parties[index].passport,
             claims[index],
-            model=parties[1 - index].model,
+            model=_model(parties, own, index),
             released=parties[index].weights if _can_align(parties, own, index) else None,
             base=base if _can_align(parties, own, index) else None,
         )
@@ -190,6 +190,13 @@ def _can_align(parties: tuple[Party, Party], own: tuple[Verdict, ...], index: in
     suspect = parties[1 - index]
     traced = isinstance(suspect.weights, nn.Module) or suspect.model is not None
     return traced and own[index].same_weights is True
+
+
+def _model(parties: tuple[Party, Party], own: tuple[Verdict, ...], index: int) -> nn.Module | None:
+    """The architecture of what is judged, or of what was released where that lives already."""
+    if isinstance(parties[1 - index].weights, nn.Module):
+        return parties[index].model if _can_align(parties, own, index) else None
+    return parties[1 - index].model
 
 
 def _dated(party: Party, claim: Claim) -> tuple[PriorityDate | None, str]:

@@ -27,7 +27,7 @@ from passportize.signature.reading import rows_of
 from passportize.signature.response import reach_of
 from passportize.thresholds import ACCEPT_STRENGTH, NAME_STRENGTH
 from passportize.verification.laid_beside import lay_beside
-from passportize.verification.links import open_released
+from passportize.verification.released import architecture_of, models_given, open_released
 from passportize.verification.suspect import Suspect, Weights, open_suspect
 
 __all__ = ["Identification", "LicenseeEvidence", "identify"]
@@ -138,7 +138,7 @@ def identify(
         released: The release that the copies were made from, before they were marked: the suspect
             is then compared with it, which tells more of mixed copies, and aligned with it where
             its channels were disguised.
-        model: For a state dict or file, a plain model of the architecture; needed to align.
+        model: As in :func:`passportize.verify`; needed to align.
         example_inputs: As in :func:`passportize.plan`, to align.
 
     Raises:
@@ -159,10 +159,14 @@ def identify(
         raise InvalidArgument("identify: no licensee to ask about")
     claim = load_claim(claim) if isinstance(claim, (str, os.PathLike)) else claim
     code = licence_code(passport, claim, "identify")
+    model, other = models_given(suspect, model, released)
     opened = open_suspect(suspect, model, example_inputs)
-    original = open_released(released, claim) if released is not None else None
+    original, architecture = None, None
+    if released is not None:
+        original = open_released(released, claim)
+        architecture = architecture_of(released, original, other)
     notes = list(opened.notes)
-    found, tensors = _found(opened, passport, claim, original, example_inputs, notes)
+    found, tensors = _found(opened, passport, claim, original, architecture, example_inputs, notes)
     said = _said(tensors, found, claim, code, original)
     sums = [code.score(name, said) for name in names]
     evidence = [
@@ -180,6 +184,7 @@ def _found(
     passport: Passport,
     claim: Claim,
     original: Mapping[str, Tensor] | None,
+    architecture: nn.Module | None,
     example_inputs: Any,
     notes: list[str],
 ) -> tuple[Mapping[str, str], Mapping[str, Tensor]]:
@@ -199,11 +204,13 @@ def _found(
             "and a model are given"
         )
         return evidence.found, opened.tensors
-    beside = lay_beside(module, original, example_inputs, folded=opened.folded)
+    beside = lay_beside(
+        module, original, example_inputs, folded=opened.folded, architecture=architecture
+    )
     if isinstance(beside, str):
         notes.append(f"not aligned: {beside}")
         return evidence.found, opened.tensors
-    aligned = align(beside.released, beside.suspect, beside.tied).tensors
+    aligned = align(beside.released, beside.suspect, beside.tied, present=beside.present).tensors
     notes.append("the suspect was aligned with the release")
     return read_evidence(aligned, key, claim.layout).found, aligned
 

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from passportize.alignment.held_out import HeldOut
-from passportize.alignment.narrowing import Narrowed, narrow
+from passportize.alignment.narrowing import Narrowed
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
+from passportize.alignment.widening import Widened
 from passportize.errors import PassportizeError, TracingError
 from passportize.utils.resized import of_widths
 from passportize.verification.counterparts import (
@@ -19,10 +20,13 @@ from passportize.verification.counterparts import (
     structure_of,
 )
 from passportize.verification.folded_norms import in_unfolded_form
+from passportize.verification.of_one_width import of_one_width
+from passportize.verification.other_depth import Refitted, in_released_layers
 
 __all__ = ["LaidBeside", "lay_beside"]
 
 NOT_OF_IT = "the suspect is no model of the released architecture"
+HOW_TO_REFIT = "give what was released as a live model, released=model"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +34,17 @@ class LaidBeside:
     """Two models that can be aligned.
 
     Attributes:
-        names: The released name of each tensor, by the suspect's.
+        names: The released name of each tensor, by the suspect's; its own where it was not
+            released, but is there in both.
         released: The owner's tensors, by the suspect's names.
         suspect: The suspect's, in the same shapes.
         tied: The channels of both.
         held_out: What an alignment is not to look at.
         narrowed: How the suspect was reduced, where it had more channels; None where it had not.
+        widened: How it was filled up, where it had fewer; None likewise.
         left_out: Released names of tensors of another size that no channels lead to (a classifier
             for other classes); in both models they are zeros here.
+        refitted: How the suspect was put into the released layers, where it has others.
     """
 
     names: Mapping[str, str]
@@ -47,6 +54,13 @@ class LaidBeside:
     held_out: HeldOut
     narrowed: Narrowed | None = None
     left_out: tuple[str, ...] = ()
+    refitted: Refitted | None = None
+    widened: Widened | None = None
+
+    @property
+    def present(self) -> tuple[int, ...] | None:
+        """How many channels of each group are the suspect's own, where it has fewer."""
+        return None if self.widened is None else self.widened.present
 
 
 def lay_beside(
@@ -55,6 +69,7 @@ def lay_beside(
     example_inputs: Any = None,
     carrying: Collection[str] | None = None,
     folded: Mapping[str, str] | None = None,
+    architecture: nn.Module | None = None,
 ) -> LaidBeside | str:
     """Find the counterparts of a suspect's tensors, and take out channels that only it has.
 
@@ -65,43 +80,76 @@ def lay_beside(
         carrying: Names of the released tensors that carry bits; by default all.
         folded: Norms that are folded in the suspect, and are to be in the released model too, with
             the layers before them.
+        architecture: The released model, live, where there is one: a suspect with other layers is
+            put into it.
 
     Returns:
         Both models, or in words why they cannot be compared.
     """
-    suspect = {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    suspect = _tensors_of(module)
     found = find_counterparts(structure_of(suspect), structure_of(released))
     names = {name: partner for name, partner in found.items() if partner}
     if len(names) < len(found):
         names = find_of_any_width(structure_of(suspect), structure_of(released))
-    if len(names) < len(found):
-        return NOT_OF_IT
-    own = {name: released[partner].cpu() for name, partner in names.items()}
+    refitted: Refitted | None = None
+    if len(names) < len(found) or (architecture is not None and _lacks(names, released)):
+        if architecture is None:
+            return f"{NOT_OF_IT}; if it has other layers, {HOW_TO_REFIT}"
+        other = in_released_layers(module, architecture, example_inputs)
+        if isinstance(other, Refitted):
+            refitted, module, folded = other, other.module, None
+            suspect = _tensors_of(module)
+            names = {name: name for name in suspect}
+        elif len(names) < len(found):
+            return f"{NOT_OF_IT}: {other}"
+    changed = refitted.released if refitted is not None else {}
+    own = {
+        name: changed[name].to(suspect[name].dtype) if name in changed else released[partner].cpu()
+        for name, partner in names.items()
+    }
     own = in_unfolded_form(module, own, folded or {})
     try:
         wide = find_tied_channels(module, example_inputs)
     except TracingError as error:
         return str(error)
     ends = _open_ends(own, suspect, wide)
+    left_out = tuple(names[name] for name in ends)
     own |= {name: zeros for name, (zeros, _) in ends.items()}
     suspect |= {name: zeros for name, (_, zeros) in ends.items()}
-    left_out = tuple(names[name] for name in ends)
     shapes = {name: tensor.shape for name, tensor in own.items()}
-    bound = None
-    if carrying is not None:
-        bound = {name for name, partner in names.items() if partner in carrying}
+    bound = {name for name, partner in names.items() if carrying is None or partner in carrying}
     if all(suspect[name].shape == shape for name, shape in shapes.items()):
         held_out = HeldOut(wide, shapes, bound)
-        return LaidBeside(names, own, suspect, wide, held_out, left_out=left_out)
+        return LaidBeside(names, own, suspect, wide, held_out, None, left_out, refitted)
     try:
         tied = find_tied_channels(of_widths(module, own), example_inputs)
     except (PassportizeError, RuntimeError, ValueError) as error:
         return f"{NOT_OF_IT}: {error}"
     held_out = HeldOut(tied, shapes, bound)
-    narrowed = narrow(own, suspect, tied, wide, held_out)
-    if isinstance(narrowed, str):
-        return f"{NOT_OF_IT}: {narrowed}"
-    return LaidBeside(names, own, narrowed.tensors, tied, held_out, narrowed, left_out)
+    fitted = of_one_width(module, own, suspect, tied, wide, held_out, example_inputs)
+    if isinstance(fitted, str):
+        return f"{NOT_OF_IT}: {fitted}"
+    return LaidBeside(
+        names,
+        own,
+        fitted.tensors,
+        tied,
+        held_out,
+        fitted.narrowed,
+        left_out,
+        refitted,
+        fitted.widened,
+    )
+
+
+def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu() for name, value in module.state_dict().items()}
+
+
+def _lacks(names: Mapping[str, str], released: Mapping[str, Tensor]) -> bool:
+    """Whether a suspect lacks weights, factors or statistics that were released."""
+    there = set(names.values())
+    return any(name not in there for name, value in released.items() if value.is_floating_point())
 
 
 def _open_ends(

@@ -22,30 +22,26 @@ together, so it is argued and measured (docs/method.md), and link 1 and likeness
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from passportize.alignment.alignment import align
 from passportize.alignment.similarity import Similarity, measure_similarity
 from passportize.errors import InvalidArgument
-from passportize.release.checkpoint import host_state_dict
-from passportize.release.claim import Claim
-from passportize.release.weights_digest import weights_digest
 from passportize.signature.evidence import Evidence, judge_evidence, read_by_name, read_evidence
 from passportize.signature.matching import match_names
 from passportize.signature.model_key import ModelKey
-from passportize.suspects.reading import read_suspect
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
 from passportize.verification.counterparts import find_counterparts, structure_of
 from passportize.verification.expectation import Expectation
 from passportize.verification.laid_beside import LaidBeside, lay_beside
-from passportize.verification.suspect import NO_MODULE, Suspect, Weights
+from passportize.verification.suspect import NO_MODULE, Suspect
 
-__all__ = ["Links", "judge_links", "open_released", "open_weights"]
+__all__ = ["Links", "judge_links"]
 
 
 @dataclass(frozen=True)
@@ -115,54 +111,6 @@ class Links:
         return lines
 
 
-def open_weights(weights: Weights, what: str) -> dict[str, Tensor]:
-    """The tensors of weights by name.
-
-    Args:
-        weights: A plain model, a state dict or a file.
-        what: What they are, for errors.
-
-    Raises:
-        InvalidArgument: They are something else.
-        CheckpointError: The file cannot be read.
-    """
-    if isinstance(weights, (str, os.PathLike)):
-        state: Any = read_suspect(weights).kept
-    elif isinstance(weights, (nn.Module, Mapping)):
-        state = weights
-    else:
-        raise InvalidArgument(
-            f"{what} must be a plain model, a state dict or the path of a file of weights, not "
-            f"{type(weights).__name__}"
-        )
-    return {
-        name: value.detach()
-        for name, value in host_state_dict(state).items()
-        if isinstance(value, Tensor)
-    }
-
-
-def open_released(released: Weights, claim: Claim | None) -> dict[str, Tensor]:
-    """The released weights, checked against the claim.
-
-    Raises:
-        InvalidArgument: They are not those that the claim names, or there is no claim.
-        CheckpointError: The file cannot be read.
-    """
-    if claim is None:
-        raise InvalidArgument(
-            "verify: released= needs the claim, whose digest says which weights were released; "
-            "weights that nothing binds to a date prove nothing"
-        )
-    tensors = open_weights(released, "verify: released=")
-    if weights_digest(tensors) != claim.weights:
-        raise InvalidArgument(
-            "verify: released= is not what the claim was made for, its digest differs; give the "
-            "very weights that were released, unchanged and in their type"
-        )
-    return tensors
-
-
 def judge_links(
     released: Mapping[str, Tensor],
     opened: Suspect,
@@ -170,16 +118,18 @@ def judge_links(
     claimed: Expectation,
     example_inputs: Any = None,
     base: Mapping[str, Tensor] | None = None,
+    architecture: nn.Module | None = None,
 ) -> Links:
     """Both links from a key to a suspect.
 
     Args:
-        released: From :func:`open_released`.
+        released: From :func:`~passportize.verification.released.open_released`.
         opened: The suspect, with a module.
         key: The claimant's key for the layout.
         claimed: What the claim expects.
         example_inputs: As in :func:`passportize.plan`.
         base: Tensors of a public ancestor, named and ordered as the released ones.
+        architecture: The released model, live, where it was given so.
 
     Raises:
         InvalidArgument: There is no model to follow channels in, or ``base`` is another model.
@@ -199,20 +149,28 @@ def judge_links(
     if not opened.whole and opened.other_width is None:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
     carrying = set(match_names(claimed.layout, released).values())
-    beside = lay_beside(module, released, example_inputs, carrying, opened.folded)
+    beside = lay_beside(module, released, example_inputs, carrying, opened.folded, architecture)
     if isinstance(beside, str):
         return _links(None, f"link 2: {beside}", evidence)
     names, own, tied, held_out = beside.names, beside.released, beside.tied, beside.held_out
     ancestor = _ancestor(base, names, own) if base is not None else None
     bound = {name for name, partner in names.items() if partner in carrying}
-    alignment = align(own, beside.suspect, tied, held_out)
-    similarity = measure_similarity(own, alignment.tensors, tied, base=ancestor, held_out=held_out)
+    alignment = align(own, beside.suspect, tied, held_out, beside.present)
+    absent = alignment.absent
+    similarity = measure_similarity(
+        own, alignment.tensors, tied, base=ancestor, held_out=held_out, absent=absent
+    )
     read = {name: partner for name, partner in names.items() if held_out.readable(name)}
-    unread = {read[name]: held_out.fitted(name) for name in bound if name in read}
+    unread = {
+        read[name]: held_out.fitted(name) | absent.get(name, torch.zeros((), dtype=torch.bool))
+        for name in bound
+        if name in read
+    }
     there = {partner: alignment.tensors[name] for name, partner in read.items()}
-    same = {partner: released[partner] for partner in read.values()}
-    aligned = read_by_name(there, key, claimed.layout, unread)
-    undisguised = read_by_name(same, key, claimed.layout, unread)
+    same = {partner: released[partner] for partner in read.values() if partner in released}
+    partly = beside.widened is not None
+    aligned = read_by_name(there, key, claimed.layout, unread, partly)
+    undisguised = read_by_name(same, key, claimed.layout, unread, partly)
     second, reason = _second_link(similarity, aligned, ancestor is not None)
     return replace(
         _links(second, reason, evidence),
@@ -285,6 +243,22 @@ def _told(beside: LaidBeside) -> str:
         said.append(
             f"{', '.join(beside.left_out)} of the suspect have another size and were not compared"
         )
+    if beside.refitted is not None:
+        said.append(beside.refitted.told)
+        if beside.refitted.unread:
+            unread = ", ".join(beside.refitted.unread)
+            said.append(f"of {unread} only products are known, so they were not read")
+    if beside.widened is not None:
+        said.append(
+            f"the suspect has {beside.widened.missing} channels fewer than were released, of "
+            f"{sum(group.size for group in beside.tied.groups)}; rows and entries of these were "
+            "not read"
+        )
+        if beside.widened.copies:
+            said.append(
+                f"{beside.widened.copies} of its channels copied others or were read by nothing, "
+                "and were taken out"
+            )
     narrowed = beside.narrowed
     if narrowed is None:
         return "; ".join(said)

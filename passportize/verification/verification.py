@@ -23,7 +23,13 @@ from passportize.suspects.reading import Opened
 from passportize.utils.all_or_nothing import process_as_before
 from passportize.verification.expectation import Expectation
 from passportize.verification.fidelity import Fidelity, measure_fidelity
-from passportize.verification.links import Links, judge_links, open_released, open_weights
+from passportize.verification.links import Links, judge_links
+from passportize.verification.released import (
+    architecture_of,
+    models_given,
+    open_released,
+    open_weights,
+)
 from passportize.verification.suspect import Suspect, Weights, open_suspect
 from passportize.verification.verdict import SiteVerdict, Verdict
 
@@ -68,13 +74,15 @@ def verify(
         loader: Data for fidelity: yields ``(inputs, targets)``, see
             :func:`passportize.verification.fidelity.measure_fidelity`.
         model: For a state dict or file, a plain model of the architecture; needed for fidelity,
-            and where there is no claim. It is left as it was.
+            and where there is no claim. Beside a live suspect it is a plain model of the released
+            architecture, for a ``released`` that is none. It is left as it was.
         released: The weights that were released: a plain model, a state dict or a file, the very
             ones that the claim names. If the signature does not read plainly, the suspect is
             aligned with them, which undoes permuted, rescaled and mirrored channels and takes out
             those that were added, and judged by two links
             (:mod:`passportize.verification.links`). A state dict or file then needs ``model``, in
-            the suspect's or in the released width.
+            the suspect's or in the released width. A suspect with more or fewer layers is put into
+            the released ones where this is a live model, or ``model`` is one beside a live suspect.
         base: A public model that suspect and released weights may both come from, for
             ``released``: it is taken out of both before their likeness is measured. Taking one
             out can only clear a suspect.
@@ -97,6 +105,7 @@ def verify(
             "Passport.load(path)"
         )
     claim = _claim(claim, passport, config)
+    model, other = models_given(suspect, model, released)
     opened = open_suspect(suspect, model, example_inputs)
     if claim is not None:
         claimed = Expectation.from_claim(claim)
@@ -116,7 +125,15 @@ def verify(
         weights = open_released(released, claim)
         ancestor = None if base is None else open_weights(base, "verify: base=")
         if not accepted:
-            links = judge_links(weights, opened, key, claimed, example_inputs, ancestor)
+            links = judge_links(
+                weights,
+                opened,
+                key,
+                claimed,
+                example_inputs,
+                ancestor,
+                architecture_of(released, weights, other),
+            )
             accepted, reason = _through_links(accepted, reason, links)
     fidelity = _fidelity(opened, passport, claimed, evidence, loader, device)
     same = None

@@ -37,6 +37,14 @@ def test_sign_flips_and_permutations_tell_the_schemes_apart(scheme: str) -> None
     unchanged(released(scheme), "disguise")
 
 
+@pytest.mark.parametrize("scheme", [*OURS, "uchida"])
+def test_other_layers_hide_what_wants_the_released_shapes(scheme: str) -> None:
+    rating = attacked("cut-layers", scheme)
+    assert abs(rating.before - rating.after) < 0.5
+    assert rating.succeeded is (scheme == "uchida")
+    unchanged(released(scheme), "cut-layers")
+
+
 @pytest.mark.parametrize("form", ["FTLL", "FTAL", "RTLL", "RTAL"])
 def test_fine_tuning_keeps_the_bits(form: str) -> None:
     for scheme in ("keyed", "paper"):
