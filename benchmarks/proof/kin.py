@@ -143,7 +143,8 @@ def table(record: dict[str, Any]) -> str:
         f"`{record['command']}`; {record['machine']}, torch {record['torch']}, digits. Aligned "
         "bits: share of those that were read, mean over suspects, on entries that the alignment "
         "did not look at. Deviation: of all aligned bits from a half, in standard deviations of a "
-        "fair coin. Likeness: least and most over suspects, and beyond the common base.",
+        "fair coin (suspects of the same base share its bits, so three of them say little more "
+        "than one). Likeness: least and most over suspects, and beyond the common base.",
         "",
         "| model | suspects | how many | accuracy | aligned bits | deviation | likeness "
         "| beyond the base | accepted |",

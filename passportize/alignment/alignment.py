@@ -37,6 +37,7 @@ from passportize.alignment.spaces import MatrixKind, Side
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.undoing import Undoing
 from passportize.alignment.widening import absent_entries
+from passportize.utils.progress import Progress
 
 __all__ = ["Alignment", "align", "find_places"]
 
@@ -72,6 +73,7 @@ def align(
     tied: TiedChannels,
     held_out: HeldOut | None = None,
     present: tuple[int, ...] | None = None,
+    progress: Progress | None = None,
 ) -> Alignment:
     """Carry a suspect's weights onto the released ones.
 
@@ -82,10 +84,11 @@ def align(
         held_out: What is not looked at; by default a part of every weight.
         present: How many channels of each group are the suspect's own, the first ones, where it
             had fewer (:mod:`passportize.alignment.widening`); by default all.
+        progress: Called with the steps done and their largest number.
     """
     if held_out is None:
         held_out = HeldOut(tied, {name: tensor.shape for name, tensor in released.items()})
-    undoing = _searched(released, suspect, tied, held_out, present=present)
+    undoing = _searched(released, suspect, tied, held_out, present=present, progress=progress)
     tensors = {name: undoing.unfolded(name) for name in suspect}
     absent: dict[str, Tensor] = {}
     if present is not None:
@@ -131,13 +134,15 @@ def _searched(
     held_out: HeldOut,
     sizes: Sequence[int] | None = None,
     present: Sequence[int] | None = None,
+    progress: Progress | None = None,
 ) -> Undoing:
     """What a search finds."""
     undoing = Undoing(released, suspect, tied, held_out)
-    search = _Search(undoing, tied, held_out, sizes, present)
+    search = _Search(undoing, tied, held_out, sizes, present, progress)
     for late in (False, *(True,) * (ROUNDS - 1)):
         if not search.round(late) or search.stranger:
             break
+    search.finish()
     return undoing
 
 
@@ -151,12 +156,14 @@ class _Search:
         held_out: HeldOut,
         sizes: Sequence[int] | None,
         present: Sequence[int] | None,
+        progress: Progress | None,
     ) -> None:
         self._undoing, self._tied, self._held_out = undoing, tied, held_out
         self._matching = Matching(undoing, tied, held_out, sizes, present)
         self._narrower = present is not None
         self._solved = [0] * len(tied.spaces)
         self._steps = self._order_of_steps()
+        self._progress, self._done = progress, 0
         self._changes = 0.0
         self._tested: list[tuple[float, int]] = []
         self.stranger = False
@@ -175,6 +182,15 @@ class _Search:
             first = min(self._tied.axes[side.axis].step for side in space.sides)
             steps[first][1].append(number)
         return [(step, *found) for step, found in sorted(steps.items())]
+
+    def finish(self) -> None:
+        """Say that nothing is left to be done; most searches settle before their last round."""
+        if self._progress is not None:
+            self._progress(self._total, self._total)
+
+    @property
+    def _total(self) -> int:
+        return max(1, ROUNDS * len(self._steps))
 
     def round(self, late: bool) -> bool:
         """One pass over all groups, spaces and signs in the order of the forward pass.
@@ -204,6 +220,9 @@ class _Search:
                 if self._solved[number] < 2 or unsettled:
                     self._solve(number, late)
             self._undoing.set_signs(step, late)
+            self._done += 1
+            if self._progress is not None and self._done < self._total:
+                self._progress(self._done, self._total)
             if not late and self._is_stranger(units, spaces):
                 self.stranger = True
                 break

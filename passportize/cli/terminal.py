@@ -170,15 +170,26 @@ def progress(items: Iterable[Item], title: str, as_json: bool) -> Iterable[Item]
 def counting(title: str, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A bar on standard error for work that counts itself; nothing where there is no terminal.
 
-    Gives what to call with how many steps are done, and how many there are.
+    Gives what to call with how many steps are done, and how many there are. The bar is there from
+    the first step to the last one, so that another may follow.
     """
     console = errors()
     if as_json or not console.is_terminal:
         yield None
         return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task(title, total=None)
+
+    def step(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+        if done >= total:
+            bar.stop()
+
+    try:
+        yield step
+    finally:
+        bar.stop()
 
 
 def is_interactive() -> bool:

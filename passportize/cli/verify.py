@@ -43,6 +43,7 @@ from passportize.cli.terminal import (
     UNDECIDED,
     AsJson,
     command,
+    counting,
     emit,
     leave,
     progress,
@@ -172,18 +173,20 @@ def verify(
             batches = load_data(data, shell, batch_size, how)
     if batches is not None:
         batches = progress(batches, "both branches", as_json)
-    verdict = judge(
-        weights,
-        opened,
-        given,
-        batches,
-        model=shell,
-        released=released,
-        base=base,
-        config=PassportConfig.preset(formulation) if formulation is not None else None,
-        example_inputs=example_of(input_size),
-        device=device,
-    )
+    with counting("undoing disguises", as_json) as step:
+        verdict = judge(
+            weights,
+            opened,
+            given,
+            batches,
+            model=shell,
+            released=released,
+            base=base,
+            config=PassportConfig.preset(formulation) if formulation is not None else None,
+            example_inputs=example_of(input_size),
+            device=device,
+            progress=step,
+        )
     if prepared:
         verdict = replace(verdict, notes=(*verdict.notes, prepared_note(prepared, given)))
     if report is not None:

@@ -20,13 +20,14 @@ from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
 from passportize.signature.layout import anchor_of
 from passportize.signature.licence_code import LicenceCode
-from passportize.training.calibration import RIDGE, Progress, turn_by_output
+from passportize.training.calibration import RIDGE, turn_by_output
 from passportize.training.marked_rows import (
     MarkedRows,
     MarkedWeight,
     companions,
     turn_by_weights,
 )
+from passportize.utils.progress import Progress
 
 __all__ = ["LicensedCopy", "licence_code", "mark_copy"]
 

@@ -9,7 +9,7 @@ pass, as many at a time as memory allows, each on inputs that the layers turned 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,11 +24,11 @@ from passportize.signature.vectors import SignVectors
 from passportize.tracing.layer_inputs import InputMoments, Moments, ReachedLast, observed
 from passportize.training.marked_rows import MarkedRows, MarkedWeight
 from passportize.utils.frozen import eager_mode, in_eval_mode, trial
+from passportize.utils.progress import Progress
 from passportize.utils.trees import call_model, moved_inputs, place_of
 
-__all__ = ["RIDGE", "Progress", "inputs_of", "turn_by_output"]
+__all__ = ["RIDGE", "inputs_of", "turn_by_output"]
 
-Progress = Callable[[int, int], None]
 """Called with how many steps are done, and how many there are."""
 
 RIDGE = 1.0

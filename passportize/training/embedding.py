@@ -28,9 +28,10 @@ from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
 from passportize.signature.rows import added_to_rows, anchor_rows
-from passportize.training.calibration import RIDGE, Progress, turn_by_output
+from passportize.training.calibration import RIDGE, turn_by_output
 from passportize.training.marked_rows import companions, rows_of_layers
 from passportize.utils.all_or_nothing import all_or_nothing
+from passportize.utils.progress import Progress
 
 __all__ = ["Embedding", "TrainedWeightsWarning", "embed_signature"]
 

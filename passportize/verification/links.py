@@ -36,6 +36,7 @@ from passportize.signature.evidence import Evidence, judge_evidence, read_by_nam
 from passportize.signature.matching import match_names
 from passportize.signature.model_key import ModelKey
 from passportize.thresholds import ACCEPT_STRENGTH, LINK_LIKENESS, LINK_P_VALUE
+from passportize.utils.progress import Progress
 from passportize.verification.counterparts import find_counterparts, structure_of
 from passportize.verification.expectation import Expectation
 from passportize.verification.laid_beside import LaidBeside, lay_beside
@@ -119,6 +120,7 @@ def judge_links(
     example_inputs: Any = None,
     base: Mapping[str, Tensor] | None = None,
     architecture: nn.Module | None = None,
+    progress: Progress | None = None,
 ) -> Links:
     """Both links from a key to a suspect.
 
@@ -130,6 +132,7 @@ def judge_links(
         example_inputs: As in :func:`passportize.plan`.
         base: Tensors of a public ancestor, named and ordered as the released ones.
         architecture: The released model, live, where it was given so.
+        progress: As in :func:`passportize.alignment.alignment.align`.
 
     Raises:
         InvalidArgument: There is no model to follow channels in, or ``base`` is another model.
@@ -155,7 +158,7 @@ def judge_links(
     names, own, tied, held_out = beside.names, beside.released, beside.tied, beside.held_out
     ancestor = _ancestor(base, names, own) if base is not None else None
     bound = {name for name, partner in names.items() if partner in carrying}
-    alignment = align(own, beside.suspect, tied, held_out, beside.present)
+    alignment = align(own, beside.suspect, tied, held_out, beside.present, progress)
     absent = alignment.absent
     similarity = measure_similarity(
         own, alignment.tensors, tied, base=ancestor, held_out=held_out, absent=absent

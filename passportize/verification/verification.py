@@ -21,6 +21,7 @@ from passportize.signature.matching import BY_NAME
 from passportize.signature.model_key import ModelKey
 from passportize.suspects.reading import Opened
 from passportize.utils.all_or_nothing import process_as_before
+from passportize.utils.progress import Progress
 from passportize.verification.expectation import Expectation
 from passportize.verification.fidelity import Fidelity, measure_fidelity
 from passportize.verification.links import Links, judge_links
@@ -49,6 +50,7 @@ def verify(
     config: PassportConfig | None = None,
     example_inputs: Any = None,
     device: torch.device | str | None = None,
+    progress: Progress | None = None,
 ) -> Verdict:
     """Test whether a suspect carries the signature of a passport.
 
@@ -89,6 +91,8 @@ def verify(
         config: The formulation, where there is no claim; ``keyed`` by default.
         example_inputs: As in :func:`plan`, where there is no claim, and for ``released``.
         device: Where to run a copy of the suspect for fidelity; None to run it where it is.
+        progress: With ``released``: called while a disguise is undone, with the number of steps
+            done and of all steps.
 
     Raises:
         InvalidArgument: An argument makes no sense.
@@ -133,6 +137,7 @@ def verify(
                 example_inputs,
                 ancestor,
                 architecture_of(released, weights, other),
+                progress,
             )
             accepted, reason = _through_links(accepted, reason, links)
     fidelity = _fidelity(opened, passport, claimed, evidence, loader, device)

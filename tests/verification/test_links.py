@@ -94,6 +94,27 @@ def test_a_stranger_is_no_kin() -> None:
     assert verdict.accepted is False and "kin" not in verdict.reason
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_progress_comes_to_its_end_once(copied: bool) -> None:
+    released, claim = owned()
+    torch.manual_seed(12)
+    suspect = copy.deepcopy(released) if copied else TinyNet().eval()
+    inputs = loader()[0][0]
+    permute_channels(suspect, torch.Generator().manual_seed(0), example_inputs=inputs)
+    seen: list[tuple[int, int]] = []
+    pp.verify(
+        suspect,
+        PASSPORT,
+        claim,
+        released=released,
+        example_inputs=inputs,
+        progress=lambda *step: seen.append(step),
+    )
+    (total,) = {total for _, total in seen}
+    done = [done for done, _ in seen]
+    assert done == sorted(set(done)) and done[-1] == total and len(done) > 2
+
+
 # --- a public ancestor is taken out of both ------------------------------------------------------
 
 
