@@ -9,7 +9,7 @@ addition), so that it is also scaled alike. Atom 0, :data:`FIXED`, can do neithe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -105,6 +105,19 @@ class Diagonal:
     first: int
     eps: float
     step: int
+
+    def of(self, mine: Tensor) -> Diagonal | None:
+        """The same for some of its channels; None where they do not lie side by side.
+
+        Args:
+            mine: Which, bool ``[channels]``, at least one.
+        """
+        first, count = int(mine.nonzero()[0]), int(mine.sum())
+        if not bool(mine[first : first + count].all()):
+            return None
+        part = slice(first, first + count)
+        before, after = self.before[part], self.after[part]
+        return replace(self, before=before, after=after, first=self.first + first)
 
     def factors(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The factors in one model, float64 ``[channels]``."""

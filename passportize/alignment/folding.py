@@ -47,11 +47,12 @@ class Folded:
 
     def _fold(self, name: str, tensor: Tensor) -> Tensor:
         result = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+        for axis, factors in self._of(name):
+            part = axis.of(result)
+            part.mul_(axis.spread(factors, part).to(part))
         for side, kind in self._sides[name]:
             axis = self._tied.axes[side.axis]
             part = axis.of(result)
-            if side.axis in self._factors:
-                part.mul_(axis.spread(self._factors[side.axis], part).to(part))
             if kind is MatrixKind.CENTRED:
                 turned = part.movedim(axis.dim, 0)
                 flat = side.places.reshape(-1)
@@ -65,14 +66,16 @@ class Folded:
         if name not in self._sides:
             return tensor
         result = tensor.clone()
-        for side, _ in self._sides[name]:
-            if side.axis in self._factors:
-                axis = self._tied.axes[side.axis]
-                factors = self._factors[side.axis]
-                inverse = torch.where(factors == 0, 0.0, 1.0 / factors.masked_fill(factors == 0, 1))
-                part = axis.of(result)
-                part.mul_(axis.spread(inverse, part).to(part))
+        for axis, factors in self._of(name):
+            inverse = torch.where(factors == 0, 0.0, 1.0 / factors.masked_fill(factors == 0, 1))
+            part = axis.of(result)
+            part.mul_(axis.spread(inverse, part).to(part))
         return result
+
+    def _of(self, name: str) -> list[tuple[Axis, Tensor]]:
+        """The axes of a tensor that have factors; several spaces may share one."""
+        numbers = {side.axis for side, _ in self._sides[name]} & self._factors.keys()
+        return [(self._tied.axes[number], self._factors[number]) for number in sorted(numbers)]
 
 
 def act(matrices: Tensor, side: Side, axis: Axis, part: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def fold_factors(
     """
     written = torch.ones(int(scales.max()) + 1, dtype=torch.float64)
     read = written.clone()
-    result = {}
+    result: dict[int, Tensor] = {}
     for space in spaces:
         for diagonal in reversed(space.diagonals):
             if diagonal.kind != "norm":
@@ -124,10 +124,13 @@ def fold_factors(
                 read[scales[diagonal.after]] = before * diagonal.factors(tensors)
     for space in spaces:
         for side in space.sides:
-            classes = scales[axes[side.axis].atoms]
+            places = side.places.flatten()
+            classes = scales[axes[side.axis].atoms[places]]
             factors = written[classes] if side.writes else read[classes]
             if bool((factors != 1).any()):
-                result[side.axis] = factors
+                count = len(axes[side.axis].atoms)
+                whole = result.setdefault(side.axis, torch.ones(count, dtype=torch.float64))
+                whole[places] = factors
     return result
 
 
@@ -192,15 +195,21 @@ class _Search:
         base = base[:, 0]
         if len(torch.unique(base)) < len(base):
             return None
-        own = set(torch.unique(self._moving[first]).tolist())
-        diagonals = [
-            diagonal for diagonal in self._diagonals if int(self._moving[diagonal.before[0]]) in own
-        ]
-        for diagonal in diagonals:
-            side = diagonal.after if diagonal.kind != "norm" else diagonal.before
-            through = self._written if diagonal.kind != "norm" else self._read
+        own = torch.unique(self._moving[first])
+        diagonals = []
+        for diagonal in self._diagonals:
+            # A norm may have channels of several spaces.
+            mine = torch.isin(self._moving[diagonal.before], own)
+            if not bool(mine.any()):
+                continue
+            part = diagonal.of(mine)
+            if part is None:
+                return None
+            side = part.after if part.kind != "norm" else part.before
+            through = self._written if part.kind != "norm" else self._read
             if not bool(torch.isin(through[self._scales[side]], base).all()):
                 return None
+            diagonals.append(part)
         kind = MatrixKind.LINEAR
         levels = torch.unique(self._scales[torch.isin(self._moving, self._moving[first])])
         for which in (MatrixKind.ORTHOGONAL, MatrixKind.CENTRED):

@@ -206,10 +206,11 @@ def _moved_shift(
     """A shift of a norm's channels, seen from the other coordinates of the space."""
     assert space.group is not None  # heads have no norms
     number, places = next(
-        (number, places)
+        (number, places - before)
         for number, places in tied.groups[space.group].places
         if tied.axes[number].tensor == diagonal.tensors["bias"]
-        and tied.axes[number].first == diagonal.first
+        and (before := diagonal.first - tied.axes[number].first) >= 0
+        and before + len(shift) <= len(tied.axes[number].atoms)
     )
     return act(matrices, Side(number, places[None], True), tied.axes[number], shift)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
+from passportize.alignment.alignment import align
 from passportize.alignment.spaces import MatrixKind, MatrixSpace
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
+from passportize.attacks.disguise import disguise
 from tests.support.disguised import Attention, Bottlenecks, Stream
 
 
@@ -84,3 +88,74 @@ def test_queries_that_another_step_sees_are_left_alone() -> None:
 
 def test_convolutional_nets_have_none() -> None:
     assert find_tied_channels(timm.create_model("resnet10t").eval()).spaces == ()
+
+
+class PartlySkipped(nn.Module):
+    """Linear bottlenecks that grow: the skip adds to the first channels, as in ReXNet."""
+
+    def __init__(self, grown: str) -> None:
+        super().__init__()
+        self.grown = grown
+        self.stem = nn.Conv2d(3, 32, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(32)
+        self.write = nn.Conv2d(32, 8, 1, bias=False)
+        self.write_norm = nn.BatchNorm2d(8)
+        self.expand = nn.Conv2d(8, 48, 1, bias=False)
+        self.expand_norm = nn.BatchNorm2d(48)
+        self.back = nn.Conv2d(48, 13, 1, bias=False)
+        self.back_norm = nn.BatchNorm2d(13)
+        self.last = nn.Conv2d(13, 64, 1, bias=False)
+        self.last_norm = nn.BatchNorm2d(64)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.write_norm(self.write(torch.relu(self.stem_norm(self.stem(x)))))
+        y = self.back_norm(self.back(torch.relu(self.expand_norm(self.expand(x)))))
+        if self.grown == "concatenated":
+            y = torch.cat((y[:, :8] + x, y[:, 8:]), 1)
+        else:  # two spaces behind one norm
+            first, second = y.split((8, 5), 1)
+            y = torch.cat((second, first + x), 1)
+        return self.head(torch.relu(self.last_norm(self.last(y))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("grown", ["concatenated", "exchanged"])
+def test_a_norm_may_have_channels_of_two_spaces(grown: str) -> None:
+    torch.manual_seed(0)
+    released, x = PartlySkipped(grown), torch.randn(4, 3, 8, 8)
+    with torch.no_grad():
+        for module in released.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.3, 2.0)
+                module.bias.normal_()
+                module.running_mean.normal_()  # type: ignore[union-attr]
+                module.running_var.uniform_(0.2, 5.0)  # type: ignore[union-attr]
+    tied = find_tied_channels(released.eval(), x)
+    assert sorted(space.size for space in tied.spaces) == [5, 8]
+    assert all(
+        len(diagonal.before) == space.size for space in tied.spaces for diagonal in space.diagonals
+    )
+    suspect = copy.deepcopy(released)
+    done = disguise(suspect, torch.Generator().manual_seed(1), example_inputs=x)
+    assert done.mixed == 13
+    with torch.no_grad():
+        torch.testing.assert_close(suspect(x), released(x), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(suspect.back.weight, released.back.weight, atol=0.1)
+    aligned = align(released.state_dict(), suspect.state_dict(), tied).tensors
+    for name in ("write.weight", "expand.weight", "back.weight", "last.weight"):
+        own, other = released.state_dict()[name].flatten(1), aligned[name].flatten(1)
+        alike = torch.nn.functional.cosine_similarity(own, other)
+        assert bool((alike > 0.999).all()), (name, float(alike.min()))
+
+
+def test_a_part_of_a_norm_that_does_not_lie_side_by_side_is_no_diagonal() -> None:
+    (stream,) = spaces_of(Bottlenecks(nn.Identity()), torch.randn(2, 3, 8, 8))
+    diagonal = stream.diagonals[0]
+    count = len(diagonal.before)
+    mine = torch.zeros(count, dtype=torch.bool)
+    mine[[0, 2]] = True
+    assert diagonal.of(mine) is None
+    mine[1] = True
+    part = diagonal.of(mine)
+    assert part is not None and len(part.before) == 3 and part.first == diagonal.first
+    assert torch.equal(part.after, diagonal.after[:3])
