@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -325,6 +326,17 @@ def table(record: dict[str, Any]) -> str:
             f"{copied['seconds']}, {stranger['seconds']}",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    models = [model["suspects"] for model in record["models"].values() if "error" not in model]
+    strangers = [rows["stranger"] for rows in models if "aligned" in rows["stranger"]]
+    bits, read = (sum(row[key] for row in strangers) for key in ("aligned", "read"))
+    deviation = (bits - read / 2) / math.sqrt(max(1, read) / 4)
+    lines += [
+        "",
+        f"{len(models)} models. All strangers: {bits} of {read} bits, {deviation:+.1f} standard "
+        f"deviations from a half; {sum(row['accepted'] for row in strangers)} accepted. Where a "
+        "copy was accepted plainly, nothing was aligned: the walk does not understand all of the "
+        "model, and the disguise touches little.",
+    ]
     return "\n".join(lines) + "\n"
 
 
