@@ -66,6 +66,8 @@ def main() -> None:
         claim = pp.save_claim(plain, options.out / "claim.safetensors", overwrite=True)
         print(f"publish before the release: {claim.digest()}")
         save_weights(options.out / "released.safetensors", pp.unpassportize(plain).state_dict())
+    # A process that leaves while another still writes can keep both from ending.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
