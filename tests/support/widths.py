@@ -145,6 +145,25 @@ def stolen(family: str) -> nn.Module:
     return copy.deepcopy(released(family)[0])
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    """A source of what is drawn."""
+    return torch.Generator().manual_seed(seed)
+
+
+def outputs(model: nn.Module) -> torch.Tensor:
+    """What a model says of the example."""
+    with torch.no_grad():
+        found: torch.Tensor = model(EXAMPLE)
+    return found
+
+
+def judged(family: str, suspect: object, **options: object) -> pp.Verdict:
+    """A suspect beside the release of a family; options are those of ``verify``."""
+    original, claim = released(family)
+    options = {"released": original, **options}
+    return pp.verify(suspect, PASSPORT, claim, example_inputs=EXAMPLE, **options)
+
+
 @torch.no_grad()
 def noised(model: nn.Module, size: float = 0.3) -> nn.Module:
     """Noise on every row of every weight, in units of its root mean square, in place."""

@@ -26,8 +26,10 @@ from tests.support.widths import (
     Residual,
     ShortRows,
     as_trained,
+    judged,
     noised,
     released,
+    seeded,
     stolen,
 )
 from tests.verification.test_identification import released as licensed
@@ -36,15 +38,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::passportize.training.embedding.TrainedWeightsWarning"
 )
 FAMILY = ("residual", "dense", "inverted", "transformer", "chained")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def judged(family: str, suspect: object, **options: object) -> pp.Verdict:
-    original, claim = released(family)
-    return pp.verify(suspect, PASSPORT, claim, released=original, example_inputs=EXAMPLE, **options)
 
 
 def measured(verdict: pp.Verdict) -> tuple[Links, Similarity]:

@@ -22,9 +22,12 @@ from tests.support.widths import (
     FAMILIES,
     Residual,
     as_trained,
+    judged,
     noised,
+    outputs,
     released,
     rounded,
+    seeded,
     stolen,
     transformer,
 )
@@ -34,22 +37,6 @@ from tests.verification.test_refolded_norms import folded
 pytestmark = pytest.mark.filterwarnings(
     "ignore::passportize.training.embedding.TrainedWeightsWarning"
 )
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def outputs(model: nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(EXAMPLE)
-    return found
-
-
-def judged(family: str, suspect: object, **options: object) -> pp.Verdict:
-    original, claim = released(family)
-    options = {"released": original, **options}
-    return pp.verify(suspect, PASSPORT, claim, example_inputs=EXAMPLE, **options)
 
 
 WAYS = {

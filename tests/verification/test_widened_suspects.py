@@ -25,9 +25,12 @@ from tests.support.widths import (
     Residual,
     ShortRows,
     as_trained,
+    judged,
     noised,
+    outputs,
     released,
     rounded,
+    seeded,
     stolen,
     transformer,
 )
@@ -38,23 +41,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def with_dummies(model: nn.Module, *variants: str, share: float = 0.2) -> int:
     return sum(add_dummy_neurons(model, kind, share, seeded(1), EXAMPLE) for kind in variants)
-
-
-def judged(family: str, suspect: object, **options: object) -> pp.Verdict:
-    original, claim = released(family)
-    return pp.verify(suspect, PASSPORT, claim, released=original, example_inputs=EXAMPLE, **options)
-
-
-def outputs(model: nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(EXAMPLE)
-    return found
 
 
 @pytest.mark.parametrize(
