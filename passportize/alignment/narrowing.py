@@ -29,7 +29,7 @@ from torch import Tensor
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.reduction import Reduction
 from passportize.alignment.tied_channels import TiedChannels
-from passportize.alignment.widths import Widths
+from passportize.alignment.widths import OTHER_TIES, Widths
 
 __all__ = ["Narrowed", "narrow"]
 
@@ -78,7 +78,7 @@ def narrow(
     """
     widths = Widths(wide, tied)
     if not widths.fits:
-        return "its channels are tied to each other in another way, or are fewer"
+        return f"{OTHER_TIES}, or are fewer"
     shapes = {name: released[name].shape for name in suspect}
     try:
         for name, tensor in suspect.items():

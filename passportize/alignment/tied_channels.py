@@ -24,7 +24,7 @@ from passportize.errors import TracingError
 from passportize.surgery.norms import find_norms
 from passportize.tracing.trace import trace_model
 
-__all__ = ["TiedChannels", "TiedGroup", "find_tied_channels"]
+__all__ = ["TiedChannels", "TiedGroup", "aliases_of", "find_tied_channels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
         scales=scales,
         free=free,
         signed=signed,
-        aliases=_aliases(model),
+        aliases=aliases_of(model),
         spaces=spaces,
         diagonals=diagonals,
         exchanges=exchanges,
@@ -169,7 +169,8 @@ def _varied(classes: Tensor) -> list[int]:
     ]
 
 
-def _aliases(model: nn.Module) -> dict[str, str]:
+def aliases_of(model: nn.Module) -> dict[str, str]:
+    """First name of every tensor of a model that has several, by each of its other names."""
     first: dict[int, str] = {}
     aliases = {}
     for name, tensor in [

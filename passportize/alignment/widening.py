@@ -16,7 +16,7 @@ from torch import Tensor
 
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.undoing import Undoing
-from passportize.alignment.widths import MOST_WIDENED, Widths
+from passportize.alignment.widths import MOST_WIDENED, OTHER_TIES, Widths
 
 __all__ = ["Widened", "absent_entries", "widen"]
 
@@ -60,7 +60,7 @@ def widen(
     """
     widths = Widths(tied, narrow)
     if not widths.fits:
-        return "its channels are tied to each other in another way"
+        return OTHER_TIES
     for group, size in zip(tied.groups, widths.sizes, strict=True):
         if group.size > MOST_WIDENED * size:
             name = tied.axes[group.places[0][0]].tensor

@@ -10,7 +10,9 @@ from torch import Tensor
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.tied_channels import TiedChannels
 
-__all__ = ["MOST_WIDENED", "WidenedHeldOut", "Widths"]
+__all__ = ["MOST_WIDENED", "OTHER_TIES", "WidenedHeldOut", "Widths"]
+
+OTHER_TIES = "its channels are tied to each other in another way"
 
 MOST_WIDENED = 8
 """Times as many channels as the other model has in a group, beyond which nothing is tried."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from passportize.alignment.linear_maps import map_of, product
 from passportize.alignment.stretch_values import own_values, values_of
 from passportize.alignment.stretches import Step, Stretch, step_of
+from passportize.alignment.tied_channels import aliases_of
 from passportize.tracing.linear_chains import Chain, Other, Unit
 from passportize.utils.resized import of_widths
 from passportize.verification.refitted_layers import RefittedLayers
@@ -47,17 +48,12 @@ class ReadModel:
         model: The same.
         modules: Its modules by name.
         state: Its tensors by name.
-        first: First name of every parameter, by each of its names.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.modules = dict(model.named_modules())
         self.state: dict[str, Tensor] = model.state_dict()
-        self.first: dict[str, str] = {}
-        known: dict[int, str] = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            self.first[name] = known.setdefault(id(parameter), name)
 
     def steps(self, chain: Chain) -> list[Step]:
         """The steps of a chain."""
@@ -123,7 +119,7 @@ class Filling:
             refused = self._copy(stretch) if stretch.same else self._refit(stretch)
             if refused:
                 return refused
-        for name, first in self._other.first.items():
+        for name, first in aliases_of(self._other.model).items():
             if first in self._values:
                 self._values.setdefault(name, self._values[first])
         for name, tensor in self._other.state.items():

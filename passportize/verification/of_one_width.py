@@ -19,12 +19,11 @@ from passportize.alignment.held_out import HeldOut
 from passportize.alignment.narrowing import Narrowed, narrow
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
 from passportize.alignment.widening import Widened, widen
+from passportize.alignment.widths import OTHER_TIES
 from passportize.errors import PassportizeError
 from passportize.utils.resized import of_widths
 
 __all__ = ["OneWidth", "of_one_width"]
-
-OTHER_TIES = "its channels are tied to each other in another way"
 
 
 @dataclass(frozen=True, eq=False)
