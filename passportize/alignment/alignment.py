@@ -46,8 +46,8 @@ ROUNDS = 4
 _STRANGER = 0.05
 """Mean correlation of held-out entries below which the first matches are no better than chance."""
 
-_FIRST_UNITS = 4
-"""Groups and spaces with rows to compare that are looked at before a stranger is given up."""
+_FIRST_WEIGHTS = 6
+"""Weights with rows to compare that are looked at before a stranger is given up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +165,7 @@ class _Search:
         self._steps = self._order_of_steps()
         self._progress, self._done = progress, 0
         self._changes = 0.0
+        self._waiting = self._rows_to_compare()
         self._tested: list[tuple[float, int]] = []
         self.stranger = False
 
@@ -182,6 +183,19 @@ class _Search:
             first = min(self._tied.axes[side.axis].step for side in space.sides)
             steps[first][1].append(number)
         return [(step, *found) for step, found in sorted(steps.items())]
+
+    def _rows_to_compare(self) -> list[tuple[int, Tensor]]:
+        """Axes of rows that were not all looked at, with their places, in the forward pass."""
+        spaces = (space for space in self._tied.spaces if space.blocks == 1)
+        found: dict[int, Tensor] = {}
+        for axis, places in (
+            *(place for unit in self._tied.units for place in unit.places),
+            *((side.axis, side.places[0]) for space in spaces for side in space.sides),
+        ):
+            along = self._tied.axes[axis]
+            if along.role == "rows" and self._held_out.compared(along.tensor):
+                found.setdefault(axis, places)
+        return sorted(found.items(), key=lambda item: self._tied.axes[item[0]].step)
 
     def finish(self) -> None:
         """Say that nothing is left to be done; most searches settle before their last round."""
@@ -223,46 +237,41 @@ class _Search:
             self._done += 1
             if self._progress is not None and self._done < self._total:
                 self._progress(self._done, self._total)
-            if not late and self._is_stranger(units, spaces):
+            if not late and self._is_stranger(step):
                 self.stranger = True
                 break
         return changed
 
-    def _is_stranger(self, units: Sequence[int], spaces: Sequence[int]) -> bool:
+    def _is_stranger(self, step: int) -> bool:
         """Whether the first matches are no better than chance, on entries that were not looked at.
 
         Whatever comes later in the forward pass is compared by what was found before.
         """
-        if len(self._tested) >= _FIRST_UNITS:
+        if len(self._tested) >= _FIRST_WEIGHTS:
             return False
-        for places in (
-            *(self._tied.units[number].places for number in units),
-            *(
-                [(side.axis, side.places[0]) for side in self._tied.spaces[number].sides]
-                for number in spaces
-                if self._tied.spaces[number].blocks == 1
-            ),
-        ):
-            for axis, where in places:
-                found = self._tied.axes[axis]
-                compared = found.role == "rows" and self._held_out.compared(found.tensor)
-                if compared and self._undoing.ready(axis):
-                    own, other = self._undoing.matched(found.tensor)
-                    kept = ~self._held_out.fitted(found.tensor)
-                    rows = [found.entries(part * kept, where).flatten(1) for part in (own, other)]
-                    # Channels that a suspect lacks are zero.
-                    there = rows[1].any(1)
-                    if not bool(there.any()):
-                        continue
-                    rows = [part[there] for part in rows]
-                    alike = torch.nn.functional.cosine_similarity(rows[0], rows[1]).abs()
-                    chance = (2 / math.pi / max(1, int(kept[0].sum()))) ** 0.5
-                    self._tested.append((float(alike.mean()) - chance, len(alike)))
-                    break
-        if len(self._tested) < _FIRST_UNITS:
+        while self._waiting and self._tied.axes[self._waiting[0][0]].step <= step:
+            number, places = self._waiting.pop(0)
+            if self._undoing.ready(number):
+                self._test(number, places)
+        if len(self._tested) < _FIRST_WEIGHTS:
             return False
         total = sum(count for _, count in self._tested)
         return sum(value * count for value, count in self._tested) / total < _STRANGER
+
+    def _test(self, number: int, places: Tensor) -> None:
+        """How alike rows are on entries that were not looked at, beyond chance."""
+        axis = self._tied.axes[number]
+        kept = ~self._held_out.fitted(axis.tensor)
+        own, other = (
+            axis.entries(part * kept, places).flatten(1)
+            for part in self._undoing.matched(axis.tensor)
+        )
+        # Channels that a suspect lacks are zero.
+        there = other.any(1)
+        if bool(there.any()):
+            alike = torch.nn.functional.cosine_similarity(own[there], other[there]).abs()
+            chance = (2 / math.pi / max(1, int(kept[0].sum()))) ** 0.5
+            self._tested.append((float(alike.mean()) - chance, len(alike)))
 
     def _solve(self, number: int, late: bool) -> None:
         """Find the matrices of a space."""
