@@ -52,7 +52,7 @@ class Moments:
         """
         exact = inputs.float() if inputs.dtype != torch.float64 else inputs
         self.second += torch.bmm(exact.transpose(1, 2), exact).cpu().double()
-        self.first += exact.sum(1, dtype=torch.float64).cpu()
+        self.first += exact.sum(1).cpu().double()
         self.count += exact.shape[1]
 
     def mean(self) -> Tensor:
@@ -202,18 +202,17 @@ def _patches(
     # [samples, channels, positions..., kernel...] -> [samples, positions..., channels, kernel...]
     axes = len(kernel)
     order = [0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes)]
-    seen = seen.permute(order).flatten(1, axes)
-    samples, positions = seen.shape[:2]
+    seen = seen.permute(order)
+    grid = seen.shape[: 1 + axes]
     most = max(4096, int(2e10 / (entries**2 * groups)))
-    step = math.ceil(samples * positions / most)
+    step = math.ceil(math.prod(grid) / most)
     if step > 1:
-        # A step that shares no factor with the row length would be better still.
-        chosen = torch.arange(0, samples * positions, step, device=seen.device)
-        seen = seen[chosen // positions, chosen % positions]
-    else:
-        seen = seen.flatten(0, 1)
-    pieces = seen.reshape(seen.shape[0], groups, -1).transpose(0, 1)
-    return pieces[:, :, block]
+        # A step that shares no factor with the row length would be better still. Chosen before
+        # the pieces are laid out in memory, which takes as long as their product.
+        chosen = torch.arange(0, math.prod(grid), step, device=seen.device)
+        seen = seen[torch.unravel_index(chosen, grid)]
+    pieces = seen.reshape(-1, groups, math.prod(seen.shape[-1 - axes :]) // groups)
+    return pieces.transpose(0, 1)[:, :, block]
 
 
 _OPERATIONS: dict[Any, Callable[[InputMoments, Sequence[Any]], _Found]] = {

@@ -149,6 +149,21 @@ def _groups(order: Sequence[str], weights: Mapping[str, MarkedWeight]) -> Iterat
         yield group
 
 
+class _Prices:
+    """What changes of one weight's rows cost; each moment is computed once."""
+
+    def __init__(self, moments: Moments, ridge: float) -> None:
+        self.moments, self._ridge = moments, ridge
+        self._known: dict[tuple[bool, int], Metric] = {}
+
+    def of(self, centred: bool, group: int) -> Metric:
+        """For the rows of one group; about the mean of its inputs or about zero."""
+        key = centred, group
+        if key not in self._known:
+            self._known[key] = Metric(self.moments.moment(centred, group), self._ridge)
+        return self._known[key]
+
+
 def _turn(weight: MarkedWeight, moments: Moments, ridge: float) -> int:
     """Turn the rows of one weight, and put right what moves along."""
     values = weight.values
@@ -157,10 +172,11 @@ def _turn(weight: MarkedWeight, moments: Moments, ridge: float) -> int:
         return 0
     exact = values.cpu()
     start = exact
+    prices = _Prices(moments, ridge)
     for _ in range(_ROUNDS):
         moved = False
         for piece in weight.rows:
-            added = _added(weight, piece, exact, moments, ridge)
+            added = _added(weight, piece, exact, prices)
             if added is None:
                 continue
             moved = True
@@ -168,7 +184,7 @@ def _turn(weight: MarkedWeight, moments: Moments, ridge: float) -> int:
         if not moved:
             break
     if exact is not start:
-        _put_right(weight, start, exact, moments)
+        _put_right(weight, start, exact, prices)
         values.copy_(exact)
     return sum(piece.part.bits for piece in weight.rows)
 
@@ -177,8 +193,7 @@ def _added(
     weight: MarkedWeight,
     piece: MarkedRows,
     values: Tensor,
-    moments: Moments,
-    ridge: float,
+    prices: _Prices,
 ) -> Tensor | None:
     part, vectors, block = piece.part, piece.vectors, weight.block
     rows = vectors.picked(anchor_rows(values, part, block)).double()
@@ -188,7 +203,7 @@ def _added(
     added = None
     for group in sorted(set((numbers // per_group).tolist())):
         own = (numbers // per_group == group).nonzero().flatten()
-        metric = Metric(moments.moment(not mean_matters, group), ridge)
+        metric = prices.of(not mean_matters, group)
         found = least_output_rows(
             rows[own],
             SignVectors(vectors.codes[own], vectors.offset - block.start),
@@ -203,7 +218,7 @@ def _added(
     return added
 
 
-def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, moments: Moments) -> None:
+def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, prices: _Prices) -> None:
     """Move biases and running statistics along with what the layer computes.
 
     With ``m`` and ``S`` mean and covariance of the inputs, the mean of a row's output moves by ``dw
@@ -221,7 +236,7 @@ def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, moments: Mom
         )
         numbers = piece.numbers
         group = numbers // (before.shape[0] // part.groups)
-        mean = moments.mean()[group]
+        mean = prices.moments.mean()[group]
         shift = ((new - old) * mean).sum(1)
         bias = weight.bias
         if bias is not None:
@@ -238,7 +253,7 @@ def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, moments: Mom
         spread = torch.empty_like(shift)
         for index in sorted(set(group.tolist())):
             own = group == index
-            covariance = moments.moment(True, index)
+            covariance = prices.of(True, index).moment
             difference, total = new[own] - old[own], new[own] + old[own]
             spread[own] = ((difference @ covariance) * total).sum(1)
         present = running_var[channels].double().cpu()
