@@ -1,15 +1,18 @@
-"""What marking costs networks that were trained here, and what outlives fine-tuning.
+"""What marking costs networks that were trained here, and what outlives a thief.
 
-Question: how many points of Fashion-MNIST's test accuracy does a trained network lose by a mark,
-for some numbers of bits and margins; which share of the training's time does it take; and what is
-left of both after fine-tuning and after a projection on the thief's inputs? The owner calibrates
-with 512 training images; the thief has 2,000 others of the 60,000 that neither training nor
-calibration saw, with labels.
+Question: how many points of test accuracy does a trained network lose by a mark, for some numbers
+of bits and margins; which share of the training's time does it take; and what is left of both after
+fine-tuning, after a projection on the thief's inputs, pruning, rounding and noise? The owner
+calibrates with 512 training inputs, without labels. The thief has inputs that neither training nor
+calibration saw, with labels: 2,000 images of Fashion-MNIST, a fifth of KiCad's solids.
 
-    python -m benchmarks.marking.trained --folder NETWORKS
+    apt-get install dataset-fashion-mnist
+    apt-get download kicad-packages3d              # 379 MB, read once
+    python -m benchmarks.marking.trained --folder NETWORKS --root kicad-packages3d_6.0.10-1_all.deb
 
 trains what is missing in the folder (minutes each) and adds rows as they come; one that is there is
-not measured again. `--seeds` says how many seeds.
+not measured again. With the first seed thieves come to every setting, with the others to the
+default one. `--seeds` says how many seeds, `--networks` which.
 """
 
 from __future__ import annotations
@@ -23,36 +26,53 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import passportize as pp
 from benchmarks.common.csv_rows import append_row, read_rows
 from benchmarks.common.paths import RESULTS
-from benchmarks.marking.networks import IMAGES, NETWORKS, accuracy, data, train, trained
-from passportize.attacks import project_weights
+from benchmarks.marking.networks import (
+    NETWORKS,
+    Network,
+    accuracy,
+    fashion,
+    solids,
+    train,
+    trained,
+)
+from passportize.attacks import add_noise, project_weights, prune_weights, quantise_weights
+from passportize.data.parts import Part
 from passportize.release.claim import claim_of
 
-OUT = RESULTS / "marking_trained.csv"
-# Bits asked for, margin, whether thieves come.
-SETTINGS = (
-    (1024, 0.5, True),
-    (512, 0.5, False),
-    (2048, 0.5, False),
-    (1024, 1.0, False),
-    (1024, 2.0, False),
-)
+__all__ = ["DEFAULT", "OUT", "THIEVES"]
 
-Thief = Callable[[nn.Module, Tensor, Tensor], object]
+OUT = RESULTS / "marking_trained.csv"
+DEFAULT = (1024, 0.5)
+"""Bits asked for, margin."""
+SETTINGS = (DEFAULT, (512, 0.5), (2048, 0.5), (1024, 1.0), (1024, 2.0))
+
+Thief = Callable[[nn.Module, Network, Part], object]
+
+
+def _projected(energy: float) -> Thief:
+    return lambda model, network, part: project_weights(model, part[0].split(250), energy=energy)
+
+
+def _fine_tuned(rate: float, epochs: int = 3) -> Thief:
+    return lambda model, network, part: train(model, network, part, epochs, rate, 9)
+
+
 THIEVES: dict[str, Thief] = {
-    "nothing": lambda model, images, labels: None,
-    "projected on 99.99 %": lambda model, images, labels: project_weights(
-        model, images.split(250), energy=0.9999
+    "nothing": lambda model, network, part: None,
+    "projected on 99.99 %": _projected(0.9999),
+    "projected on 99.9 %": _projected(0.999),
+    "fine-tuned, rate 1e-4": _fine_tuned(1e-4),
+    "fine-tuned, rate 1e-3": _fine_tuned(1e-3),
+    "60 % pruned": lambda model, network, part: prune_weights(model, 0.6),
+    "int4": lambda model, network, part: quantise_weights(model, 4),
+    "noise of 20 %": lambda model, network, part: add_noise(
+        model, 0.2, torch.Generator().manual_seed(5)
     ),
-    "projected on 99.9 %": lambda model, images, labels: project_weights(
-        model, images.split(250), energy=0.999
-    ),
-    "fine-tuned, rate 1e-4": lambda model, images, labels: train(model, images, labels, 3, 1e-4, 9),
-    "fine-tuned, rate 1e-3": lambda model, images, labels: train(model, images, labels, 3, 1e-3, 9),
 }
 
 
@@ -61,26 +81,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, required=True, help="of trained networks")
+    parser.add_argument("--root", help="KiCad's package or its unpacked folder")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    images, labels, test, test_labels = data()
-    calibration = images[: IMAGES : IMAGES // 512]
-    thief, thief_labels = images[IMAGES : IMAGES + 2000], labels[IMAGES : IMAGES + 2000]
     done = {
         tuple(row[name] for name in ("network", "seed", "asked", "margin", "thief"))
         for row in read_rows(arguments.out)
     }
-    for seed, name in itertools.product(range(arguments.seeds), NETWORKS):
-        plain, training = trained(name, seed, arguments.folder)
-        before = accuracy(plain, test, test_labels)
-        for bits, margin, thieves in SETTINGS:
+    for seed, name in itertools.product(range(arguments.seeds), arguments.networks):
+        network = NETWORKS[name]
+        sets = solids(arguments.root) if name == "pointnet" else fashion()
+        plain, training = trained(name, seed, sets, arguments.folder)
+        before = accuracy(plain, sets.test)
+        for bits, margin in SETTINGS:
             wanted = {
                 kind: act
                 for kind, act in THIEVES.items()
-                if (thieves or kind == "nothing")
+                if (kind == "nothing" or seed == 0 or (bits, margin) == DEFAULT)
                 and (name, str(seed), str(bits), str(margin), kind) not in done
             }
             if not wanted:
@@ -88,23 +109,23 @@ def main() -> None:
             passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
             config = pp.PassportConfig.trained(bits=bits, margin=margin)
             model = pp.passportize(
-                copy.deepcopy(plain), passport, config=config, example_inputs=test[:2]
+                copy.deepcopy(plain), passport, config=config, example_inputs=sets.test[0][:2]
             ).eval()
             start = time.process_time()
-            pp.embed_signature(model, calibration=calibration.split(128))
+            pp.embed_signature(model, calibration=sets.calibration.split(128))
             seconds = time.process_time() - start
             claim = claim_of(model)
             pp.unpassportize(model)
             for kind, act in wanted.items():
                 suspect = copy.deepcopy(model)
-                act(suspect, thief, thief_labels)
+                act(suspect, network, sets.thief)
                 verdict = pp.verify(suspect, passport, claim)
-                after = accuracy(suspect, test, test_labels)
+                after = accuracy(suspect, sets.test)
                 row = {
                     "network": name,
                     "seed": seed,
                     "asked": bits,
-                    "margin": margin,
+                    "margin": str(margin),
                     "thief": kind,
                     "bits": verdict.total,
                     "matched": verdict.matched,
@@ -116,7 +137,6 @@ def main() -> None:
                     "seconds": seconds,
                     "share_of_training": seconds / training,
                 }
-                row["margin"] = str(margin)
                 append_row(arguments.out, row)
                 logging.info("%s", row)
 
