@@ -27,8 +27,9 @@ from examples.pointnet_model import PointNet
 from passportize.data.fashion_mnist import load_fashion_mnist
 from passportize.data.kicad import KiCadShapes
 from passportize.data.parts import Part
+from passportize.demo.recipe import accuracy
 
-__all__ = ["NETWORKS", "Network", "Sets", "accuracy", "fashion", "solids", "train", "trained"]
+__all__ = ["NETWORKS", "Network", "Sets", "fashion", "solids", "train", "trained"]
 
 _logger = logging.getLogger(__name__)
 
@@ -149,18 +150,6 @@ def solids(root: str | None) -> Sets:
     )
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, part: Part) -> float:
-    """Top-1, in percent."""
-    model.eval()
-    inputs, labels = part
-    hits = sum(
-        int((model(x).argmax(1) == y).sum())
-        for x, y in zip(inputs.split(250), labels.split(250), strict=True)
-    )
-    return 100.0 * hits / len(labels)
-
-
 def trained(name: str, seed: int, sets: Sets, folder: Path) -> tuple[nn.Module, float]:
     """A trained network and the seconds of processor time that its training took."""
     network = NETWORKS[name]
@@ -174,7 +163,7 @@ def trained(name: str, seed: int, sets: Sets, folder: Path) -> tuple[nn.Module, 
     start = time.process_time()
     train(model, network, sets.owner, network.epochs, network.rate, seed)
     seconds = time.process_time() - start
-    _logger.info("%s, seed %d: %.2f %%", name, seed, accuracy(model, sets.test))
+    _logger.info("%s, seed %d: %.2f %%", name, seed, accuracy(model, *sets.test))
     folder.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"seconds": seconds}))
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, kept)

@@ -110,13 +110,13 @@ def _trained() -> list[str]:
             "strength of the weakest seed in bits, and the share of the training's processor time "
             "that marking took."
         ),
-        _settings(marked, time=True),
+        _costs(marked),
         PICTURE.format("marking_bits.svg"),
         wrapped(
             "What thieves do with inputs of their own, labelled, that the owner never used: 2,000 "
             "images, or a fifth of the solids. Lost: points against the unmarked network."
         ),
-        _settings([row for row in rows if row["thief"] != "nothing"], time=False),
+        _thefts([row for row in rows if row["thief"] != "nothing"]),
         PICTURE.format("marking_thieves.svg"),
         _worth(rows),
     ]
@@ -125,37 +125,45 @@ def _trained() -> list[str]:
 PICTURE = "![the same as a picture]({})"
 
 
-def _settings(rows: Sequence[Row], time: bool) -> str:
-    """A line for each network, setting and thief, over the seeds."""
-    cases: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        key = tuple(str(row[name]) for name in ("network", "asked", "margin", "thief"))
-        cases.setdefault(key, []).append(row)
-    last = "time" if time else "accepted"
+def _costs(rows: Sequence[Row]) -> str:
+    """A line for each network and setting, over the seeds: what the mark takes."""
     body = []
-    for (network, asked, margin, thief), own in cases.items():
-        matched = sum(row["matched"] for row in own) / sum(row["bits"] for row in own)
-        said = (
-            f"{100 * max(row['share_of_training'] for row in own):.1f} %"
-            if time
-            else accepted()(own, rows)
-        )
-        body.append(
-            (
-                network,
-                f"{asked} at {margin}",
-                *(() if time else (thief,)),
-                len(own),
-                mean("accuracy")(own, rows),
-                mean("lost")(own, rows),
-                f"{100 * matched:.1f} % of {own[0]['bits']:.0f}",
-                least("strength")(own, rows),
-                said,
-            )
-        )
-    between = () if time else ("thief",)
-    heads = ("network", "bits at margin", *between, "seeds", "accuracy", "lost", "bits", "strength")
-    return table((*heads, last), body)
+    for (network, asked, margin), own in _cases(rows, "network", "asked", "margin").items():
+        share = f"{100 * max(row['share_of_training'] for row in own):.1f} %"
+        body.append((network, f"{asked} at {margin}", len(own), *_figures(own, rows), share))
+    return table(("network", "bits at margin", "seeds", *FIGURES, "time"), body)
+
+
+def _thefts(rows: Sequence[Row]) -> str:
+    """A line for each network, setting and thief, over the seeds: what is left."""
+    body = []
+    for case, own in _cases(rows, "network", "asked", "margin", "thief").items():
+        network, asked, margin, thief = case
+        said = accepted()(own, rows)
+        body.append((network, f"{asked} at {margin}", thief, len(own), *_figures(own, rows), said))
+    return table(("network", "bits at margin", "thief", "seeds", *FIGURES, "accepted"), body)
+
+
+FIGURES = ("accuracy", "lost", "bits", "strength")
+
+
+def _figures(own: Sequence[Row], rows: Sequence[Row]) -> tuple[str, ...]:
+    """Accuracy, points lost, bits read and the least strength of some rows."""
+    matched = sum(row["matched"] for row in own) / sum(row["bits"] for row in own)
+    return (
+        mean("accuracy")(own, rows),
+        mean("lost")(own, rows),
+        f"{100 * matched:.1f} % of {own[0]['bits']:.0f}",
+        least("strength")(own, rows),
+    )
+
+
+def _cases(rows: Sequence[Row], *names: str) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by what some columns say."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(str(row[name]) for name in names), []).append(row)
+    return found
 
 
 def _worth(rows: Sequence[Row]) -> str:

@@ -35,6 +35,8 @@ def _done(names: list[str]) -> None:
 THIEVES: dict[str, Thief] = {
     "nothing": lambda model, inputs: None,
     "projected on 99.99 %": project(0.9999),
+    "projected on 99.9 %": project(0.999),
+    "projected on 99 %": project(0.99),
     "fitted anew, penalty 0.001": fit(1e-3),
     "30 % pruned": lambda model, inputs: prune_weights(model, 0.3),
     "60 % pruned": lambda model, inputs: prune_weights(model, 0.6),

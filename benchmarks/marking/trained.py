@@ -22,7 +22,6 @@ import copy
 import itertools
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -34,46 +33,44 @@ from benchmarks.common.paths import RESULTS
 from benchmarks.marking.networks import (
     NETWORKS,
     Network,
-    accuracy,
     fashion,
     solids,
     train,
     trained,
 )
-from passportize.attacks import add_noise, project_weights, prune_weights, quantise_weights
+from benchmarks.marking.thieves import THIEVES
 from passportize.data.parts import Part
+from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
 
-__all__ = ["DEFAULT", "OUT", "THIEVES"]
+__all__ = ["DEFAULT", "KINDS", "OUT"]
 
 OUT = RESULTS / "marking_trained.csv"
 DEFAULT = (1024, 0.5)
 """Bits asked for, margin."""
 SETTINGS = (DEFAULT, (512, 0.5), (2048, 0.5), (1024, 1.0), (1024, 2.0))
 
-Thief = Callable[[nn.Module, Network, Part], object]
+FINE_TUNED = {"fine-tuned, rate 1e-4": 1e-4, "fine-tuned, rate 1e-3": 1e-3}
+"""Highest rate of the cycle with which a thief trains on, for three epochs."""
+
+KINDS = (
+    "nothing",
+    "projected on 99.99 %",
+    "projected on 99.9 %",
+    "projected on 99 %",
+    *FINE_TUNED,
+    "60 % pruned",
+    "int4",
+    "noise of 20 %",
+)
 
 
-def _projected(energy: float) -> Thief:
-    return lambda model, network, part: project_weights(model, part[0].split(250), energy=energy)
-
-
-def _fine_tuned(rate: float, epochs: int = 3) -> Thief:
-    return lambda model, network, part: train(model, network, part, epochs, rate, 9)
-
-
-THIEVES: dict[str, Thief] = {
-    "nothing": lambda model, network, part: None,
-    "projected on 99.99 %": _projected(0.9999),
-    "projected on 99.9 %": _projected(0.999),
-    "fine-tuned, rate 1e-4": _fine_tuned(1e-4),
-    "fine-tuned, rate 1e-3": _fine_tuned(1e-3),
-    "60 % pruned": lambda model, network, part: prune_weights(model, 0.6),
-    "int4": lambda model, network, part: quantise_weights(model, 4),
-    "noise of 20 %": lambda model, network, part: add_noise(
-        model, 0.2, torch.Generator().manual_seed(5)
-    ),
-}
+def steal(model: nn.Module, kind: str, network: Network, part: Part) -> None:
+    """What a thief with inputs and labels does, in place."""
+    if kind in FINE_TUNED:
+        train(model, network, part, 3, FINE_TUNED[kind], 9)
+    else:
+        THIEVES[kind](model, part[0].split(250))
 
 
 def main() -> None:
@@ -96,14 +93,14 @@ def main() -> None:
         network = NETWORKS[name]
         sets = solids(arguments.root) if name == "pointnet" else fashion()
         plain, training = trained(name, seed, sets, arguments.folder)
-        before = accuracy(plain, sets.test)
+        before = accuracy(plain, *sets.test)
         for bits, margin in SETTINGS:
-            wanted = {
-                kind: act
-                for kind, act in THIEVES.items()
+            wanted = [
+                kind
+                for kind in KINDS
                 if (kind == "nothing" or seed == 0 or (bits, margin) == DEFAULT)
                 and (name, str(seed), str(bits), str(margin), kind) not in done
-            }
+            ]
             if not wanted:
                 continue
             passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
@@ -116,11 +113,11 @@ def main() -> None:
             seconds = time.process_time() - start
             claim = claim_of(model)
             pp.unpassportize(model)
-            for kind, act in wanted.items():
+            for kind in wanted:
                 suspect = copy.deepcopy(model)
-                act(suspect, network, sets.thief)
+                steal(suspect, kind, network, sets.thief)
                 verdict = pp.verify(suspect, passport, claim)
-                after = accuracy(suspect, sets.test)
+                after = accuracy(suspect, *sets.test)
                 row = {
                     "network": name,
                     "seed": seed,

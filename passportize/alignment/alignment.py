@@ -33,6 +33,7 @@ from torch import Tensor
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.matching import Matching
 from passportize.alignment.matrices import Pair, find_matrices
+from passportize.alignment.similarity import matched_rows
 from passportize.alignment.spaces import MatrixKind, Side
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.undoing import Undoing
@@ -186,16 +187,9 @@ class _Search:
 
     def _rows_to_compare(self) -> list[tuple[int, Tensor]]:
         """Axes of rows that were not all looked at, with their places, in the forward pass."""
-        spaces = (space for space in self._tied.spaces if space.blocks == 1)
-        found: dict[int, Tensor] = {}
-        for axis, places in (
-            *(place for unit in self._tied.units for place in unit.places),
-            *((side.axis, side.places[0]) for space in spaces for side in space.sides),
-        ):
-            along = self._tied.axes[axis]
-            if along.role == "rows" and self._held_out.compared(along.tensor):
-                found.setdefault(axis, places)
-        return sorted(found.items(), key=lambda item: self._tied.axes[item[0]].step)
+        rows = matched_rows(self._tied, self._undoing.released.tensors, self._held_out)
+        found = [place for _, places in rows for place in places]
+        return sorted(found, key=lambda place: self._tied.axes[place[0]].step)
 
     def finish(self) -> None:
         """Say that nothing is left to be done; most searches settle before their last round."""

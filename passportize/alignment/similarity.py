@@ -16,7 +16,7 @@ changed by.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from passportize.alignment.held_out import HeldOut, correlations, some_columns
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.thresholds import LINK_LIKENESS, LINK_P_VALUE
 
-__all__ = ["MATCHINGS", "Similarity", "measure_similarity"]
+__all__ = ["MATCHINGS", "Similarity", "matched_rows", "measure_similarity"]
 
 MATCHINGS = 1_999
 """Random matchings that are tried."""
@@ -90,14 +90,12 @@ def measure_similarity(
         held_out = HeldOut(tied, {name: tensor.shape for name, tensor in released.items()})
     tables = []
     rows = 0
-    for size, places_on in _matched_rows(tied, released):
+    for size, places_on in matched_rows(tied, released, held_out):
         table = torch.zeros(size, size)
         tested = 0
         there = torch.zeros(size, dtype=torch.bool)
         for number, places in places_on:
             axis = tied.axes[number]
-            if axis.role != "rows" or not held_out.compared(axis.tensor):
-                continue
             own = released[axis.tensor]
             gone = absent.get(axis.tensor)
             if gone is not None:
@@ -127,29 +125,44 @@ def measure_similarity(
     return Similarity(likeness, chance, (1 + higher) / (matchings + 1), matchings, rows)
 
 
-def _matched_rows(
-    tied: TiedChannels, released: Mapping[str, Tensor]
-) -> Iterator[tuple[int, Sequence[tuple[int, Tensor]]]]:
-    """Rows that an alignment has laid on each other: how many, and on which axes they lie.
+def matched_rows(
+    tied: TiedChannels, released: Mapping[str, Tensor], held_out: HeldOut
+) -> Iterator[tuple[int, list[tuple[int, Tensor]]]]:
+    """Rows that an alignment lays on each other and did not look at all of.
 
-    Rows that nothing can have moved are compared as they lie, too.
+    Rows that nothing can have moved lie on each other as they are, and count as well.
+
+    Yields:
+        How many rows they are, and the numbers of the axes on which they lie with their places.
     """
     movable = {
         *(axis for group in tied.groups for axis, _ in group.places),
         *(side.axis for space in tied.spaces for side in space.sides),
     }
-    for number, group in enumerate(tied.groups):
-        if number not in tied.replaced:
-            yield group.size, group.places
-    for space in tied.spaces:
-        if space.blocks == 1:
-            yield space.size, [(side.axis, side.places[0]) for side in space.sides if side.writes]
+    found: list[tuple[int, list[tuple[int, Tensor]]]] = [
+        (group.size, list(group.places))
+        for number, group in enumerate(tied.groups)
+        if number not in tied.replaced
+    ]
+    found += [
+        (space.size, [(side.axis, side.places[0]) for side in space.sides if side.writes])
+        for space in tied.spaces
+        if space.blocks == 1
+    ]
     for number, axis in enumerate(tied.axes):
         count = len(axis.atoms)
         if number in movable or axis.role != "rows" or not axis.moves or axis.first:
             continue
         if count > 1 and count == released[axis.tensor].shape[axis.dim]:
-            yield count, [(number, torch.arange(count)[:, None])]
+            found.append((count, [(number, torch.arange(count)[:, None])]))
+    for size, places_on in found:
+        rows = [
+            (number, places)
+            for number, places in places_on
+            if tied.axes[number].role == "rows" and held_out.compared(tied.axes[number].tensor)
+        ]
+        if rows:
+            yield size, rows
 
 
 def _beyond(rows: Tensor, past: Tensor) -> Tensor:

@@ -156,9 +156,13 @@ def _grow(
 
 
 def _like(values: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Normal numbers of the size of some values."""
+    """Normal numbers, those of each channel of the size of its values.
+
+    Channels may differ in size by decades, after a disguise say: dummies of the mean size would
+    then be far larger than most, and in float32 what cancels would no longer cancel.
+    """
     drawn = torch.randn(values.shape, generator=generator, dtype=values.dtype)
-    return drawn * values.square().mean().sqrt()
+    return drawn * values.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (values.dim() - 1))
 
 
 def _differs(check: FunctionCheck, model: nn.Module) -> bool:

@@ -35,7 +35,9 @@ RIDGE = 1.0
 """Multiple of the identity in the price of a change, in units of the mean of the second moment."""
 
 _MEMORY = 1 << 29
-"""Bytes that the moments of the layers of one pass may take."""
+"""Bytes that the moments of the layers of one pass may take.
+
+The weight that is turned takes a few times its own beside it."""
 
 _ROUNDS = 4
 """Rows that are read less the mean of all rows move a little with every other one."""

@@ -85,7 +85,7 @@ def test_all_kinds_at_once_with_every_other_disguise(family: str, order: str) ->
     if order == "dummies first":
         disguise(suspect, seeded(3), example_inputs=EXAMPLE)
     before = outputs(stolen(family))
-    assert float((outputs(suspect) - before).abs().max()) < 1e-3 * float(before.abs().max())
+    assert float((outputs(suspect) - before).abs().max()) < 2e-4 * float(before.abs().max())
     links = judged(family, suspect).links
     assert links is not None and links.accepted
     assert links.aligned_matched >= 0.99 * links.entries_matched
