@@ -13,6 +13,7 @@ from benchmarks.bench.columns import Row, accepted, least, mean
 from benchmarks.bench.plots import Plot
 from benchmarks.common.csv_rows import read_rows
 from benchmarks.common.paths import RESULTS
+from benchmarks.marking.trained import DEFAULT
 from benchmarks.pages.markdown import table, wrapped
 
 __all__ = ["draw", "page"]
@@ -34,24 +35,25 @@ def _pretrained() -> list[str]:
     if not rows:
         return []
     crops = rows[0]["crops"]
-    seen = [row for row in rows if row["seen"] and row["how"] == "least output"]
+    seen = [row for row in rows if row["seen"] and row["how"] == "by inputs"]
     return [
         "## Real ImageNet weights: tf_efficientnet_lite0",
         wrapped(
             f"`python -m benchmarks.marking.pretrained`, one CPU thread of a busy machine. {crops} "
             "crops of pictures that were not used for the calibration (64 crops of others, no "
-            "labels); divergence is that of the outputs from the original's, agreement that of the "
+            "labels); share is what the mark may make of the variance of what marked rows compute; "
+            "divergence is that of the outputs from the original's, agreement that of the "
             "first class: over all crops, and over those where the original is above a half. The "
             "thief has 96 other crops of the pictures of the calibration."
         ),
         table(
-            ("how", "margin", "rows", "ridge", "bits", "divergence", "agreement, all / sure"),
+            ("how", "margin", "rows", "share", "bits", "divergence", "agreement, all / sure"),
             [
                 (
                     row["how"],
                     row["margin"],
                     _rows_of(row),
-                    row["ridge"],
+                    row["share"],
                     f"{row['matched']} of {row['bits']}",
                     f"{float(row['divergence']):.4f}",
                     _agreement(row),
@@ -65,7 +67,7 @@ def _pretrained() -> list[str]:
             ("mark", "thief", "bits", "strength", "divergence", "agreement, all / sure"),
             [
                 (
-                    f"margin {row['margin']}, ridge {row['ridge']}" if row["bits"] else "none",
+                    f"margin {row['margin']}, share {row['share']}" if row["bits"] else "none",
                     row["thief"],
                     f"{row['matched']} of {row['bits']}" if row["bits"] else "",
                     f"{float(row['strength']):.0f}" if row["bits"] else "",
@@ -82,8 +84,8 @@ def _pretrained() -> list[str]:
                     "Whether a thief with inputs tells marked rows from others by how much of them "
                     "lies where the inputs are small (area under the ROC curve; 0.5 is a guess): "
                     + "; ".join(
-                        f"{float(row['seen']):.3f} at margin {row['margin']} and ridge "
-                        f"{row['ridge']}"
+                        f"{float(row['seen']):.3f} at margin {row['margin']} and share "
+                        f"{row['share']}"
                         for row in seen
                     )
                     + "."
@@ -128,22 +130,26 @@ PICTURE = "![the same as a picture]({})"
 def _costs(rows: Sequence[Row]) -> str:
     """A line for each network and setting, over the seeds: what the mark takes."""
     body = []
-    for (network, asked, margin), own in _cases(rows, "network", "asked", "margin").items():
-        share = f"{100 * max(row['share_of_training'] for row in own):.1f} %"
-        body.append((network, f"{asked} at {margin}", len(own), *_figures(own, rows), share))
-    return table(("network", "bits at margin", "seeds", *FIGURES, "time"), body)
+    for (network, asked, margin, spent), own in _cases(
+        rows, "network", "asked", "margin", "share"
+    ).items():
+        time = f"{100 * max(row['share_of_training'] for row in own):.1f} %"
+        mark = f"{asked}, {margin}, {spent}"
+        body.append((network, mark, len(own), *_figures(own, rows), time))
+    return table(("network", MARK, "seeds", *FIGURES, "time"), body)
 
 
 def _thefts(rows: Sequence[Row]) -> str:
     """A line for each network, setting and thief, over the seeds: what is left."""
     body = []
-    for case, own in _cases(rows, "network", "asked", "margin", "thief").items():
-        network, asked, margin, thief = case
-        said = accepted()(own, rows)
-        body.append((network, f"{asked} at {margin}", thief, len(own), *_figures(own, rows), said))
-    return table(("network", "bits at margin", "thief", "seeds", *FIGURES, "accepted"), body)
+    for case, own in _cases(rows, "network", "asked", "margin", "share", "thief").items():
+        network, asked, margin, spent, thief = case
+        mark, said = f"{asked}, {margin}, {spent}", accepted()(own, rows)
+        body.append((network, mark, thief, len(own), *_figures(own, rows), said))
+    return table(("network", MARK, "thief", "seeds", *FIGURES, "accepted"), body)
 
 
+MARK = "bits, margin, share"
 FIGURES = ("accuracy", "lost", "bits", "strength")
 
 
@@ -184,11 +190,11 @@ def _worth(rows: Sequence[Row]) -> str:
 def draw(folder: Path) -> None:
     """Both pictures of the networks trained here."""
     rows = _numbers(read_rows(RESULTS / "marking_trained.csv"))
-    alike = [row for row in rows if row["margin"] == "0.5"]
+    alike = [row for row in rows if (float(row["margin"]), float(row["share"])) == DEFAULT[1:]]
     Plot("asked", {"lost": "points lost", "accuracy": "accuracy (%)"}, series="network").draw(
         [row for row in alike if row["thief"] == "nothing"], folder / "marking_bits.svg"
     )
-    default = [row for row in alike if row["asked"] == 1024]
+    default = [row for row in alike if row["asked"] == DEFAULT[0]]
     Plot("thief", {"lost": "points lost", "left": "strength left (%)"}, series="network").draw(
         default, folder / "marking_thieves.svg"
     )

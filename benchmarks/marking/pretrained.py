@@ -1,8 +1,8 @@
 """What marking costs a network with real ImageNet weights, and what outlives a thief.
 
 Question: how much do the outputs of `tf_efficientnet_lite0` change when bits are put into its
-trained weights, by the least change of the weights and by the least change of what the layers
-compute, for some numbers of bits and margins; and what is left of the strength when a thief
+trained weights, by the least change of the weights and where a few inputs say that the layers may
+change, for some numbers of bits and margins; and what is left of the strength when a thief
 projects, prunes, quantises or disturbs them, beside what is left of the network?
 
 64 crops of ten pictures for the calibration, 96 others of the same pictures for the thief, 500
@@ -44,6 +44,7 @@ from passportize.attacks import unused_shares
 from passportize.layers.model import passport_layers
 from passportize.release.checkpoint import load_weights
 from passportize.release.claim import claim_of
+from passportize.training.calibration import OUTPUT_SHARE
 from passportize.training.embedding import TrainedWeightsWarning
 
 OUT = RESULTS / "marking_pretrained.csv"
@@ -69,20 +70,19 @@ EVERY = 10**6
 """More rows than there are."""
 
 Setting = tuple[str, float, int, int, float, bool]
-"""How, margin, bits asked for, shortest row, multiple of the identity, whether thieves come."""
+"""How, margin, bits asked for, shortest row, share of the output, whether thieves come."""
 SETTINGS: tuple[Setting, ...] = (
     ("least weights", 2.0, EVERY, 8, 0.0, False),
     ("least weights", 0.5, EVERY, 64, 0.0, False),
     ("least weights", 0.5, 1024, 64, 0.0, False),
-    ("least output", 0.5, 1024, 64, 1.0, True),
-    ("least output", 0.5, EVERY, 64, 1.0, False),
-    ("least output", 2.0, 1024, 64, 1.0, True),
-    ("least output", 0.5, 1024, 64, 0.01, True),
-    ("least output", 0.25, EVERY, 8, 1.0, False),
-    ("least output", 0.5, 512, 64, 1.0, False),
-    ("least output", 0.5, 2048, 64, 1.0, False),
-    ("least output", 1.0, 1024, 64, 1.0, False),
-    ("least output", 0.5, 1024, 64, 10.0, False),
+    ("by inputs", 0.5, 1024, 64, OUTPUT_SHARE, True),
+    ("by inputs", 0.5, EVERY, 64, OUTPUT_SHARE, False),
+    ("by inputs", 0.5, 512, 64, OUTPUT_SHARE, False),
+    ("by inputs", 0.5, 2048, 64, OUTPUT_SHARE, False),
+    ("by inputs", 1.0, 1024, 64, OUTPUT_SHARE, False),
+    ("by inputs", 2.0, 1024, 64, OUTPUT_SHARE, False),
+    ("by inputs", 0.5, 1024, 64, 0.001, False),
+    ("by inputs", 0.5, 1024, 64, 0.01, True),
 )
 
 
@@ -159,7 +159,7 @@ def marked(
     setting: Setting, calibration: Tensor, package: Path | None = None
 ) -> tuple[nn.Module, pp.Passport, pp.Claim, float, dict[str, Tensor]]:
     """A marked network, and which rows carry bits."""
-    how, margin, bits, shortest, ridge, _ = setting
+    how, margin, bits, shortest, share, _ = setting
     passport = pp.Passport.generate("Benchmark", secret=bytes(range(32)))
     config = pp.PassportConfig.signature(margin=margin, bits=bits, shortest_row=shortest)
     model = pp.passportize(network(package), passport, config=config)
@@ -169,7 +169,7 @@ def marked(
             warnings.simplefilter("ignore", TrainedWeightsWarning)
             pp.embed_signature(model)
     else:
-        pp.embed_signature(model, calibration=calibration.split(32), ridge=ridge)
+        pp.embed_signature(model, calibration=calibration.split(32), output_share=share)
     seconds = time.perf_counter() - start
     rows = {}
     for layer in passport_layers(model).values():
@@ -241,14 +241,14 @@ def main() -> None:
         append_row(arguments.out, {**record, "seconds": "", "seen": ""}, 4)
 
 
-KEYS = ("how", "margin", "asked", "shortest_row", "ridge", "thief")
+KEYS = ("how", "margin", "asked", "shortest_row", "share", "thief")
 
 
 def key(setting: Setting, thief: str) -> tuple[str, ...]:
     """What tells a row apart."""
-    how, margin, bits, shortest, ridge, _ = setting
+    how, margin, bits, shortest, share, _ = setting
     asked = "all" if bits == EVERY else str(bits)
-    return (how, str(margin), asked, str(shortest), str(ridge) if ridge else "", thief)
+    return (how, str(margin), asked, str(shortest), str(share) if share else "", thief)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ THIEVES: dict[str, Thief] = {
     "projected on 99.99 %": project(0.9999),
     "projected on 99.9 %": project(0.999),
     "projected on 99 %": project(0.99),
+    "projected on 97 %": project(0.97),
+    "projected on 95 %": project(0.95),
     "fitted anew, penalty 0.001": fit(1e-3),
     "30 % pruned": lambda model, inputs: prune_weights(model, 0.3),
     "60 % pruned": lambda model, inputs: prune_weights(model, 0.6),

@@ -20,7 +20,7 @@ from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
 from passportize.signature.layout import anchor_of
 from passportize.signature.licence_code import LicenceCode
-from passportize.training.calibration import RIDGE, turn_by_output
+from passportize.training.calibration import OUTPUT_SHARE, turn_by_output
 from passportize.training.marked_rows import (
     MarkedRows,
     MarkedWeight,
@@ -65,7 +65,7 @@ def mark_copy(
     claim: Claim,
     *,
     calibration: Iterable[Any] | None = None,
-    ridge: float = RIDGE,
+    output_share: float = OUTPUT_SHARE,
     progress: Progress | None = None,
 ) -> LicensedCopy:
     """Mark a copy of the released model for one licensee, in place and without training.
@@ -95,7 +95,7 @@ def mark_copy(
         claim: The claim on the release.
         calibration: Batches of inputs, as for :func:`passportize.embed_signature`; without them
             the rows change least instead of what the layers compute.
-        ridge: As for :func:`passportize.embed_signature`.
+        output_share: As for :func:`passportize.embed_signature`.
         progress: Likewise.
 
     Raises:
@@ -111,8 +111,8 @@ def mark_copy(
             "mark_copy: the licensee comes from passport.licensee(name), not "
             f"{type(licensee).__name__}"
         )
-    if not (0 < ridge < math.inf):
-        raise InvalidArgument(f"mark_copy: ridge={ridge!r} must be a number above 0")
+    if not 0 < output_share < 1:
+        raise InvalidArgument(f"mark_copy: output_share={output_share!r} must lie in (0, 1)")
     refuse_wrapped(model)
     code = licence_code(licensee.passport, claim, "mark_copy")
     if weights_digest(host_state_dict(model)) != claim.weights:
@@ -125,7 +125,7 @@ def mark_copy(
     kept = [tensor.clone() for tensor in tensors]
     try:
         if calibration is not None:
-            turn_by_output(weights, model, calibration, ridge, progress)
+            turn_by_output(weights, model, calibration, output_share, progress)
         for _ in range(_ROUNDS):
             if not turn_by_weights(weights):
                 break

@@ -1,71 +1,138 @@
-"""The least change of a layer's output that puts signature bits into its rows.
+"""Bits put into the rows of a trained layer, where a thief cannot take them away for nothing.
 
 A row that carries a bit has to answer to its vectors ``V = [s t]``; what its layer computes moves
-by the products of the row's change and the layer's inputs. With ``S`` the second moment of these
-inputs and ``d`` what is missing, the change ``dw`` with ``V' dw = d`` that costs least, ``dw' S
-dw``, is
+by the products of the row's change and the layer's inputs. Where these inputs are large a change
+moves the output. Where they are small it does not, and neither does a thief's who takes it away. So
+a change lies in between (:mod:`passportize.signature.metric`), and it does not lean on what the row
+happens to answer in directions that inputs hardly use: what is left of the row without them has to
+answer with its bit as well (:mod:`passportize.signature.conditions`). Of all changes that meet
+``A' (w + dw) = d`` the one that costs least is
 
-    dw = S^-1 V (V' S^-1 V)^-1 d
+    dw = P A (A' P A)^-1 (d - A' w)
 
-(least squares under linear constraints; the same step prunes weights in "Optimal Brain Surgeon",
-NeurIPS 1992). Directions that the inputs hardly use cost little, so a multiple of the identity is
-added to ``S``: it says how much of the change may hide there.
+(least squares under linear constraints; with ``P = S^-1``, the price of the output alone, the same
+step prunes weights in "Optimal Brain Surgeon", NeurIPS 1992). How high the level is, what may
+change of the output decides.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from passportize.signature.conditions import Conditions
+from passportize.signature.metric import Metric
 from passportize.signature.response import reach_of
-from passportize.signature.turning import SPARE, lacking_rows
 from passportize.signature.vectors import SignVectors
 
-__all__ = ["Metric", "least_output_rows"]
+__all__ = ["Depth", "least_output_rows", "rows_at_share"]
 
 _BLOCK = 256
 """Rows that are solved for at a time."""
 
-_STEPS = 40
-"""Steps in which the length of a row, which the margin is a multiple of, settles."""
+_FLOOR = 1e-3
+"""Part of every direction in ``P``: inputs may be zero in all that a row is read in."""
 
-_STIFFER = 4.0
-"""Where that does not do, the multiple of the identity is so many times as large."""
+_WIDER = 4.0
+"""Where a row does not settle, the level falls by this, and then that part grows by it."""
 
-_TRIES = 12
+_TRIES = 20
+
+_LEVELS = 0.1, 100.0
+"""Lowest and highest level. Lower ones hide a mark where no input is, and there it is seen."""
+
+_FIRST, _SLOPE = 0.3, 1.3
+"""Where a search begins, and with which power of the level about it is paid."""
+
+_CLOSE = 0.8
+"""A level will do at which so much of what may be spent is spent."""
+
+_SEARCHES = 5
 
 
-class Metric(NamedTuple):
-    """What a change of a row costs.
+class Depth(NamedTuple):
+    """How deep in what inputs use a change lies.
 
     Attributes:
-        moment: Second moment of the inputs that a row is multiplied with, float64
-            ``[entries, entries]``.
-        ridge: What is added to its diagonal, in units of the mean of the diagonal.
+        level: The size of the inputs there, in units of the mean.
+        used: Whether what inputs use of a row has to answer with its bits as well.
     """
 
-    moment: Tensor
-    ridge: float
+    level: float = _FIRST
+    used: bool = True
 
-    def inverse(self, vectors: Tensor, stiffer: float = 1.0) -> Tensor:
-        """``S^-1 V``, with a larger ridge where rounding has left less of ``S`` than nothing.
 
-        Args:
-            vectors: ``[entries, columns]``.
-            stiffer: Factor of the ridge.
-        """
-        size = len(self.moment)
-        mean = float(self.moment.diagonal().mean())
-        added = self.ridge * stiffer * (mean if mean > 0 else 1.0)
-        identity = torch.eye(size, dtype=self.moment.dtype, device="cpu")
-        factor, failed = torch.linalg.cholesky_ex(self.moment + added * identity)
-        # No rounding is as large as the sum of all eigenvalues.
-        while failed and added < size * mean:
-            added *= _STIFFER
-            factor, failed = torch.linalg.cholesky_ex(self.moment + added * identity)
-        return torch.cholesky_solve(vectors, factor)
+def rows_at_share(
+    rows: Tensor,
+    vectors: SignVectors,
+    bits: Tensor,
+    margin: float,
+    metric: Metric,
+    share: float,
+    centred: bool = False,
+) -> tuple[Tensor | None, Depth]:
+    """Rows that answer with their bits, as deep in what inputs use as a share of the output allows.
+
+    Args:
+        rows: As for :func:`least_output_rows`, which see.
+        vectors: Of these rows.
+        bits: -1 and +1, float64 ``[rows]``.
+        margin: Of the responses, in standard deviations.
+        metric: In which directions rows change.
+        share: What the change may make of the second moment of what the rows compute, all of them
+            together; more is spent only where the smallest depth needs more.
+        centred: Whether the mean of a row is taken from it before it is read.
+
+    Returns:
+        What to add to the rows, or None where all keep the margin; and the depth.
+    """
+
+    def change(depth: Depth) -> Tensor | None:
+        return least_output_rows(rows, vectors, bits, margin, metric, depth, centred)
+
+    added, depth = None, Depth()
+    for used in (True, False):
+        added, depth = _deepest(change, used, rows, metric, share)
+        if added is None or metric.share(added, rows) <= share:
+            break
+    return added, depth
+
+
+def _deepest(
+    change: Callable[[Depth], Tensor | None],
+    used: bool,
+    rows: Tensor,
+    metric: Metric,
+    share: float,
+) -> tuple[Tensor | None, Depth]:
+    """The change at the highest level that makes no more than a share of the output."""
+    lowest, highest = (math.log(level) for level in _LEVELS)
+    low, high, at = lowest, highest, math.log(_FIRST)
+    best: tuple[Tensor | None, Depth] | None = None
+    for _ in range(_SEARCHES):
+        depth = Depth(math.exp(at), used)
+        added = change(depth)
+        if added is None:
+            return None, depth
+        spent = metric.share(added, rows)
+        if spent > share:
+            high = at
+        if spent <= share or at == lowest:
+            best, low = (added, depth), at
+        if at == lowest or _CLOSE * share <= spent <= share:
+            break
+        # A little less than allowed is aimed at.
+        at += math.log(0.9 * share / max(spent, 1e-300)) / _SLOPE
+        if not low < at < high:
+            at = lowest if best is None and at <= low else (low + high) / 2
+    if best is None:
+        depth = Depth(_LEVELS[0], used)
+        best = change(depth), depth
+    return best
 
 
 def least_output_rows(
@@ -74,13 +141,10 @@ def least_output_rows(
     bits: Tensor,
     margin: float,
     metric: Metric,
+    depth: Depth,
     centred: bool = False,
 ) -> Tensor | None:
-    """Rows that answer with their bits, at the least change of what the layer computes.
-
-    For each sign of the gauge there are two conditions, ``sign w . s >= m |w|`` and ``sign b w . t
-    >= m |w|``, with ``|w|`` the length of the window after the change. The cheapest change lets one
-    of them, or both, hold with equality.
+    """Rows that answer with their bits, by the change that costs least at a depth.
 
     Args:
         rows: Rows that carry bits, as they are read, float64 ``[rows, entries]``: whole rows, or a
@@ -88,111 +152,42 @@ def least_output_rows(
         vectors: Of these rows.
         bits: -1 and +1, float64 ``[rows]``.
         margin: Of the responses, in standard deviations.
-        metric: What a change of these entries costs.
+        metric: In which directions rows change.
+        depth: How deep; rows that cannot keep the margin there lie less deep.
         centred: Whether the mean of a row is taken from it before it is read, so that a change has
             to be read in the same way.
 
     Returns:
-        What to add to the rows, ``[rows, entries]``, or None where all keep the margin. Rows whose
-        window is zero stay.
+        What to add to the rows, ``[rows, entries]``, or None where all meet all conditions. Rows
+        whose window is zero stay.
     """
     window = vectors.window
     reach = reach_of(margin, vectors.entries)
     signs = vectors.signs(rows.dtype)[:2]
-    read = rows[:, window]
-    length = torch.linalg.vector_norm(read, dim=1)
-    gauge, answer = (read * signs[0]).sum(1), (read * signs[1]).sum(1)
-    lacking = lacking_rows(gauge, answer, bits, reach, length)
-    if not bool(lacking.any()):
-        return None
     added = torch.zeros_like(rows)
-    todo = lacking.nonzero().flatten()
-    stiffer = 1.0
-    for _ in range(_TRIES):
-        left = []
-        for part in torch.split(todo, _BLOCK):
-            found, settled = _turned(
-                rows[part], signs[:, part], bits[part], reach, metric, window, stiffer, centred
-            )
-            added[part[settled]] = found[settled]
-            left.append(part[~settled])
-        todo = torch.cat(left)
-        if not len(todo):
-            break
-        stiffer *= _STIFFER
-    return added
-
-
-def _turned(
-    rows: Tensor,
-    signs: Tensor,
-    bits: Tensor,
-    reach: float,
-    metric: Metric,
-    window: slice | None,
-    stiffer: float,
-    centred: bool,
-) -> tuple[Tensor, Tensor]:
-    """What puts the bits into rows, and which of them settled at the margin."""
-    count, entries = rows.shape
-    planes = torch.zeros(2, count, entries, dtype=rows.dtype, device="cpu")
-    planes[:, :, window] = signs
-    if centred:
-        planes -= planes.mean(2, keepdim=True)
-    solved = metric.inverse(planes.flatten(0, 1).t(), stiffer).t().view(2, count, entries)
-    # V' S^-1 V of every row, [rows, 2, 2].
-    inner = torch.einsum("ace,bce->cab", planes, solved)
-    products = torch.einsum("ace,ce->ca", planes, rows)
-    present = torch.linalg.vector_norm(rows[:, window], dim=1)
-    length = present.clone()
-    for _ in range(_STEPS):
-        missing = _cheapest(products, inner, bits, SPARE * reach * length)
-        added = torch.einsum("ca,ace->ce", missing, solved)
-        changed = rows + added - added.mean(1, keepdim=True) if centred else rows + added
-        now = torch.linalg.vector_norm(changed[:, window], dim=1)
-        gauge, answer = torch.einsum("ace,ce->ac", planes, changed)
-        sign = torch.where(gauge < 0, -1.0, 1.0).to(rows.dtype)
-        settled = torch.minimum(gauge.abs(), sign * bits * answer) >= reach * now
-        if bool(settled.all()):
-            break
-        length = now
-    return added, settled
-
-
-def _cheapest(products: Tensor, inner: Tensor, bits: Tensor, least: Tensor) -> Tensor:
-    """Factors of the two columns of ``S^-1 V`` in the cheapest change, ``[rows, 2]``.
-
-    Args:
-        products: ``w . s`` and ``w . t`` now, ``[rows, 2]``.
-        inner: ``V' S^-1 V``, ``[rows, 2, 2]``.
-        bits: ``[rows]``.
-        least: What gauge and bit must reach, ``[rows]``.
-    """
-    determinant = inner[:, 0, 0] * inner[:, 1, 1] - inner[:, 0, 1].square()
-    best = torch.full_like(least, torch.inf)
-    chosen = torch.zeros_like(products)
-    for sign in (1.0, -1.0):
-        target = torch.stack([sign * least, sign * bits * least], dim=1)
-        short = target - products
-        both = (
-            torch.stack(
-                [
-                    inner[:, 1, 1] * short[:, 0] - inner[:, 0, 1] * short[:, 1],
-                    inner[:, 0, 0] * short[:, 1] - inner[:, 0, 1] * short[:, 0],
-                ],
-                dim=1,
-            )
-            / determinant[:, None]
-        )
-        zero = torch.zeros_like(least)
-        gauge_only = torch.stack([short[:, 0] / inner[:, 0, 0], zero], dim=1)
-        answer_only = torch.stack([zero, short[:, 1] / inner[:, 1, 1]], dim=1)
-        for factors in (torch.zeros_like(both), gauge_only, answer_only, both):
-            reached = products + torch.einsum("cab,cb->ca", inner, factors)
-            slack = (1 - 1e-9) * least
-            meets = (sign * reached[:, 0] >= slack) & (sign * bits * reached[:, 1] >= slack)
-            cost = torch.einsum("ca,cab,cb->c", factors, inner, factors)
-            better = meets & (cost < best)
-            best = torch.where(better, cost, best)
-            chosen = torch.where(better[:, None], factors, chosen)
-    return chosen
+    turned = False
+    for start in range(0, len(rows), _BLOCK):
+        todo = torch.arange(start, min(start + _BLOCK, len(rows)), device="cpu")
+        planes = torch.zeros(2, len(todo), rows.shape[1], dtype=rows.dtype, device="cpu")
+        planes[:, :, window] = signs[:, todo]
+        if centred:
+            planes -= planes.mean(2, keepdim=True)
+        (level, used), floor = depth, _FLOOR
+        for _ in range(_TRIES):
+            part = planes[:, todo - start]
+            some = Conditions(rows[todo], part, bits[todo], reach, metric, level, window, centred)
+            found, lacking, settled = some.solved(floor, used)
+            turned = turned or bool(lacking.any())
+            done = lacking & settled
+            added[todo[done]] = found[done]
+            todo = todo[lacking & ~settled]
+            if not len(todo):
+                break
+            # Too few directions for the margin: at lower levels there are more, at last all; and
+            # what a row answers as a whole comes first.
+            if level > _LEVELS[0]:
+                level = max(level / _WIDER, _LEVELS[0])
+            else:
+                used = False
+                floor *= _WIDER
+    return added if turned else None

@@ -1,7 +1,7 @@
 """Putting a signature into a trained model at the least change of what its layers compute.
 
 A few batches of inputs, without labels, say what each layer multiplies its weight with. Their
-second moment is the price of a change (:mod:`passportize.signature.least_output`); means and
+second moment says where a change goes (:mod:`passportize.signature.least_output`); means and
 variances that move along are put right in closed form. Layers are taken in the order of the forward
 pass, as many at a time as memory allows, each on inputs that the layers turned before give.
 """
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
-from passportize.signature.least_output import Metric, least_output_rows
+from passportize.signature.least_output import Depth, least_output_rows, rows_at_share
+from passportize.signature.metric import Metric
 from passportize.signature.rows import added_to_rows, anchor_rows
 from passportize.signature.site import AnchorPart
 from passportize.signature.vectors import SignVectors
@@ -27,12 +28,12 @@ from passportize.utils.frozen import eager_mode, in_eval_mode, trial
 from passportize.utils.progress import Progress
 from passportize.utils.trees import call_model, moved_inputs, place_of
 
-__all__ = ["RIDGE", "inputs_of", "turn_by_output"]
+__all__ = ["OUTPUT_SHARE", "inputs_of", "turn_by_output"]
 
 """Called with how many steps are done, and how many there are."""
 
-RIDGE = 1.0
-"""Multiple of the identity in the price of a change, in units of the mean of the second moment."""
+OUTPUT_SHARE = 0.003
+"""What a mark may make of the variance of what the marked rows of a layer compute."""
 
 _MEMORY = 1 << 29
 """Bytes that the moments of the layers of one pass may take.
@@ -47,7 +48,7 @@ def turn_by_output(
     weights: Mapping[str, MarkedWeight],
     model: nn.Module,
     calibration: Iterable[Any],
-    ridge: float,
+    output_share: float,
     progress: Progress | None = None,
 ) -> int:
     """Turn the rows of all weights whose inputs can be seen; the others stay as they are.
@@ -56,7 +57,7 @@ def turn_by_output(
         weights: What is to carry bits, by the name of the weight.
         model: The model that they belong to.
         calibration: Batches, as :func:`passportize.embed_signature` takes them.
-        ridge: Multiple of the identity, in units of the mean of the second moment.
+        output_share: What the mark may make of the variance of what marked rows compute.
         progress: Called with batches done and their number.
 
     Returns:
@@ -104,7 +105,7 @@ def turn_by_output(
                 steps.batch()
         steps.group()
         for name in group:
-            bits += _turn(weights[name], mode.moments[name], ridge)
+            bits += _turn(weights[name], mode.moments[name], output_share)
     return bits
 
 
@@ -151,22 +152,22 @@ def _groups(order: Sequence[str], weights: Mapping[str, MarkedWeight]) -> Iterat
         yield group
 
 
-class _Prices:
-    """What changes of one weight's rows cost; each moment is computed once."""
+class _Metrics:
+    """In which directions one weight's rows change; each moment is computed once."""
 
-    def __init__(self, moments: Moments, ridge: float) -> None:
-        self.moments, self._ridge = moments, ridge
+    def __init__(self, moments: Moments) -> None:
+        self.moments = moments
         self._known: dict[tuple[bool, int], Metric] = {}
 
     def of(self, centred: bool, group: int) -> Metric:
         """For the rows of one group; about the mean of its inputs or about zero."""
         key = centred, group
         if key not in self._known:
-            self._known[key] = Metric(self.moments.moment(centred, group), self._ridge)
+            self._known[key] = Metric(self.moments.moment(centred, group))
         return self._known[key]
 
 
-def _turn(weight: MarkedWeight, moments: Moments, ridge: float) -> int:
+def _turn(weight: MarkedWeight, moments: Moments, output_share: float) -> int:
     """Turn the rows of one weight, and put right what moves along."""
     values = weight.values
     groups = weight.rows[0].part.groups
@@ -174,11 +175,12 @@ def _turn(weight: MarkedWeight, moments: Moments, ridge: float) -> int:
         return 0
     exact = values.cpu()
     start = exact
-    prices = _Prices(moments, ridge)
+    metrics = _Metrics(moments)
+    depths: list[dict[int, Depth]] = [{} for _ in weight.rows]
     for _ in range(_ROUNDS):
         moved = False
-        for piece in weight.rows:
-            added = _added(weight, piece, exact, prices)
+        for piece, known in zip(weight.rows, depths, strict=True):
+            added = _added(weight, piece, exact, metrics, output_share, known)
             if added is None:
                 continue
             moved = True
@@ -186,7 +188,7 @@ def _turn(weight: MarkedWeight, moments: Moments, ridge: float) -> int:
         if not moved:
             break
     if exact is not start:
-        _put_right(weight, start, exact, prices)
+        _put_right(weight, start, exact, metrics)
         values.copy_(exact)
     return sum(piece.part.bits for piece in weight.rows)
 
@@ -195,8 +197,11 @@ def _added(
     weight: MarkedWeight,
     piece: MarkedRows,
     values: Tensor,
-    prices: _Prices,
+    metrics: _Metrics,
+    output_share: float,
+    depths: dict[int, Depth],
 ) -> Tensor | None:
+    """What to add to the rows of one piece; the first round sets the depth of each group."""
     part, vectors, block = piece.part, piece.vectors, weight.block
     rows = vectors.picked(anchor_rows(values, part, block)).double()
     numbers = piece.numbers
@@ -205,22 +210,23 @@ def _added(
     added = None
     for group in sorted(set((numbers // per_group).tolist())):
         own = (numbers // per_group == group).nonzero().flatten()
-        metric = prices.of(not mean_matters, group)
-        found = least_output_rows(
-            rows[own],
-            SignVectors(vectors.codes[own], vectors.offset - block.start),
-            piece.bits[own],
-            piece.margin,
-            metric,
-            part.centred,
-        )
+        metric = metrics.of(not mean_matters, group)
+        some = rows[own], SignVectors(vectors.codes[own], vectors.offset - block.start)
+        bits, margin = piece.bits[own], piece.margin
+        if group in depths:
+            depth = depths[group]
+            found = least_output_rows(*some, bits, margin, metric, depth, part.centred)
+        else:
+            # Later rounds only see to it that whole rows keep the margin.
+            found, depth = rows_at_share(*some, bits, margin, metric, output_share, part.centred)
+            depths[group] = depth._replace(used=False)
         if found is not None:
             added = torch.zeros_like(rows) if added is None else added
             added[own] = found
     return added
 
 
-def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, prices: _Prices) -> None:
+def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, metrics: _Metrics) -> None:
     """Move biases and running statistics along with what the layer computes.
 
     With ``m`` and ``S`` mean and covariance of the inputs, the mean of a row's output moves by ``dw
@@ -238,7 +244,7 @@ def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, prices: _Pri
         )
         numbers = piece.numbers
         group = numbers // (before.shape[0] // part.groups)
-        mean = prices.moments.mean()[group]
+        mean = metrics.moments.mean()[group]
         shift = ((new - old) * mean).sum(1)
         bias = weight.bias
         if bias is not None:
@@ -255,7 +261,7 @@ def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, prices: _Pri
         spread = torch.empty_like(shift)
         for index in sorted(set(group.tolist())):
             own = group == index
-            covariance = prices.of(True, index).moment
+            covariance = metrics.of(True, index).moment
             difference, total = new[own] - old[own], new[own] + old[own]
             spread[own] = ((difference @ covariance) * total).sum(1)
         present = running_var[channels].double().cpu()

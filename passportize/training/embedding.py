@@ -28,7 +28,7 @@ from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
 from passportize.signature.rows import added_to_rows, anchor_rows
-from passportize.training.calibration import RIDGE, turn_by_output
+from passportize.training.calibration import OUTPUT_SHARE, turn_by_output
 from passportize.training.marked_rows import companions, rows_of_layers
 from passportize.utils.all_or_nothing import all_or_nothing
 from passportize.utils.progress import Progress
@@ -86,7 +86,7 @@ def embed_signature(
     margin: float | None = None,
     *,
     calibration: Iterable[Any] | None = None,
-    ridge: float = RIDGE,
+    output_share: float = OUTPUT_SHARE,
     progress: Progress | None = None,
 ) -> Embedding:
     """Turn every row that is to carry a bit by the least change that puts it in.
@@ -115,9 +115,9 @@ def embed_signature(
         calibration: Batches of inputs as the model is used: tensors ``[batch, ...]``, dicts of
             keyword arguments, or pairs of inputs and labels, which are ignored. Read several
             times; what can be read only once is kept in memory. The model runs in eval mode.
-        ridge: With ``calibration``: the multiple of the identity that is added to the second
-            moment of a layer's inputs, in units of its mean. A smaller one lets more of the change
-            hide in directions that these inputs do not use.
+        output_share: With ``calibration``: what the mark may make of the variance of what marked
+            rows compute. The more, the deeper it lies in directions that inputs use, and the more
+            a thief loses who projects it away; a smaller one disturbs the outputs less.
         progress: With ``calibration``: called with the number of batches done and their total.
 
     Returns:
@@ -128,7 +128,7 @@ def embed_signature(
         PassportLocked: The private branch was loaded without its secret.
         BranchLost: Layers were replaced, copied or patched after surgery.
         EmbeddingFailed: A weight is sharded or has no values. All weights are as before.
-        InvalidArgument: The margin, the ridge or the calibration makes no sense.
+        InvalidArgument: The margin, the share or the calibration makes no sense.
 
     Warns:
         TrainedWeightsWarning: The norms are no longer as they were made, and there is no
@@ -137,8 +137,8 @@ def embed_signature(
     check_layers(model, switch_of(model))
     if margin is not None and not (0 < margin < math.inf):
         raise InvalidArgument(f"embed_signature: margin={margin!r} must be a number above 0")
-    if not (0 < ridge < math.inf):
-        raise InvalidArgument(f"embed_signature: ridge={ridge!r} must be a number above 0")
+    if not 0 < output_share < 1:
+        raise InvalidArgument(f"embed_signature: output_share={output_share!r} must lie in (0, 1)")
     layers = [layer for layer in passport_layers(model).values() if layer.passport.bound]
     branches = [layer.passport for layer in layers]
     places = [
@@ -172,7 +172,7 @@ def embed_signature(
         )
     try:
         if calibration is not None:
-            by_output = turn_by_output(marked, model, calibration, ridge, progress)
+            by_output = turn_by_output(marked, model, calibration, output_share, progress)
         elif _fresh(layers):
             uses = Counter(
                 id(source)

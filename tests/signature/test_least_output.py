@@ -1,4 +1,4 @@
-"""The least change of an output that puts bits into rows, against an independent optimiser."""
+"""The cheapest change that puts bits into rows, against an independent optimiser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from passportize.passport.derivation import LabelledStream
-from passportize.signature.least_output import Metric, least_output_rows
+from passportize.signature.least_output import Depth, least_output_rows, rows_at_share
+from passportize.signature.metric import Metric
 from passportize.signature.response import normalised_responses, reach_of
 from passportize.signature.turning import SPARE, turned_rows
 from passportize.signature.vectors import SignVectors, draw_sign_vectors
@@ -35,8 +36,8 @@ def uneven(entries: int, seed: int, decay: float = 3.0) -> Tensor:
     return basis @ torch.diag(values) @ basis.T
 
 
-@pytest.mark.parametrize("ridge", [1e-3, 1e-9, 1e-300])
-def test_a_moment_that_rounding_has_spoilt_takes_a_larger_ridge(ridge: float) -> None:
+@pytest.mark.parametrize("level", [0.1, 1.0, 100.0])
+def test_a_moment_that_rounding_has_spoilt(level: float) -> None:
     """Few inputs leave directions of which float32 sums make less than nothing."""
     torch.manual_seed(0)
     inputs = torch.randn(20, 100) @ torch.diag(torch.logspace(2, -2, 100))
@@ -44,18 +45,18 @@ def test_a_moment_that_rounding_has_spoilt_takes_a_larger_ridge(ridge: float) ->
     moment = (moment + moment.T) / 2
     assert float(torch.linalg.eigvalsh(moment)[0]) < -1e-9 * float(moment.diagonal().mean())
     rows, vectors, bits = drawn(5, 100, 3)
-    added = least_output_rows(rows, vectors, bits, 1.0, Metric(moment, ridge))
+    added = least_output_rows(rows, vectors, bits, 1.0, Metric(moment), Depth(level))
     assert added is not None
     got = normalised_responses([rows + added], [vectors])
     reach = 0.99 * reach_of(1.0, vectors.entries)
     assert bool((got.gauge.abs() >= reach).all()) and bool((bits * got.gamma >= reach).all())
 
 
-def cost(added: Tensor, metric: Metric) -> Tensor:
-    full = metric.moment + metric.ridge * metric.moment.diagonal().mean() * torch.eye(
-        len(metric.moment), dtype=torch.float64
-    )
-    return ((added @ full) * added).sum(1)
+def price(metric: Metric, level: float) -> Tensor:
+    """``P^-1`` by its eigenvalues."""
+    values, basis = torch.linalg.eigh(metric.moment / metric.moment.diagonal().mean())
+    inverse = 2 * level * values / (values.square() + level**2) + 1e-3
+    return (basis / inverse) @ basis.T
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,20 +64,20 @@ def cost(added: Tensor, metric: Metric) -> Tensor:
     entries=st.integers(8, 300),
     margin=st.floats(0.05, 3.0),
     decay=st.floats(0, 12),
-    ridge=st.sampled_from([1e-6, 1e-2, 1.0, 100.0]),
+    level=st.sampled_from([0.1, 1.0, 100.0]),
     seed=st.integers(0, 2**31),
     centred=st.booleans(),
 )
 def test_every_row_keeps_the_margin(
-    entries: int, margin: float, decay: float, ridge: float, seed: int, centred: bool
+    entries: int, margin: float, decay: float, level: float, seed: int, centred: bool
 ) -> None:
     # A short vector may be nearly constant, and nothing of that is left in a row less its mean.
     entries = max(entries, 40) if centred else entries
     rows, vectors, bits = drawn(5, entries, seed)
     if centred:
         rows -= rows.mean(1, keepdim=True)
-    metric = Metric(uneven(entries, seed, decay), ridge)
-    added = least_output_rows(rows, vectors, bits, margin, metric, centred)
+    metric = Metric(uneven(entries, seed, decay))
+    added = least_output_rows(rows, vectors, bits, margin, metric, Depth(level), centred)
     if added is None:
         added = torch.zeros_like(rows)
     if centred:
@@ -88,27 +89,31 @@ def test_every_row_keeps_the_margin(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_change_costs_less(seed: int) -> None:
-    entries, margin = 24, 1.0
+    entries, margin, level = 24, 0.7, 0.5
     rows, vectors, bits = drawn(3, entries, seed)
-    metric = Metric(uneven(entries, seed), 0.05)
-    added = least_output_rows(rows, vectors, bits, margin, metric)
+    metric = Metric(uneven(entries, seed, 1.0))
+    added = least_output_rows(rows, vectors, bits, margin, metric, Depth(level))
     assert added is not None
-    found = cost(added, metric).numpy()
+    full = price(metric, level).numpy()
+    found = ((added.numpy() @ full) * added.numpy()).sum(1)
+    values, basis = torch.linalg.eigh(metric.moment / metric.moment.diagonal().mean())
+    used = ((basis * (values.square() / (values.square() + level**2))) @ basis.T).numpy()
     s, t, _ = vectors.signs(torch.float64).numpy()
-    mean = float(metric.moment.diagonal().mean())
-    full = (metric.moment + 0.05 * mean * torch.eye(entries)).numpy()
     for row in range(3):
         w, b = rows[row].numpy(), float(bits[row])
         # The length that the margin is a multiple of is that of the row as it became.
         least = SPARE * margin * float((rows[row] + added[row]).norm())
+        left = SPARE * margin * float(np.linalg.norm(used @ w))
         best = math.inf
         for sign in (1.0, -1.0):
             limits = [
-                {
-                    "type": "ineq",
-                    "fun": lambda d, w=w, v=v, k=k, least=least: k * ((w + d) @ v) - least,
-                }
-                for v, k in ((s[row], sign), (t[row], sign * b))
+                {"type": "ineq", "fun": lambda d, w=w, v=k * v, m=m: (w + d) @ v - m}
+                for v, k, m in (
+                    (s[row], sign, least),
+                    (t[row], sign * b, least),
+                    (used @ s[row], sign, left),
+                    (used @ t[row], sign * b, left),
+                )
             ]
             for start in range(2):
                 first = np.random.default_rng(start).normal(size=entries) * 0.1
@@ -127,7 +132,7 @@ def test_no_change_costs_less(seed: int) -> None:
 
 def test_an_even_price_is_the_turn_with_the_least_weights() -> None:
     rows, vectors, bits = drawn(200, 64, 3)
-    added = least_output_rows(rows, vectors, bits, 0.5, Metric(torch.eye(64).double(), 1.0))
+    added = least_output_rows(rows, vectors, bits, 0.5, Metric(torch.eye(64).double()), Depth(1.0))
     turned = turned_rows(rows, vectors, bits, 0.5)
     assert added is not None and turned is not None
     least, even = (turned - rows).norm(), added.norm()
@@ -136,18 +141,66 @@ def test_an_even_price_is_the_turn_with_the_least_weights() -> None:
 
 def test_an_uneven_price_is_paid_where_it_is_low() -> None:
     rows, vectors, bits = drawn(100, 128, 4)
-    metric = Metric(uneven(128, 4, 4.0), 1e-4)
-    added = least_output_rows(rows, vectors, bits, 0.5, metric)
+    metric = Metric(uneven(128, 4, 4.0))
+    added = least_output_rows(rows, vectors, bits, 0.5, metric, Depth(0.1, used=False))
     turned = turned_rows(rows, vectors, bits, 0.5)
     assert added is not None and turned is not None
-    assert float(cost(added, metric).sum()) < 0.05 * float(cost(turned - rows, metric).sum())
+    assert metric.share(added, rows) < 0.4 * metric.share(turned - rows, rows)
+
+
+def test_it_lies_where_inputs_have_the_size_of_the_level() -> None:
+    rows, vectors, bits = drawn(100, 128, 8)
+    metric = Metric(uneven(128, 8, 4.0))
+    values, basis = torch.linalg.eigh(metric.moment / metric.moment.diagonal().mean())
+    for level in (0.1, 1.0, 3.0):
+        added = least_output_rows(rows, vectors, bits, 0.3, metric, Depth(level, used=False))
+        assert added is not None
+        inside = (values > level / 10) & (values < level * 10)
+        energy = (added @ basis).square().sum(0)
+        assert float(energy[inside].sum() / energy.sum()) > 0.9
+        assert float(energy[values < level / 30].sum() / energy.sum()) < 0.05
+
+
+@pytest.mark.parametrize("share", [1e-3, 1e-2, 1e-1])
+def test_what_may_be_spent_is_spent(share: float) -> None:
+    rows, vectors, bits = drawn(60, 128, 9)
+    metric = Metric(uneven(128, 9, 4.0))
+    added, depth = rows_at_share(rows, vectors, bits, 0.3, metric, share)
+    assert added is not None
+    spent = metric.share(added, rows)
+    again = least_output_rows(rows, vectors, bits, 0.3, metric, depth)
+    assert again is not None and torch.equal(added, again)
+    # More where even the smallest depth needs more.
+    least = least_output_rows(rows, vectors, bits, 0.3, metric, Depth(0.1, used=False))
+    assert least is not None
+    if metric.share(least, rows) > share:
+        assert depth.level == pytest.approx(0.1) and not depth.used
+    else:
+        assert 0.6 * share < spent <= share
+
+
+@pytest.mark.parametrize("energy", [0.999, 0.99, 0.97])
+def test_deep_marks_outlive_a_projection_and_shallow_ones_do_not(energy: float) -> None:
+    """What is left on the directions that hold most of the inputs' energy."""
+    rows, vectors, bits = drawn(400, 256, 10)
+    metric = Metric(uneven(256, 10, 6.0))
+    values, basis = torch.linalg.eigh(metric.moment)
+    kept = basis[:, values.cumsum(0) > (1 - energy) * values.sum()]
+    right = []
+    for depth in (Depth(0.1, used=False), Depth(0.4)):
+        added = least_output_rows(rows, vectors, bits, 0.5, metric, depth)
+        assert added is not None
+        left = (rows + added) @ kept @ kept.T
+        got = normalised_responses([left], [vectors])
+        right.append(float((bits * got.gamma > 0).double().mean()))
+    assert right[0] < 0.8 and right[1] > 0.9
 
 
 def test_changes_may_lie_outside_the_window() -> None:
     rows, vectors, bits = drawn(6, 600, 5)
     assert vectors.entries == 256
     moment = uneven(600, 5)
-    added = least_output_rows(rows, vectors, bits, 1.0, Metric(moment, 0.01))
+    added = least_output_rows(rows, vectors, bits, 1.0, Metric(moment), Depth(0.1))
     assert added is not None
     outside = torch.ones(600, dtype=torch.bool)
     outside[vectors.window] = False
@@ -157,13 +210,14 @@ def test_changes_may_lie_outside_the_window() -> None:
 def test_rows_of_zeros_and_rows_that_have_it_stay() -> None:
     rows, vectors, bits = drawn(8, 40, 6)
     rows[2] = 0
-    metric = Metric(uneven(40, 6), 0.1)
-    added = least_output_rows(rows, vectors, bits, 0.5, metric)
+    metric = Metric(uneven(40, 6))
+    added = least_output_rows(rows, vectors, bits, 0.5, metric, Depth(0.3))
     assert added is not None and bool((added[2] == 0).all())
-    assert least_output_rows(rows + added, vectors, bits, 0.5, metric) is None
+    whole = Depth(0.3, used=False)
+    assert least_output_rows(rows + added, vectors, bits, 0.5, metric, whole) is None
 
 
 def test_inputs_that_are_all_zero_price_every_change_alike() -> None:
     rows, vectors, bits = drawn(8, 40, 7)
-    added = least_output_rows(rows, vectors, bits, 0.5, Metric(torch.zeros(40, 40).double(), 1.0))
+    added, _ = rows_at_share(rows, vectors, bits, 0.5, Metric(torch.zeros(40, 40).double()), 0.01)
     assert added is not None and bool(torch.isfinite(added).all())

@@ -241,7 +241,7 @@ def test_an_interrupt_leaves_everything_as_it_was() -> None:
     [
         ({"calibration": []}, "no batch"),
         ({"calibration": iter([])}, "no batch"),
-        ({"calibration": [torch.zeros(1, 3, 24, 24)], "ridge": 0.0}, "ridge"),
+        ({"calibration": [torch.zeros(1, 3, 24, 24)], "output_share": 0.0}, "output_share"),
         ({"calibration": 3}, "batches of inputs"),
         ({"calibration": torch.zeros(4, 3, 24, 24)}, "for one batch"),
     ],

@@ -262,9 +262,9 @@ def test_nobody_uninvolved_fits_better_than_the_p_value_says() -> None:
         (lambda m, c: pp.mark_copy(m, OTHER.licensee("B"), c), WrongPassport, "another"),
         (lambda m, c: pp.mark_copy(network(), PASSPORT.licensee("B"), c), ClaimMismatch, "digest"),
         (
-            lambda m, c: pp.mark_copy(m, PASSPORT.licensee("B"), c, ridge=0),
+            lambda m, c: pp.mark_copy(m, PASSPORT.licensee("B"), c, output_share=0),
             InvalidArgument,
-            "ridge",
+            "output_share",
         ),
         (lambda m, c: pp.identify(m, OTHER, NAMES, c), WrongPassport, "another"),
         (lambda m, c: pp.identify(m, PASSPORT, [], c), InvalidArgument, "no licensee"),

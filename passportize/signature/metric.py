@@ -1,0 +1,59 @@
+"""In which directions a trained layer's rows change.
+
+With ``S`` the second moment of a layer's inputs in units of the mean of its eigenvalues, and a
+*level* ``l`` in the same units, a change is priced by the inverse of
+
+    P = 2 l S (S^2 + l^2)^-1
+
+which is 1 in the directions where inputs have the size of the level, and falls to both sides. What
+a thief leaves of a vector who takes away what inputs do not use is about
+
+    U = S^2 (S^2 + l^2)^-1
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["Metric"]
+
+
+class Metric:
+    """The inputs of one weight.
+
+    Args:
+        moment: Their second moment, of what a row is multiplied with, float64
+            ``[entries, entries]``.
+    """
+
+    def __init__(self, moment: Tensor) -> None:
+        self.moment = moment
+        mean = float(moment.diagonal().mean())
+        self._scaled = moment / mean if mean > 0 else torch.zeros_like(moment)
+        self._square = self._scaled @ self._scaled
+        self._factor: tuple[float, Tensor] | None = None
+
+    def narrowed(self, rows: Tensor, level: float) -> Tensor:
+        """``S (S^2 + l^2)^-1`` of each row: ``P`` of it over ``2 l``.
+
+        Args:
+            rows: ``[..., entries]``.
+            level: ``l``, in units of the mean of the eigenvalues.
+        """
+        if self._factor is None or self._factor[0] != level:
+            whole = self._square.clone()
+            whole.diagonal().add_(level**2)
+            self._factor = level, torch.linalg.cholesky(whole)
+        columns = self.times(rows).flatten(0, -2).t()
+        solved: Tensor = torch.cholesky_solve(columns, self._factor[1])
+        return solved.t().view(rows.shape)
+
+    def times(self, rows: Tensor) -> Tensor:
+        """``S`` of each row; after :meth:`narrowed` that is ``U`` of it."""
+        return rows @ self._scaled
+
+    def share(self, added: Tensor, rows: Tensor) -> float:
+        """What a change of rows makes of the second moment of what they compute."""
+        moved, whole = (float(((x @ self.moment) * x).sum()) for x in (added, rows))
+        return moved / whole if whole > 0 else 0.0
