@@ -10,7 +10,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from passportize.attacks import add_noise, project_weights, prune_weights, quantise_weights
+from passportize.attacks import (
+    add_noise,
+    drown_weights,
+    project_weights,
+    prune_weights,
+    quantise_weights,
+)
 
 __all__ = ["THIEVES", "Thief"]
 
@@ -27,9 +33,16 @@ def fit(shrink: float) -> Thief:
     return lambda model, inputs: _done(project_weights(model, inputs, energy=None, shrink=shrink))
 
 
+def drown(share: float) -> Thief:
+    """Noise where marks lie, so large a share of what each weight computes."""
+    return lambda model, inputs: _done(
+        drown_weights(model, inputs, share, generator=torch.Generator().manual_seed(7))
+    )
+
+
 def _done(names: list[str]) -> None:
     if not names:
-        raise ValueError("no weight was projected")
+        raise ValueError("no weight was changed")
 
 
 THIEVES: dict[str, Thief] = {
@@ -40,6 +53,8 @@ THIEVES: dict[str, Thief] = {
     "projected on 97 %": project(0.97),
     "projected on 95 %": project(0.95),
     "fitted anew, penalty 0.001": fit(1e-3),
+    "drowned, 3 %": drown(0.03),
+    "drowned, 10 %": drown(0.1),
     "30 % pruned": lambda model, inputs: prune_weights(model, 0.3),
     "60 % pruned": lambda model, inputs: prune_weights(model, 0.6),
     "int8": lambda model, inputs: quantise_weights(model, 8),

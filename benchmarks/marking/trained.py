@@ -73,6 +73,8 @@ KINDS = (
     "projected on 99 %",
     "projected on 97 %",
     "projected on 95 %",
+    "drowned, 3 %",
+    "drowned, 10 %",
     *FINE_TUNED,
     "60 % pruned",
     "int4",
@@ -139,11 +141,14 @@ def _work(seeds: int, networks: Sequence[str]) -> Iterator[tuple[int, str, Setti
     """Seed, network, setting and thieves, what matters most first."""
     cases = list(itertools.product(range(seeds), networks))
     for seed, name in cases:
-        for setting in SETTINGS:
-            yield seed, name, setting, ("nothing",)
+        yield seed, name, DEFAULT, ("nothing",)
+    for name in networks:
+        yield 0, name, DEFAULT, KINDS
+    for setting, (seed, name) in itertools.product(SETTINGS, cases):
+        yield seed, name, setting, ("nothing",)
     for seed, name in cases:
         yield seed, name, DEFAULT, KINDS
-    for name, setting in itertools.product(networks, SETTINGS):
+    for setting, name in itertools.product(SETTINGS, networks):
         yield 0, name, setting, KINDS
 
 

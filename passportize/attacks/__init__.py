@@ -28,7 +28,7 @@ from passportize.attacks.kernel_shift import shift_standardised_kernels
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.noise import add_noise
 from passportize.attacks.permutation import permute_channels
-from passportize.attacks.projection import project_weights, unused_shares
+from passportize.attacks.projection import drown_weights, project_weights, unused_shares
 from passportize.attacks.prune import prune_weights
 from passportize.attacks.quantise import quantise_weights
 from passportize.attacks.running import Cost, Outcome, Rating, rate, run_attack
@@ -46,6 +46,7 @@ __all__ = [
     "Rating",
     "add_noise",
     "attack_names",
+    "drown_weights",
     "find_attack",
     "flip_channel_signs",
     "forge_private_branch",

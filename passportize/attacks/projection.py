@@ -1,10 +1,11 @@
 """Projection on data: what a thief with inputs of their own can do to a mark put in with inputs.
 
-A mark that was put in at the least change of what layers compute lies where the inputs are small.
-So a thief who has inputs leaves in every weight only what these inputs use: the leading directions
-of their second moment, or the weight fitted anew to its own outputs with a penalty on its length,
-which weakens each direction by ``S (S + k)^-1``. Whatever else the weight holds in these
-directions, for inputs that the thief has not got, is lost as well.
+A mark at the least change of what layers compute would lie where the inputs are small. So a thief
+who has inputs leaves in every weight only what these inputs use: the leading directions of their
+second moment, or the weight fitted anew to its own outputs with a penalty on its length, which
+weakens each direction by ``S (S + k)^-1``. Whatever else the weight holds in these directions, for
+inputs that the thief has not got, is lost as well. A thief who has read
+:mod:`passportize.signature.metric` puts noise of the thief's own where the mark lies.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from torch import Tensor, nn
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import unlabelled
 from passportize.errors import InvalidArgument
+from passportize.signature.metric import Metric
 from passportize.tracing.layer_inputs import Moments, observed
 from passportize.tracing.weight_layers import is_weight_module
 from passportize.training.calibration import inputs_of
 from passportize.utils.frozen import in_eval_mode, trial
 from passportize.utils.trees import call_model, moved_inputs, place_of
 
-__all__ = ["project_weights", "unused_shares"]
+__all__ = ["drown_weights", "project_weights", "unused_shares"]
 
 _WIDEST = 4096
 
@@ -109,6 +111,48 @@ def unused_shares(
     return shares
 
 
+@torch.no_grad()
+def drown_weights(
+    model: nn.Module,
+    inputs: Iterable[Any],
+    share: float = 0.03,
+    level: float = 0.3,
+    generator: torch.Generator | None = None,
+    shortest_row: int = 64,
+) -> list[str]:
+    """Add noise to every conv and linear weight where marks of trained models lie, in place.
+
+    Args:
+        model: A plain model.
+        inputs: As for :func:`project_weights`.
+        share: What the noise makes of the second moment of what each weight computes.
+        level: Size of the inputs in the directions that get most of it, in units of the mean.
+        generator: Source of the noise, on the CPU.
+        shortest_row: Weights with shorter rows stay as they are.
+
+    Returns:
+        Names of the weights that were changed.
+
+    Raises:
+        InvalidArgument: ``share`` or ``level`` is not above 0.
+    """
+    if not (0 < share < float("inf") and 0 < level < float("inf")):
+        raise InvalidArgument(f"drown_weights: share={share!r}, level={level!r} must be above 0")
+    done = []
+    for name, moments in _moments(model, inputs, shortest_row).items():
+        weight = model.get_parameter(name)
+        rows = weight.detach().cpu().double().view(len(moments.second), -1, moments.first.shape[1])
+        for group, own in enumerate(rows):
+            metric = Metric(moments.moment(False, group))
+            noise = torch.randn(own.shape, generator=generator, dtype=own.dtype)
+            noise = metric.narrowed(noise, level)
+            size = metric.share(noise, own)
+            rows[group] = own + noise * (share / size) ** 0.5 if size > 0 else own
+        weight.copy_(rows.view(weight.shape))
+        done.append(name)
+    return done
+
+
 def _moments(model: nn.Module, inputs: Iterable[Any], shortest_row: int) -> dict[str, Moments]:
     """Moments of the inputs of every weight with long enough rows."""
     if isinstance(inputs, Iterator):
@@ -135,6 +179,9 @@ def _moments(model: nn.Module, inputs: Iterable[Any], shortest_row: int) -> dict
     return {name: found[name] for name in weights if name in found}
 
 
+_NOTHING = "{} has no weight with rows of 64 entries or more"
+
+
 @register_attack(
     "projection",
     kind="removal",
@@ -149,7 +196,21 @@ def _attack(
     inputs = unlabelled(means, "projection")
     done = project_weights(model, inputs, energy=None if shrink else energy, shrink=shrink or None)
     if not done:
-        raise InvalidArgument(
-            f"projection: {type(model).__name__} has no weight with rows of 64 entries or more"
-        )
+        raise InvalidArgument("projection: " + _NOTHING.format(type(model).__name__))
+    return Attacked(figures={"weights": len(done)})
+
+
+@register_attack(
+    "drown",
+    kind="removal",
+    needs=("inputs",),
+    source="this library",
+    expected="marks of trained models fade with the network; those that were trained in stay",
+)
+def _drown(model: nn.Module, means: Means, *, share: float = 0.03, level: float = 0.3) -> Attacked:
+    """Noise where marks of trained models lie, by the thief's inputs."""
+    generator = torch.Generator().manual_seed(means.seed)
+    done = drown_weights(model, unlabelled(means, "drown"), share, level, generator)
+    if not done:
+        raise InvalidArgument("drown: " + _NOTHING.format(type(model).__name__))
     return Attacked(figures={"weights": len(done)})

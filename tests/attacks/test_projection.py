@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import passportize as pp
-from passportize.attacks import project_weights, unused_shares
+from passportize.attacks import drown_weights, project_weights, unused_shares
 from passportize.errors import InvalidArgument
 from passportize.release.claim import claim_of
 from passportize.training.calibration import OUTPUT_SHARE
@@ -76,6 +76,32 @@ def test_a_mark_that_spends_nothing_is_projected_away() -> None:
     """At the least change of the output it lies where inputs are not, and goes for nothing."""
     verdict, lost = projected(1e-9, energy=0.97)
     assert abs(lost) < 2 and not verdict.accepted and verdict.strength < 20
+
+
+def test_noise_where_marks_lie_costs_more_than_the_mark() -> None:
+    """Ten times of what the mark took of the outputs leaves it; a thief has to spend far more."""
+    inputs, test = images("train")[0][256:512].split(64), images("test")[0]
+    strengths = []
+    for share in (10 * OUTPUT_SHARE, 1.0):
+        model, claim = marked(OUTPUT_SHARE)
+        assert drown_weights(model, inputs, share, generator=torch.Generator().manual_seed(0))
+        strengths.append(pp.verify(model, PASSPORT, claim).strength)
+    with torch.no_grad():
+        assert accuracy(model(test)) < 95
+    assert strengths[0] > 64 > strengths[1]
+
+
+def test_noise_makes_what_it_should_of_the_outputs() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(800, 70) @ torch.diag(torch.logspace(0, -3, 70))
+    model = nn.Sequential(nn.Linear(70, 100, bias=False))
+    before = model(x).detach()
+    assert drown_weights(model, [x], 0.04, generator=torch.Generator().manual_seed(1))
+    moved = (model(x).detach() - before).square().mean() / before.square().mean()
+    assert float(moved) == pytest.approx(0.04, rel=0.02)
+    for share in (0.0, -1.0, float("nan")):
+        with pytest.raises(InvalidArgument, match="share"):
+            drown_weights(model, [x], share)
 
 
 def test_rows_that_lie_where_inputs_are_small_are_seen() -> None:

@@ -88,6 +88,7 @@ def test_a_new_head_has_as_many_classes_as_the_new_data() -> None:
         ("spectral", {}),
         ("projection", {}),
         ("projection", {"shrink": 1e-3}),
+        ("drown", {}),
         ("overwrite", {}),
     ],
 )
