@@ -1,7 +1,7 @@
-"""Putting a signature into a trained model at the least change of what its layers compute.
+"""Putting a signature into a trained model where its layers bear it and a thief cannot drop it.
 
 A few batches of inputs, without labels, say what each layer multiplies its weight with. Their
-second moment says where a change goes (:mod:`passportize.signature.least_output`); means and
+second moment says where a change goes (:mod:`passportize.signature.cheapest_rows`); means and
 variances that move along are put right in closed form. Layers are taken in the order of the forward
 pass, as many at a time as memory allows, each on inputs that the layers turned before give.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
-from passportize.signature.least_output import Depth, least_output_rows, rows_at_share
+from passportize.signature.cheapest_rows import Depth, cheapest_rows, rows_at_share
 from passportize.signature.metric import Metric
 from passportize.signature.rows import added_to_rows, anchor_rows
 from passportize.signature.site import AnchorPart
@@ -215,7 +215,7 @@ def _added(
         bits, margin = piece.bits[own], piece.margin
         if group in depths:
             depth = depths[group]
-            found = least_output_rows(*some, bits, margin, metric, depth, part.centred)
+            found = cheapest_rows(*some, bits, margin, metric, depth, part.centred)
         else:
             # Later rounds only see to it that whole rows keep the margin.
             found, depth = rows_at_share(*some, bits, margin, metric, output_share, part.centred)

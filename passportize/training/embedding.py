@@ -57,8 +57,8 @@ class Embedding:
         change: Length of what was added over the length of what was there, over all weights that
             carry bits.
         largest_change: The same of the one weight that changed most.
-        by_output: Bits whose rows were turned at the least change of what their layers compute;
-            those of the others at the least change of the rows.
+        by_output: Bits whose rows were turned with a view to what their layers compute; those of
+            the others by the least change of the rows.
     """
 
     bits: int

@@ -29,7 +29,7 @@ from passportize.signature.metric import Metric
 from passportize.signature.response import reach_of
 from passportize.signature.vectors import SignVectors
 
-__all__ = ["Depth", "least_output_rows", "rows_at_share"]
+__all__ = ["Depth", "cheapest_rows", "rows_at_share"]
 
 _BLOCK = 256
 """Rows that are solved for at a time."""
@@ -78,7 +78,7 @@ def rows_at_share(
     """Rows that answer with their bits, as deep in what inputs use as a share of the output allows.
 
     Args:
-        rows: As for :func:`least_output_rows`, which see.
+        rows: As for :func:`cheapest_rows`, which see.
         vectors: Of these rows.
         bits: -1 and +1, float64 ``[rows]``.
         margin: Of the responses, in standard deviations.
@@ -92,7 +92,7 @@ def rows_at_share(
     """
 
     def change(depth: Depth) -> Tensor | None:
-        return least_output_rows(rows, vectors, bits, margin, metric, depth, centred)
+        return cheapest_rows(rows, vectors, bits, margin, metric, depth, centred)
 
     added, depth = None, Depth()
     for used in (True, False):
@@ -135,7 +135,7 @@ def _deepest(
     return best
 
 
-def least_output_rows(
+def cheapest_rows(
     rows: Tensor,
     vectors: SignVectors,
     bits: Tensor,

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from passportize.passport.derivation import LabelledStream
-from passportize.signature.least_output import Depth, least_output_rows, rows_at_share
+from passportize.signature.cheapest_rows import Depth, cheapest_rows, rows_at_share
 from passportize.signature.metric import Metric
 from passportize.signature.response import normalised_responses, reach_of
 from passportize.signature.turning import SPARE, turned_rows
@@ -45,7 +45,7 @@ def test_a_moment_that_rounding_has_spoilt(level: float) -> None:
     moment = (moment + moment.T) / 2
     assert float(torch.linalg.eigvalsh(moment)[0]) < -1e-9 * float(moment.diagonal().mean())
     rows, vectors, bits = drawn(5, 100, 3)
-    added = least_output_rows(rows, vectors, bits, 1.0, Metric(moment), Depth(level))
+    added = cheapest_rows(rows, vectors, bits, 1.0, Metric(moment), Depth(level))
     assert added is not None
     got = normalised_responses([rows + added], [vectors])
     reach = 0.99 * reach_of(1.0, vectors.entries)
@@ -77,7 +77,7 @@ def test_every_row_keeps_the_margin(
     if centred:
         rows -= rows.mean(1, keepdim=True)
     metric = Metric(uneven(entries, seed, decay))
-    added = least_output_rows(rows, vectors, bits, margin, metric, Depth(level), centred)
+    added = cheapest_rows(rows, vectors, bits, margin, metric, Depth(level), centred)
     if added is None:
         added = torch.zeros_like(rows)
     if centred:
@@ -92,7 +92,7 @@ def test_no_change_costs_less(seed: int) -> None:
     entries, margin, level = 24, 0.7, 0.5
     rows, vectors, bits = drawn(3, entries, seed)
     metric = Metric(uneven(entries, seed, 1.0))
-    added = least_output_rows(rows, vectors, bits, margin, metric, Depth(level))
+    added = cheapest_rows(rows, vectors, bits, margin, metric, Depth(level))
     assert added is not None
     full = price(metric, level).numpy()
     found = ((added.numpy() @ full) * added.numpy()).sum(1)
@@ -132,7 +132,7 @@ def test_no_change_costs_less(seed: int) -> None:
 
 def test_an_even_price_is_the_turn_with_the_least_weights() -> None:
     rows, vectors, bits = drawn(200, 64, 3)
-    added = least_output_rows(rows, vectors, bits, 0.5, Metric(torch.eye(64).double()), Depth(1.0))
+    added = cheapest_rows(rows, vectors, bits, 0.5, Metric(torch.eye(64).double()), Depth(1.0))
     turned = turned_rows(rows, vectors, bits, 0.5)
     assert added is not None and turned is not None
     least, even = (turned - rows).norm(), added.norm()
@@ -142,7 +142,7 @@ def test_an_even_price_is_the_turn_with_the_least_weights() -> None:
 def test_an_uneven_price_is_paid_where_it_is_low() -> None:
     rows, vectors, bits = drawn(100, 128, 4)
     metric = Metric(uneven(128, 4, 4.0))
-    added = least_output_rows(rows, vectors, bits, 0.5, metric, Depth(0.1, used=False))
+    added = cheapest_rows(rows, vectors, bits, 0.5, metric, Depth(0.1, used=False))
     turned = turned_rows(rows, vectors, bits, 0.5)
     assert added is not None and turned is not None
     assert metric.share(added, rows) < 0.4 * metric.share(turned - rows, rows)
@@ -153,7 +153,7 @@ def test_it_lies_where_inputs_have_the_size_of_the_level() -> None:
     metric = Metric(uneven(128, 8, 4.0))
     values, basis = torch.linalg.eigh(metric.moment / metric.moment.diagonal().mean())
     for level in (0.1, 1.0, 3.0):
-        added = least_output_rows(rows, vectors, bits, 0.3, metric, Depth(level, used=False))
+        added = cheapest_rows(rows, vectors, bits, 0.3, metric, Depth(level, used=False))
         assert added is not None
         inside = (values > level / 10) & (values < level * 10)
         energy = (added @ basis).square().sum(0)
@@ -168,10 +168,10 @@ def test_what_may_be_spent_is_spent(share: float) -> None:
     added, depth = rows_at_share(rows, vectors, bits, 0.3, metric, share)
     assert added is not None
     spent = metric.share(added, rows)
-    again = least_output_rows(rows, vectors, bits, 0.3, metric, depth)
+    again = cheapest_rows(rows, vectors, bits, 0.3, metric, depth)
     assert again is not None and torch.equal(added, again)
     # More where even the smallest depth needs more.
-    least = least_output_rows(rows, vectors, bits, 0.3, metric, Depth(0.1, used=False))
+    least = cheapest_rows(rows, vectors, bits, 0.3, metric, Depth(0.1, used=False))
     assert least is not None
     if metric.share(least, rows) > share:
         assert depth.level == pytest.approx(0.1) and not depth.used
@@ -188,7 +188,7 @@ def test_deep_marks_outlive_a_projection_and_shallow_ones_do_not(energy: float) 
     kept = basis[:, values.cumsum(0) > (1 - energy) * values.sum()]
     right = []
     for depth in (Depth(0.1, used=False), Depth(0.4)):
-        added = least_output_rows(rows, vectors, bits, 0.5, metric, depth)
+        added = cheapest_rows(rows, vectors, bits, 0.5, metric, depth)
         assert added is not None
         left = (rows + added) @ kept @ kept.T
         got = normalised_responses([left], [vectors])
@@ -200,7 +200,7 @@ def test_changes_may_lie_outside_the_window() -> None:
     rows, vectors, bits = drawn(6, 600, 5)
     assert vectors.entries == 256
     moment = uneven(600, 5)
-    added = least_output_rows(rows, vectors, bits, 1.0, Metric(moment), Depth(0.1))
+    added = cheapest_rows(rows, vectors, bits, 1.0, Metric(moment), Depth(0.1))
     assert added is not None
     outside = torch.ones(600, dtype=torch.bool)
     outside[vectors.window] = False
@@ -211,10 +211,10 @@ def test_rows_of_zeros_and_rows_that_have_it_stay() -> None:
     rows, vectors, bits = drawn(8, 40, 6)
     rows[2] = 0
     metric = Metric(uneven(40, 6))
-    added = least_output_rows(rows, vectors, bits, 0.5, metric, Depth(0.3))
+    added = cheapest_rows(rows, vectors, bits, 0.5, metric, Depth(0.3))
     assert added is not None and bool((added[2] == 0).all())
     whole = Depth(0.3, used=False)
-    assert least_output_rows(rows + added, vectors, bits, 0.5, metric, whole) is None
+    assert cheapest_rows(rows + added, vectors, bits, 0.5, metric, whole) is None
 
 
 def test_inputs_that_are_all_zero_price_every_change_alike() -> None:
