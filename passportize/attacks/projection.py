@@ -145,9 +145,11 @@ def drown_weights(
         for group, own in enumerate(rows):
             metric = Metric(moments.moment(False, group))
             noise = torch.randn(own.shape, generator=generator, dtype=own.dtype)
-            noise = metric.narrowed(noise, level)
-            size = metric.share(noise, own)
-            rows[group] = own + noise * (share / size) ** 0.5 if size > 0 else own
+            # P of it, but for a factor.
+            noise = metric.lessened(noise, level)
+            noise -= level * metric.lessened(noise, level)
+            size, whole = metric.output(noise), metric.output(own)
+            rows[group] = own + noise * (share * whole / size) ** 0.5 if size > 0 else own
         weight.copy_(rows.view(weight.shape))
         done.append(name)
     return done

@@ -29,7 +29,7 @@ from passportize.signature.metric import Metric
 from passportize.signature.response import reach_of
 from passportize.signature.vectors import SignVectors
 
-__all__ = ["Depth", "cheapest_rows", "rows_at_share"]
+__all__ = ["FIRST", "Depth", "cheapest_rows", "rows_at_share"]
 
 _BLOCK = 256
 """Rows that are solved for at a time."""
@@ -45,11 +45,11 @@ _TRIES = 20
 _LEVELS = 0.1, 100.0
 """Lowest and highest level. Lower ones hide a mark where no input is, and there it is seen."""
 
-_FIRST, _SLOPE = 0.3, 1.3
+FIRST, _SLOPE = 0.3, 1.3
 """Where a search begins, and with which power of the level about it is paid."""
 
-_CLOSE = 0.8
-"""A level will do at which so much of what may be spent is spent."""
+_AIM, _CLOSE = 0.85, 0.7
+"""Parts of what is allowed: aimed at, and enough to stop at."""
 
 _SEARCHES = 5
 
@@ -62,7 +62,7 @@ class Depth(NamedTuple):
         used: Whether what inputs use of a row has to answer with its bits as well.
     """
 
-    level: float = _FIRST
+    level: float = FIRST
     used: bool = True
 
 
@@ -74,6 +74,7 @@ def rows_at_share(
     metric: Metric,
     share: float,
     centred: bool = False,
+    first: float = FIRST,
 ) -> tuple[Tensor | None, Depth]:
     """Rows that answer with their bits, as deep in what inputs use as a share of the output allows.
 
@@ -86,52 +87,52 @@ def rows_at_share(
         share: What the change may make of the second moment of what the rows compute, all of them
             together; more is spent only where the smallest depth needs more.
         centred: Whether the mean of a row is taken from it before it is read.
+        first: The level that is tried first.
 
     Returns:
         What to add to the rows, or None where all keep the margin; and the depth.
     """
+    allowed = share * metric.output(rows)
 
     def change(depth: Depth) -> Tensor | None:
         return cheapest_rows(rows, vectors, bits, margin, metric, depth, centred)
 
     added, depth = None, Depth()
     for used in (True, False):
-        added, depth = _deepest(change, used, rows, metric, share)
-        if added is None or metric.share(added, rows) <= share:
+        added, depth, spent = _deepest(change, Depth(first, used), metric, allowed)
+        if added is None or spent <= allowed:
             break
     return added, depth
 
 
 def _deepest(
-    change: Callable[[Depth], Tensor | None],
-    used: bool,
-    rows: Tensor,
-    metric: Metric,
-    share: float,
-) -> tuple[Tensor | None, Depth]:
-    """The change at the highest level that makes no more than a share of the output."""
+    change: Callable[[Depth], Tensor | None], first: Depth, metric: Metric, allowed: float
+) -> tuple[Tensor | None, Depth, float]:
+    """The change at the highest level at which outputs move by what is allowed, and by how much."""
     lowest, highest = (math.log(level) for level in _LEVELS)
-    low, high, at = lowest, highest, math.log(_FIRST)
-    best: tuple[Tensor | None, Depth] | None = None
+    low, high = lowest, highest
+    at = min(max(math.log(first.level), low), high)
+    best: tuple[Tensor | None, Depth, float] | None = None
     for _ in range(_SEARCHES):
-        depth = Depth(math.exp(at), used)
+        depth = first._replace(level=math.exp(at))
         added = change(depth)
         if added is None:
-            return None, depth
-        spent = metric.share(added, rows)
-        if spent > share:
+            return None, depth, 0.0
+        spent = metric.output(added)
+        if spent > allowed:
             high = at
-        if spent <= share or at == lowest:
-            best, low = (added, depth), at
-        if at == lowest or _CLOSE * share <= spent <= share:
+        if spent <= allowed or at == lowest:
+            best, low = (added, depth, spent), at
+        if at == lowest or _CLOSE * allowed <= spent <= allowed:
             break
         # A little less than allowed is aimed at.
-        at += math.log(0.9 * share / max(spent, 1e-300)) / _SLOPE
+        at += math.log(_AIM * max(allowed, 1e-300) / max(spent, 1e-300)) / _SLOPE
         if not low < at < high:
             at = lowest if best is None and at <= low else (low + high) / 2
     if best is None:
-        depth = Depth(_LEVELS[0], used)
-        best = change(depth), depth
+        depth = first._replace(level=_LEVELS[0])
+        added = change(depth)
+        best = added, depth, 0.0 if added is None else metric.output(added)
     return best
 
 

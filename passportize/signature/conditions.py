@@ -55,11 +55,20 @@ class Conditions:
     ) -> None:
         self._rows, self._reach, self._window = rows, reach, window
         self._centred = centred
-        turned = metric.narrowed(torch.cat([planes, rows[None]]), level)
-        used = metric.times(turned)
-        again = metric.narrowed(used[:2], level)
+        # Powers of R = (S + l)^-1: U is (1 - l R)^2 and P is 4 l R (1 - l R).
+        whole = torch.cat([planes, rows[None]])
+        once = metric.lessened(whole, level)
+        twice = metric.lessened(once, level)
+        used = whole - 2 * level * once + level**2 * twice
+        thrice = metric.lessened(twice[:2], level)
+        fourth = metric.lessened(thrice, level)
+        first, second, third = (
+            more[:2] - level * less[:2]
+            for more, less in ((once, twice), (twice, thrice), (thrice, fourth))
+        )
+        both = first - 2 * level * second + level**2 * third
         self._read = torch.cat([planes, used[:2]])
-        self._directed = 2 * level * torch.cat([turned[:2], again])
+        self._directed = 4 * level * torch.cat([first, both])
         # sign w . s, sign b w . t, and the same of U w.
         self._bits = torch.stack([torch.ones_like(bits), bits]).repeat(2, 1).t()
         self._used = self._length(self._plain(used[2]))

@@ -3,12 +3,12 @@
 With ``S`` the second moment of a layer's inputs in units of the mean of its eigenvalues, and a
 *level* ``l`` in the same units, a change is priced by the inverse of
 
-    P = 2 l S (S^2 + l^2)^-1
+    P = 4 l S (S + l)^-2
 
 which is 1 in the directions where inputs have the size of the level, and falls to both sides. What
 a thief leaves of a vector who takes away what inputs do not use is about
 
-    U = S^2 (S^2 + l^2)^-1
+    U = S^2 (S + l)^-2
 """
 
 from __future__ import annotations
@@ -31,29 +31,23 @@ class Metric:
         self.moment = moment
         mean = float(moment.diagonal().mean())
         self._scaled = moment / mean if mean > 0 else torch.zeros_like(moment)
-        self._square = self._scaled @ self._scaled
         self._factor: tuple[float, Tensor] | None = None
 
-    def narrowed(self, rows: Tensor, level: float) -> Tensor:
-        """``S (S^2 + l^2)^-1`` of each row: ``P`` of it over ``2 l``.
+    def lessened(self, rows: Tensor, level: float) -> Tensor:
+        """``(S + l)^-1`` of each row.
 
         Args:
             rows: ``[..., entries]``.
             level: ``l``, in units of the mean of the eigenvalues.
         """
         if self._factor is None or self._factor[0] != level:
-            whole = self._square.clone()
-            whole.diagonal().add_(level**2)
+            whole = self._scaled.clone()
+            whole.diagonal().add_(level)
             self._factor = level, torch.linalg.cholesky(whole)
-        columns = self.times(rows).flatten(0, -2).t()
+        columns = rows.flatten(0, -2).t()
         solved: Tensor = torch.cholesky_solve(columns, self._factor[1])
         return solved.t().view(rows.shape)
 
-    def times(self, rows: Tensor) -> Tensor:
-        """``S`` of each row; after :meth:`narrowed` that is ``U`` of it."""
-        return rows @ self._scaled
-
-    def share(self, added: Tensor, rows: Tensor) -> float:
-        """What a change of rows makes of the second moment of what they compute."""
-        moved, whole = (float(((x @ self.moment) * x).sum()) for x in (added, rows))
-        return moved / whole if whole > 0 else 0.0
+    def output(self, rows: Tensor) -> float:
+        """The second moment of what rows compute, summed over them."""
+        return float(((rows @ self.moment) * rows).sum())

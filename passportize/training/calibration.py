@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
-from passportize.signature.cheapest_rows import Depth, cheapest_rows, rows_at_share
+from passportize.signature.cheapest_rows import FIRST, Depth, cheapest_rows, rows_at_share
 from passportize.signature.metric import Metric
 from passportize.signature.rows import added_to_rows, anchor_rows
 from passportize.signature.site import AnchorPart
@@ -96,7 +96,7 @@ def turn_by_output(
     uses = dict(mode.uses)
     groups = list(_groups(list(uses), weights))
     steps = _Steps(len(groups), progress)
-    bits = 0
+    bits, first = 0, FIRST
     for group in groups:
         with trial(model), in_eval_mode(model), eager_mode(), observed(*watched) as mode:
             mode.wanted, mode.stop_after = frozenset(group), (group[-1], uses[group[-1]])
@@ -105,7 +105,8 @@ def turn_by_output(
                 steps.batch()
         steps.group()
         for name in group:
-            bits += _turn(weights[name], mode.moments[name], output_share)
+            turned, first = _turn(weights[name], mode.moments[name], output_share, first)
+            bits += turned
     return bits
 
 
@@ -167,12 +168,18 @@ class _Metrics:
         return self._known[key]
 
 
-def _turn(weight: MarkedWeight, moments: Moments, output_share: float) -> int:
-    """Turn the rows of one weight, and put right what moves along."""
+def _turn(
+    weight: MarkedWeight, moments: Moments, output_share: float, first: float
+) -> tuple[int, float]:
+    """Turn the rows of one weight, and put right what moves along.
+
+    Returns:
+        How many bits that are, and the level of the last: the next weight's is hardly far off.
+    """
     values = weight.values
     groups = weight.rows[0].part.groups
     if len(moments.second) != groups or not bool(torch.isfinite(moments.second).all()):
-        return 0
+        return 0, first
     exact = values.cpu()
     start = exact
     metrics = _Metrics(moments)
@@ -180,7 +187,7 @@ def _turn(weight: MarkedWeight, moments: Moments, output_share: float) -> int:
     for _ in range(_ROUNDS):
         moved = False
         for piece, known in zip(weight.rows, depths, strict=True):
-            added = _added(weight, piece, exact, metrics, output_share, known)
+            added = _added(weight, piece, exact, metrics, (output_share, first), known)
             if added is None:
                 continue
             moved = True
@@ -190,7 +197,8 @@ def _turn(weight: MarkedWeight, moments: Moments, output_share: float) -> int:
     if exact is not start:
         _put_right(weight, start, exact, metrics)
         values.copy_(exact)
-    return sum(piece.part.bits for piece in weight.rows)
+    first = next((depth.level for known in depths for depth in known.values()), first)
+    return sum(piece.part.bits for piece in weight.rows), first
 
 
 def _added(
@@ -198,7 +206,7 @@ def _added(
     piece: MarkedRows,
     values: Tensor,
     metrics: _Metrics,
-    output_share: float,
+    search: tuple[float, float],
     depths: dict[int, Depth],
 ) -> Tensor | None:
     """What to add to the rows of one piece; the first round sets the depth of each group."""
@@ -218,7 +226,8 @@ def _added(
             found = cheapest_rows(*some, bits, margin, metric, depth, part.centred)
         else:
             # Later rounds only see to it that whole rows keep the margin.
-            found, depth = rows_at_share(*some, bits, margin, metric, output_share, part.centred)
+            share, first = search
+            found, depth = rows_at_share(*some, bits, margin, metric, share, part.centred, first)
             depths[group] = depth._replace(used=False)
         if found is not None:
             added = torch.zeros_like(rows) if added is None else added

@@ -55,7 +55,7 @@ def test_a_moment_that_rounding_has_spoilt(level: float) -> None:
 def price(metric: Metric, level: float) -> Tensor:
     """``P^-1`` by its eigenvalues."""
     values, basis = torch.linalg.eigh(metric.moment / metric.moment.diagonal().mean())
-    inverse = 2 * level * values / (values.square() + level**2) + 1e-3
+    inverse = 4 * level * values / (values + level).square() + 1e-3
     return (basis / inverse) @ basis.T
 
 
@@ -97,7 +97,7 @@ def test_no_change_costs_less(seed: int) -> None:
     full = price(metric, level).numpy()
     found = ((added.numpy() @ full) * added.numpy()).sum(1)
     values, basis = torch.linalg.eigh(metric.moment / metric.moment.diagonal().mean())
-    used = ((basis * (values.square() / (values.square() + level**2))) @ basis.T).numpy()
+    used = ((basis * (values / (values + level)).square()) @ basis.T).numpy()
     s, t, _ = vectors.signs(torch.float64).numpy()
     for row in range(3):
         w, b = rows[row].numpy(), float(bits[row])
@@ -145,7 +145,7 @@ def test_an_uneven_price_is_paid_where_it_is_low() -> None:
     added = cheapest_rows(rows, vectors, bits, 0.5, metric, Depth(0.1, used=False))
     turned = turned_rows(rows, vectors, bits, 0.5)
     assert added is not None and turned is not None
-    assert metric.share(added, rows) < 0.4 * metric.share(turned - rows, rows)
+    assert metric.output(added) < 0.4 * metric.output(turned - rows)
 
 
 def test_it_lies_where_inputs_have_the_size_of_the_level() -> None:
@@ -167,16 +167,16 @@ def test_what_may_be_spent_is_spent(share: float) -> None:
     metric = Metric(uneven(128, 9, 4.0))
     added, depth = rows_at_share(rows, vectors, bits, 0.3, metric, share)
     assert added is not None
-    spent = metric.share(added, rows)
+    spent = metric.output(added) / metric.output(rows)
     again = cheapest_rows(rows, vectors, bits, 0.3, metric, depth)
     assert again is not None and torch.equal(added, again)
     # More where even the smallest depth needs more.
     least = cheapest_rows(rows, vectors, bits, 0.3, metric, Depth(0.1, used=False))
     assert least is not None
-    if metric.share(least, rows) > share:
+    if metric.output(least) > share * metric.output(rows):
         assert depth.level == pytest.approx(0.1) and not depth.used
     else:
-        assert 0.6 * share < spent <= share
+        assert 0.3 * share < spent <= share
 
 
 @pytest.mark.parametrize("energy", [0.999, 0.99, 0.97])
