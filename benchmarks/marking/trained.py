@@ -131,6 +131,7 @@ def main() -> None:
                 "share_of_training": seconds / training,
             }
             append_row(arguments.out, row)
+            done.add((*case, kind))
             logging.info("%s", row)
 
 

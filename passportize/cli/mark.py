@@ -50,6 +50,13 @@ Calibration = Annotated[
         "module:function.",
     ),
 ]
+OutputShare = Annotated[
+    float,
+    typer.Option(
+        help="What the mark may make of the outputs of marked rows: more is harder to remove, and "
+        "disturbs more."
+    ),
+]
 Images = Annotated[int, typer.Option("--images", min=1, help="How many of them to look at.")]
 
 
@@ -66,6 +73,7 @@ def mark(
     ),
     bits: Annotated[int, typer.Option(min=64, help="Rows that carry a bit of the owner's.")] = 1024,
     margin: Annotated[float, typer.Option(help="How far from zero they are put.")] = 0.5,
+    output_share: OutputShare = 0.003,
     licence_bits: Annotated[
         int, typer.Option(min=0, help="Rows kept for the copies of licensees.")
     ] = 4096,
@@ -105,7 +113,9 @@ def mark(
         config = PassportConfig.trained(margin=margin, bits=bits, licence_bits=licence_bits)
         marked = passportize(plain, opened, config=config, example_inputs=example_of(input_size))
     with counting("turning rows", as_json) as step:
-        done = embed_signature(marked, calibration=batches, progress=step)
+        done = embed_signature(
+            marked, calibration=batches, output_share=output_share, progress=step
+        )
     made = claim_of(marked, prepared)
     verdict = verify(unpassportize(marked), opened, made)
     save_weights(out, marked.state_dict())
@@ -138,6 +148,7 @@ def mark_copy(
     own_claim: Annotated[Path, typer.Option("--claim", help="The claim on the release.")],
     data: Calibration,
     out: Annotated[Path, typer.Option("--out", "-o", help="The copy: a new safetensors file.")],
+    output_share: OutputShare = 0.003,
     images: Images = 256,
     model: PlainModel = None,
     num_classes: NumClasses = None,
@@ -161,8 +172,14 @@ def mark_copy(
         )
         batches, _ = some_data(data, plain, images, batch_size, {}, claim.preprocessing)
     with counting("turning rows", as_json) as step:
+        holder = opened.licensee(licensee)
         done = make_copy(
-            plain, opened.licensee(licensee), claim, calibration=batches, progress=step
+            plain,
+            holder,
+            claim,
+            calibration=batches,
+            output_share=output_share,
+            progress=step,
         )
     save_weights(out, plain.state_dict())
     record = {
