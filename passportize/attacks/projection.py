@@ -207,7 +207,7 @@ def _attack(
     kind="removal",
     needs=("inputs",),
     source="this library",
-    expected="marks of trained models fade with the network; those that were trained in stay",
+    expected="marks of trained models fade, mostly with the network; those trained in stay",
 )
 def _drown(model: nn.Module, means: Means, *, share: float = 0.03, level: float = 0.3) -> Attacked:
     """Noise where marks of trained models lie, by the thief's inputs."""
