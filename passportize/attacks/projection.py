@@ -10,7 +10,7 @@ inputs that the thief has not got, is lost as well. A thief who has read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -61,14 +61,29 @@ def project_weights(
         raise InvalidArgument(f"project_weights: energy={energy!r} must lie in (0, 1]")
     if shrink is not None and not 0 < shrink < float("inf"):
         raise InvalidArgument(f"project_weights: shrink={shrink!r} must be a number above 0")
+
+    def project(rows: Tensor, moment: Tensor) -> Tensor:
+        values, basis = torch.linalg.eigh(moment)
+        kept = _kept(values.clamp_min(0), energy, shrink)
+        projected: Tensor = ((rows @ basis) * kept) @ basis.T
+        return projected
+
+    return _changed(model, inputs, shortest_row, project)
+
+
+def _changed(
+    model: nn.Module,
+    inputs: Iterable[Any],
+    shortest_row: int,
+    change: Callable[[Tensor, Tensor], Tensor],
+) -> list[str]:
+    """Change the rows of every weight, group by group, by the moment of their inputs."""
     done = []
     for name, moments in _moments(model, inputs, shortest_row).items():
         weight = model.get_parameter(name)
         rows = weight.detach().cpu().double().view(len(moments.second), -1, moments.first.shape[1])
         for group, own in enumerate(rows):
-            values, basis = torch.linalg.eigh(moments.moment(False, group))
-            kept = _kept(values.clamp_min(0), energy, shrink)
-            rows[group] = ((own @ basis) * kept) @ basis.T
+            rows[group] = change(own, moments.moment(False, group))
         weight.copy_(rows.view(weight.shape))
         done.append(name)
     return done
@@ -138,21 +153,17 @@ def drown_weights(
     """
     if not (0 < share < float("inf") and 0 < level < float("inf")):
         raise InvalidArgument(f"drown_weights: share={share!r}, level={level!r} must be above 0")
-    done = []
-    for name, moments in _moments(model, inputs, shortest_row).items():
-        weight = model.get_parameter(name)
-        rows = weight.detach().cpu().double().view(len(moments.second), -1, moments.first.shape[1])
-        for group, own in enumerate(rows):
-            metric = Metric(moments.moment(False, group))
-            noise = torch.randn(own.shape, generator=generator, dtype=own.dtype)
-            # P of it, but for a factor.
-            noise = metric.lessened(noise, level)
-            noise -= level * metric.lessened(noise, level)
-            size, whole = metric.output(noise), metric.output(own)
-            rows[group] = own + noise * (share * whole / size) ** 0.5 if size > 0 else own
-        weight.copy_(rows.view(weight.shape))
-        done.append(name)
-    return done
+
+    def drown(rows: Tensor, moment: Tensor) -> Tensor:
+        metric = Metric(moment)
+        noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
+        # P of it, but for a factor.
+        noise = metric.lessened(noise, level)
+        noise -= level * metric.lessened(noise, level)
+        size = metric.output(noise)
+        return rows + noise * (share * metric.output(rows) / size) ** 0.5 if size > 0 else rows
+
+    return _changed(model, inputs, shortest_row, drown)
 
 
 def _moments(model: nn.Module, inputs: Iterable[Any], shortest_row: int) -> dict[str, Moments]:
