@@ -63,7 +63,7 @@ def test_it_agrees_with_itself_and_carries_all_bits(
     by_weights = marked(("least weights", *setting[1:]), images, package)[0]
     least_weights = compared(wanted, outputs(by_weights, images))
     assert found["divergence"] < 0.02 and found["agreement"] >= 90
-    assert found["divergence"] < 0.2 * least_weights["divergence"]
+    assert found["divergence"] < 0.8 * least_weights["divergence"]
     # Who has inputs does not see which rows carry bits.
     thief = crops(CALIBRATION, 64, 99)
     assert seen(model, thief, rows) < 0.56
