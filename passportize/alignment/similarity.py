@@ -111,7 +111,7 @@ def measure_similarity(
                 mine, other = (_beyond(rows.float(), past.float()) for rows in (mine, other))
                 table += _held_out(mine, other, chosen)
                 tested += 1
-        if tested and bool(there.any()):
+        if bool(there.any()):
             tables.append(table[there][:, there])
             rows += tested * int(there.sum())
     if not rows:

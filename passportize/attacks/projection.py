@@ -157,9 +157,7 @@ def drown_weights(
     def drown(rows: Tensor, moment: Tensor) -> Tensor:
         metric = Metric(moment)
         noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
-        # P of it, but for a factor.
-        noise = metric.lessened(noise, level)
-        noise -= level * metric.lessened(noise, level)
+        noise, _ = metric.parts(noise, level)
         size = metric.output(noise)
         return rows + noise * (share * metric.output(rows) / size) ** 0.5 if size > 0 else rows
 
@@ -192,7 +190,12 @@ def _moments(model: nn.Module, inputs: Iterable[Any], shortest_row: int) -> dict
     return {name: found[name] for name in weights if name in found}
 
 
-_NOTHING = "{} has no weight with rows of 64 entries or more"
+def _attacked(attack: str, model: nn.Module, done: list[str]) -> Attacked:
+    if not done:
+        raise InvalidArgument(
+            f"{attack}: {type(model).__name__} has no weight with rows of 64 entries or more"
+        )
+    return Attacked(figures={"weights": len(done)})
 
 
 @register_attack(
@@ -208,9 +211,7 @@ def _attack(
     """Of every weight is left what the thief's inputs use; with shrink= fitted anew to them."""
     inputs = unlabelled(means, "projection")
     done = project_weights(model, inputs, energy=None if shrink else energy, shrink=shrink or None)
-    if not done:
-        raise InvalidArgument("projection: " + _NOTHING.format(type(model).__name__))
-    return Attacked(figures={"weights": len(done)})
+    return _attacked("projection", model, done)
 
 
 @register_attack(
@@ -224,6 +225,4 @@ def _drown(model: nn.Module, means: Means, *, share: float = 0.03, level: float 
     """Noise where marks of trained models lie, by the thief's inputs."""
     generator = torch.Generator().manual_seed(means.seed)
     done = drown_weights(model, unlabelled(means, "drown"), share, level, generator)
-    if not done:
-        raise InvalidArgument("drown: " + _NOTHING.format(type(model).__name__))
-    return Attacked(figures={"weights": len(done)})
+    return _attacked("drown", model, done)

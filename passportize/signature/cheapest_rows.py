@@ -176,8 +176,9 @@ def cheapest_rows(
         (level, used), floor = depth, _FLOOR
         for _ in range(_TRIES):
             part = planes[:, todo - start]
-            some = Conditions(rows[todo], part, bits[todo], reach, metric, level, window, centred)
-            found, lacking, settled = some.solved(floor, used)
+            some = rows[todo], part, bits[todo], reach
+            conditions = Conditions(*some, metric, level, window, centred, used)
+            found, lacking, settled = conditions.solved(floor)
             turned = turned or bool(lacking.any())
             done = lacking & settled
             added[todo[done]] = found[done]

@@ -40,7 +40,10 @@ class Conditions:
         level: The level.
         window: In which entries a row is read.
         centred: Whether less its mean.
+        used: Whether all four must be met, or those on the whole of a row only.
     """
+
+    _left: Tensor | None
 
     def __init__(
         self,
@@ -52,26 +55,22 @@ class Conditions:
         level: float,
         window: slice | None,
         centred: bool,
+        used: bool,
     ) -> None:
         self._rows, self._reach, self._window = rows, reach, window
         self._centred = centred
-        # Powers of R = (S + l)^-1: U is (1 - l R)^2 and P is 4 l R (1 - l R).
-        whole = torch.cat([planes, rows[None]])
-        once = metric.lessened(whole, level)
-        twice = metric.lessened(once, level)
-        used = whole - 2 * level * once + level**2 * twice
-        thrice = metric.lessened(twice[:2], level)
-        fourth = metric.lessened(thrice, level)
-        first, second, third = (
-            more[:2] - level * less[:2]
-            for more, less in ((once, twice), (twice, thrice), (thrice, fourth))
-        )
-        both = first - 2 * level * second + level**2 * third
-        self._read = torch.cat([planes, used[:2]])
-        self._directed = 4 * level * torch.cat([first, both])
-        # sign w . s, sign b w . t, and the same of U w.
-        self._bits = torch.stack([torch.ones_like(bits), bits]).repeat(2, 1).t()
-        self._used = self._length(self._plain(used[2]))
+        # sign w . s and sign b w . t; if used, the same of U w.
+        self._bits = torch.stack([torch.ones_like(bits), bits], dim=1)
+        self._read, self._left = planes, None
+        if not used:
+            self._directed = metric.parts(planes, level)[0]
+            return
+        directed, left = metric.parts(torch.cat([planes, rows[None]]), level)
+        self._bits = self._bits.repeat(1, 2)
+        self._read = torch.cat([planes, left[:2]])
+        self._directed = torch.cat([directed[:2], metric.parts(left[:2], level)[0]])
+        # Nobody checks what inputs use, so its length is that before the change.
+        self._left = self._length(self._plain(left[2]))
 
     def _plain(self, rows: Tensor) -> Tensor:
         """Less their means, where they are read so."""
@@ -81,35 +80,32 @@ class Conditions:
         length: Tensor = torch.linalg.vector_norm(rows[:, self._window], dim=1)
         return length
 
-    def _least(self, length: Tensor, conditions: int) -> Tensor:
-        """What the products must reach, ``[rows, conditions]``.
+    def _least(self, length: Tensor) -> Tensor:
+        """What the products must reach, ``[rows, conditions]``."""
+        lengths = [length, length]
+        if self._left is not None:
+            lengths += [self._left, self._left]
+        return self._reach * torch.stack(lengths, dim=1)
 
-        Nobody checks what inputs use, so its length is that before the change.
-        """
-        lengths = torch.stack([length, length, self._used, self._used], dim=1)
-        return self._reach * lengths[:, :conditions]
-
-    def solved(self, floor: float, used: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def solved(self, floor: float) -> tuple[Tensor, Tensor, Tensor]:
         """What to add, which rows need it, and which of them settled at the margin.
 
         Args:
             floor: What ``P`` has in every direction.
-            used: Whether all four must be met, or those on the whole of a row only.
         """
-        conditions = 4 if used else 2
-        rows, read, bits = self._rows, self._read[:conditions], self._bits[:, :conditions]
-        directed = self._plain(self._directed[:conditions] + floor * read)
+        rows, read, bits = self._rows, self._read, self._bits
+        directed = self._plain(self._directed + floor * read)
         inner = torch.einsum("ace,bce->cab", read, directed)
         products = torch.einsum("ace,ce->ca", read, rows)
         cheapest = _Cheapest(products, inner, bits)
         length = self._length(rows)
-        least = self._least(length, conditions)
+        least = self._least(length)
         lacking = (length > 0) & ~_kept(bits * products, ENOUGH * least)
         added, settled = torch.zeros_like(rows), ~lacking
         for _ in range(_STEPS):
             factors = cheapest.factors(SPARE * least)
             added = torch.einsum("ca,ace->ce", factors, directed)
-            least = self._least(self._length(rows + added), conditions)
+            least = self._least(self._length(rows + added))
             got = products + torch.einsum("cab,cb->ca", inner, factors)
             settled = _kept(bits * got, least)
             if bool(settled[lacking].all()):

@@ -33,8 +33,8 @@ class Metric:
         self._scaled = moment / mean if mean > 0 else torch.zeros_like(moment)
         self._factor: tuple[float, Tensor] | None = None
 
-    def lessened(self, rows: Tensor, level: float) -> Tensor:
-        """``(S + l)^-1`` of each row.
+    def parts(self, rows: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """``P`` and ``U`` of each row.
 
         Args:
             rows: ``[..., entries]``.
@@ -44,9 +44,13 @@ class Metric:
             whole = self._scaled.clone()
             whole.diagonal().add_(level)
             self._factor = level, torch.linalg.cholesky(whole)
+        # Powers of R = (S + l)^-1: P is 4 l R (1 - l R) and U is (1 - l R)^2.
         columns = rows.flatten(0, -2).t()
-        solved: Tensor = torch.cholesky_solve(columns, self._factor[1])
-        return solved.t().view(rows.shape)
+        once = torch.cholesky_solve(columns, self._factor[1])
+        twice = torch.cholesky_solve(once, self._factor[1])
+        directed = 4 * level * (once - level * twice)
+        used = columns - 2 * level * once + level**2 * twice
+        return directed.t().view(rows.shape), used.t().view(rows.shape)
 
     def output(self, rows: Tensor) -> float:
         """The second moment of what rows compute, summed over them."""

@@ -30,8 +30,6 @@ from passportize.utils.trees import call_model, moved_inputs, place_of
 
 __all__ = ["OUTPUT_SHARE", "inputs_of", "turn_by_output"]
 
-"""Called with how many steps are done, and how many there are."""
-
 OUTPUT_SHARE = 0.003
 """What a mark may make of the variance of what the marked rows of a layer compute."""
 
@@ -174,7 +172,7 @@ def _turn(
     """Turn the rows of one weight, and put right what moves along.
 
     Returns:
-        How many bits that are, and the level of the last: the next weight's is hardly far off.
+        How many bits that are, and the first level found: the next weight's is hardly far off.
     """
     values = weight.values
     groups = weight.rows[0].part.groups
