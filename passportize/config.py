@@ -8,13 +8,16 @@ from typing import Any
 
 from passportize.errors import InvalidArgument
 
-__all__ = ["FORMULATIONS", "PassportConfig"]
+__all__ = ["FORMULATIONS", "OUTPUT_SHARE", "PassportConfig"]
 
 FORMULATIONS = ("keyed", "paper", "signature")
 PASSES = ("automatic", "doubled", "separate")
 SHORTEST_ROW = 64
 MINIMUM_FAN_IN = 8
 """A row with fewer entries has too little freedom: one bit would bend the weight visibly."""
+
+OUTPUT_SHARE = 0.003
+"""What a mark put into a trained model may make of the variance of what marked rows compute."""
 
 _ADDED_LATER = ("bits", "shortest_row", "licence_bits")
 """Settings that stand in the JSON form only where they are not at their default."""

@@ -12,6 +12,7 @@ __all__ = [
     "Row",
     "accepted",
     "bits",
+    "cases",
     "least",
     "mean",
     "minus_plain",
@@ -23,6 +24,15 @@ Measured = Iterable[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]
 """What tells rows of one case apart, and a function that measures each."""
 Column = Callable[[Sequence[Row], Sequence[Row]], str]
 """Given the rows of one case and all rows of the table."""
+
+
+def cases(rows: Iterable[Row], names: Iterable[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by what they say under some names, in the order in which they were measured."""
+    names = tuple(names)
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.get(name) for name in names), []).append(row)
+    return found
 
 
 def spread(values: Sequence[float], digits: int = 2, sign: bool = False) -> str:

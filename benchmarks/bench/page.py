@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.bench.budgets import Budget
-from benchmarks.bench.columns import Row
+from benchmarks.bench.columns import Row, cases
 from benchmarks.pages.markdown import table as markdown
 from benchmarks.pages.markdown import wrapped
 from passportize.data.sets import SETS
@@ -43,9 +43,7 @@ def page(table: Table, record: dict[str, Any], plot: str) -> str:
 
 
 def _table(table: Table, rows: Sequence[Row]) -> str:
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row.get(name) for name in table.keys), []).append(row)
+    groups = cases(rows, table.keys)
     # Side by side what differs in the last name alone, in the order in which it was measured.
     ranks = [
         {value: rank for rank, value in enumerate(dict.fromkeys(key[place] for key in groups))}

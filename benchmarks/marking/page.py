@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.bench.columns import Row, accepted, least, mean
+from benchmarks.bench.columns import Row, accepted, cases, least, mean
 from benchmarks.bench.plots import Plot
 from benchmarks.common.csv_rows import read_rows
 from benchmarks.common.paths import RESULTS
@@ -130,9 +130,7 @@ PICTURE = "![the same as a picture]({})"
 def _costs(rows: Sequence[Row]) -> str:
     """A line for each network and setting, over the seeds: what the mark takes."""
     body = []
-    for (network, asked, margin, spent), own in _cases(
-        rows, "network", "asked", "margin", "share"
-    ).items():
+    for (network, asked, margin, spent), own in cases(rows, SETTING).items():
         time = f"{100 * max(row['share_of_training'] for row in own):.1f} %"
         mark = f"{asked}, {margin}, {spent}"
         body.append((network, mark, len(own), *_figures(own, rows), time))
@@ -142,13 +140,14 @@ def _costs(rows: Sequence[Row]) -> str:
 def _thefts(rows: Sequence[Row]) -> str:
     """A line for each network, setting and thief, over the seeds: what is left."""
     body = []
-    for case, own in _cases(rows, "network", "asked", "margin", "share", "thief").items():
+    for case, own in cases(rows, (*SETTING, "thief")).items():
         network, asked, margin, spent, thief = case
         mark, said = f"{asked}, {margin}, {spent}", accepted()(own, rows)
         body.append((network, mark, thief, len(own), *_figures(own, rows), said))
     return table(("network", MARK, "thief", "seeds", *FIGURES, "accepted"), body)
 
 
+SETTING = "network", "asked", "margin", "share"
 MARK = "bits, margin, share"
 FIGURES = ("accuracy", "lost", "bits", "strength")
 
@@ -162,14 +161,6 @@ def _figures(own: Sequence[Row], rows: Sequence[Row]) -> tuple[str, ...]:
         f"{100 * matched:.1f} % of {own[0]['bits']:.0f}",
         least("strength")(own, rows),
     )
-
-
-def _cases(rows: Sequence[Row], *names: str) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by what some columns say."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(str(row[name]) for name in names), []).append(row)
-    return found
 
 
 def _worth(rows: Sequence[Row]) -> str:

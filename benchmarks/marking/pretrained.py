@@ -41,10 +41,10 @@ from benchmarks.common.csv_rows import append_row, read_rows
 from benchmarks.common.paths import RESULTS
 from benchmarks.marking.thieves import THIEVES
 from passportize.attacks import unused_shares
+from passportize.config import OUTPUT_SHARE
 from passportize.layers.model import passport_layers
 from passportize.release.checkpoint import load_weights
 from passportize.release.claim import claim_of
-from passportize.training.calibration import OUTPUT_SHARE
 from passportize.training.embedding import TrainedWeightsWarning
 
 OUT = RESULTS / "marking_pretrained.csv"

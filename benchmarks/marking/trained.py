@@ -43,10 +43,10 @@ from benchmarks.marking.networks import (
     trained,
 )
 from benchmarks.marking.thieves import THIEVES
+from passportize.config import OUTPUT_SHARE
 from passportize.data.parts import Part
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
-from passportize.training.calibration import OUTPUT_SHARE
 
 __all__ = ["DEFAULT", "KINDS", "OUT"]
 

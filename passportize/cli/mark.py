@@ -35,7 +35,7 @@ from passportize.cli.terminal import (
     working,
 )
 from passportize.cli.weights_input import Averaged, load_checkpoint
-from passportize.config import PassportConfig
+from passportize.config import OUTPUT_SHARE, PassportConfig
 from passportize.errors import CheckpointError, ClaimFileError
 
 __all__ = ["identify", "mark", "mark_copy"]
@@ -73,7 +73,7 @@ def mark(
     ),
     bits: Annotated[int, typer.Option(min=64, help="Rows that carry a bit of the owner's.")] = 1024,
     margin: Annotated[float, typer.Option(help="How far from zero they are put.")] = 0.5,
-    output_share: OutputShare = 0.003,
+    output_share: OutputShare = OUTPUT_SHARE,
     licence_bits: Annotated[
         int, typer.Option(min=0, help="Rows kept for the copies of licensees.")
     ] = 4096,
@@ -148,7 +148,7 @@ def mark_copy(
     own_claim: Annotated[Path, typer.Option("--claim", help="The claim on the release.")],
     data: Calibration,
     out: Annotated[Path, typer.Option("--out", "-o", help="The copy: a new safetensors file.")],
-    output_share: OutputShare = 0.003,
+    output_share: OutputShare = OUTPUT_SHARE,
     images: Images = 256,
     model: PlainModel = None,
     num_classes: NumClasses = None,

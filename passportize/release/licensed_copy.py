@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.config import OUTPUT_SHARE
 from passportize.errors import ClaimMismatch, EmbeddingFailed, InvalidArgument, WrongPassport
 from passportize.layers.model import is_passportized
 from passportize.layers.wrappers import refuse_wrapped
@@ -20,7 +21,7 @@ from passportize.release.claim import Claim
 from passportize.release.weights_digest import weights_digest
 from passportize.signature.layout import anchor_of
 from passportize.signature.licence_code import LicenceCode
-from passportize.training.calibration import OUTPUT_SHARE, turn_by_output
+from passportize.training.calibration import turn_by_output
 from passportize.training.marked_rows import (
     MarkedRows,
     MarkedWeight,

@@ -28,10 +28,7 @@ from passportize.utils.frozen import eager_mode, in_eval_mode, trial
 from passportize.utils.progress import Progress
 from passportize.utils.trees import call_model, moved_inputs, place_of
 
-__all__ = ["OUTPUT_SHARE", "inputs_of", "turn_by_output"]
-
-OUTPUT_SHARE = 0.003
-"""What a mark may make of the variance of what the marked rows of a layer compute."""
+__all__ = ["inputs_of", "turn_by_output"]
 
 _MEMORY = 1 << 29
 """Bytes that the moments of the layers of one pass may take.
@@ -94,7 +91,7 @@ def turn_by_output(
     uses = dict(mode.uses)
     groups = list(_groups(list(uses), weights))
     steps = _Steps(len(groups), progress)
-    bits, first = 0, FIRST
+    bits, level = 0, FIRST
     for group in groups:
         with trial(model), in_eval_mode(model), eager_mode(), observed(*watched) as mode:
             mode.wanted, mode.stop_after = frozenset(group), (group[-1], uses[group[-1]])
@@ -103,8 +100,9 @@ def turn_by_output(
                 steps.batch()
         steps.group()
         for name in group:
-            turned, first = _turn(weights[name], mode.moments[name], output_share, first)
-            bits += turned
+            turning = _Turning(weights[name], mode.moments[name], output_share, level)
+            bits += turning.turn()
+            level = turning.first
     return bits
 
 
@@ -166,71 +164,71 @@ class _Metrics:
         return self._known[key]
 
 
-def _turn(
-    weight: MarkedWeight, moments: Moments, output_share: float, first: float
-) -> tuple[int, float]:
-    """Turn the rows of one weight, and put right what moves along.
+class _Turning:
+    """The turning of one weight's rows, in a few rounds.
 
-    Returns:
-        How many bits that are, and the first level found: the next weight's is hardly far off.
+    Attributes:
+        first: The level that a search begins with, and the first one found after it: the next
+            weight's is hardly far off.
     """
-    values = weight.values
-    groups = weight.rows[0].part.groups
-    if len(moments.second) != groups or not bool(torch.isfinite(moments.second).all()):
-        return 0, first
-    exact = values.cpu()
-    start = exact
-    metrics = _Metrics(moments)
-    depths: list[dict[int, Depth]] = [{} for _ in weight.rows]
-    for _ in range(_ROUNDS):
-        moved = False
-        for piece, known in zip(weight.rows, depths, strict=True):
-            added = _added(weight, piece, exact, metrics, (output_share, first), known)
-            if added is None:
-                continue
-            moved = True
-            exact = added_to_rows(exact, piece.part, added, weight.block, piece.vectors.rows)
-        if not moved:
-            break
-    if exact is not start:
-        _put_right(weight, start, exact, metrics)
-        values.copy_(exact)
-    first = next((depth.level for known in depths for depth in known.values()), first)
-    return sum(piece.part.bits for piece in weight.rows), first
 
+    def __init__(
+        self, weight: MarkedWeight, moments: Moments, output_share: float, first: float
+    ) -> None:
+        self._weight, self._metrics = weight, _Metrics(moments)
+        self._output_share, self.first = output_share, first
+        # By piece and group.
+        self._depths: dict[tuple[int, int], Depth] = {}
 
-def _added(
-    weight: MarkedWeight,
-    piece: MarkedRows,
-    values: Tensor,
-    metrics: _Metrics,
-    search: tuple[float, float],
-    depths: dict[int, Depth],
-) -> Tensor | None:
-    """What to add to the rows of one piece; the first round sets the depth of each group."""
-    part, vectors, block = piece.part, piece.vectors, weight.block
-    rows = vectors.picked(anchor_rows(values, part, block)).double()
-    numbers = piece.numbers
-    per_group = values.shape[0] // part.groups
-    mean_matters = part.centred or (weight.bias is None and not piece.has_norm_behind)
-    added = None
-    for group in sorted(set((numbers // per_group).tolist())):
-        own = (numbers // per_group == group).nonzero().flatten()
-        metric = metrics.of(not mean_matters, group)
-        some = rows[own], SignVectors(vectors.codes[own], vectors.offset - block.start)
-        bits, margin = piece.bits[own], piece.margin
-        if group in depths:
-            depth = depths[group]
-            found = cheapest_rows(*some, bits, margin, metric, depth, part.centred)
-        else:
-            # Later rounds only see to it that whole rows keep the margin.
-            share, first = search
-            found, depth = rows_at_share(*some, bits, margin, metric, share, part.centred, first)
-            depths[group] = depth._replace(used=False)
-        if found is not None:
-            added = torch.zeros_like(rows) if added is None else added
-            added[own] = found
-    return added
+    def turn(self) -> int:
+        """Turn the rows, and put right what moves along; how many bits that are."""
+        weight = self._weight
+        values, moments = weight.values, self._metrics.moments
+        groups = weight.rows[0].part.groups
+        if len(moments.second) != groups or not bool(torch.isfinite(moments.second).all()):
+            return 0
+        start = exact = values.cpu()
+        for _ in range(_ROUNDS):
+            moved = False
+            for number, piece in enumerate(weight.rows):
+                added = self._added(number, piece, exact)
+                if added is None:
+                    continue
+                moved = True
+                exact = added_to_rows(exact, piece.part, added, weight.block, piece.vectors.rows)
+            if not moved:
+                break
+        if exact is not start:
+            _put_right(weight, start, exact, self._metrics)
+            values.copy_(exact)
+        self.first = next((depth.level for depth in self._depths.values()), self.first)
+        return sum(piece.part.bits for piece in weight.rows)
+
+    def _added(self, number: int, piece: MarkedRows, values: Tensor) -> Tensor | None:
+        """What to add to the rows of one piece; the first round sets the depth of each group."""
+        part, vectors, block = piece.part, piece.vectors, self._weight.block
+        rows = vectors.picked(anchor_rows(values, part, block)).double()
+        per_group = values.shape[0] // part.groups
+        mean_matters = part.centred or (self._weight.bias is None and not piece.has_norm_behind)
+        added = None
+        for group in sorted(set((piece.numbers // per_group).tolist())):
+            own = (piece.numbers // per_group == group).nonzero().flatten()
+            metric = self._metrics.of(not mean_matters, group)
+            some = rows[own], SignVectors(vectors.codes[own], vectors.offset - block.start)
+            bits, margin, centred = piece.bits[own], piece.margin, part.centred
+            depth = self._depths.get((number, group))
+            if depth is None:
+                found, depth = rows_at_share(
+                    *some, bits, margin, metric, self._output_share, centred, self.first
+                )
+                # Later rounds only see to it that whole rows keep the margin.
+                self._depths[number, group] = depth._replace(used=False)
+            else:
+                found = cheapest_rows(*some, bits, margin, metric, depth, centred)
+            if found is not None:
+                added = torch.zeros_like(rows) if added is None else added
+                added[own] = found
+        return added
 
 
 def _put_right(weight: MarkedWeight, before: Tensor, after: Tensor, metrics: _Metrics) -> None:

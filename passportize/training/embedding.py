@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from passportize.config import OUTPUT_SHARE
 from passportize.errors import EmbeddingFailed, InvalidArgument
 from passportize.layers.computed import effective_weight, set_effective_weight, sources_of
 from passportize.layers.integrity import check_layers
@@ -28,7 +29,7 @@ from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
 from passportize.signature.rows import added_to_rows, anchor_rows
-from passportize.training.calibration import OUTPUT_SHARE, turn_by_output
+from passportize.training.calibration import turn_by_output
 from passportize.training.marked_rows import companions, rows_of_layers
 from passportize.utils.all_or_nothing import all_or_nothing
 from passportize.utils.progress import Progress

@@ -11,9 +11,9 @@ from torch import nn
 
 import passportize as pp
 from passportize.attacks import drown_weights, project_weights, unused_shares
+from passportize.config import OUTPUT_SHARE
 from passportize.errors import InvalidArgument
 from passportize.release.claim import claim_of
-from passportize.training.calibration import OUTPUT_SHARE
 from tests.support.small_protected import accuracy, images, protected
 
 PASSPORT = pp.Passport.generate(owner="Acme", secret=bytes(range(3, 35)))

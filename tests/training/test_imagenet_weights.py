@@ -21,7 +21,7 @@ from benchmarks.marking.pretrained import (
     seen,
 )
 from passportize.attacks import project_weights
-from passportize.training.calibration import OUTPUT_SHARE
+from passportize.config import OUTPUT_SHARE
 
 CALIBRATION = (
     ("sklearn", "datasets/images/flower.jpg"),
