@@ -5,6 +5,7 @@ python -m benchmarks.bench.attacks --budget cpu
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,13 +15,15 @@ from typing import Any
 from benchmarks.bench.accuracy import IMAGE_SETS
 from benchmarks.bench.attacking import attacked, means_of
 from benchmarks.bench.cases import Bench, Case, Trained, owner
-from benchmarks.bench.columns import Measured, Row, accepted, bits, least, mean
+from benchmarks.bench.columns import Measured, Row, accepted, bits, cases, least, mean
 from benchmarks.bench.plots import Plot
 from benchmarks.bench.table import Table, run
 from benchmarks.pages.markdown import table as markdown
+from benchmarks.pages.markdown import wrapped
 from passportize.attacks.attack import attack_names, find_attack
+from passportize.attacks.running import BREAKING_LOSS
 
-__all__ = ["TABLE", "summary", "variants"]
+__all__ = ["SHORT", "TABLE", "summary", "variants"]
 
 OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "fine-tune": tuple({"form": form} for form in ("FTLL", "FTAL", "RTLL", "RTAL")),
@@ -71,50 +74,85 @@ def _untouched(bench: Bench, case: Case, trained: Trained) -> dict[str, Any]:
 def summary(rows: Sequence[Row]) -> str:
     """One line for each attack, one column for each scheme: for visitors.
 
+    Where an attack was run with several options, each scheme is shown with those that serve it
+    worst: the owner refused or a forgery accepted in a model that is still worth something, and the
+    least bits otherwise.
+
     Args:
         rows: Of one set, network and norm.
     """
     done = [row for row in rows if not row.get("cannot")]
     schemes = list(dict.fromkeys(row["scheme"] for row in done))
-    body = []
-    for attack in dict.fromkeys(row["attack"] for row in done):
-        cells = []
-        for scheme in schemes:
-            own = [row for row in done if (row["attack"], row["scheme"]) == (attack, scheme)]
-            cells.append(_cell(own))
-        body.append([attack, *cells])
+    families: dict[str, dict[str, list[list[Row]]]] = {}
+    for (attack, scheme), own in cases(done, ["attack", "scheme"]).items():
+        family = families.setdefault(attack.partition(" ")[0], {})
+        family.setdefault(scheme, []).append(own)
+    body = [
+        [
+            attack,
+            *(
+                _cell(max(found[scheme], key=_harm)) if scheme in found else ""
+                for scheme in schemes
+            ),
+        ]
+        for attack, found in families.items()
+    ]
     return markdown(["attack", *(f"`{name}`" for name in schemes)], body) if body else ""
 
 
+def _harm(rows: Sequence[Row]) -> tuple[bool, bool, float]:
+    """How badly one attack serves a scheme, to be compared."""
+    kind = _kind(rows)
+    broken = any(row.get("broken") for row in rows)
+    strengths = [row[f"{kind}strength"] for row in rows if row.get(f"{kind}strength") is not None]
+    strength = statistics.fmean(strengths) if strengths else 0.0
+    if kind:
+        return broken, True, strength
+    worth = all(row.get("lost", 0.0) <= BREAKING_LOSS for row in rows)
+    # With plain models, which have no bits, the least accuracy is shown.
+    left = statistics.fmean(row["after"] for row in rows)
+    return broken, worth, -strength if strengths else -left
+
+
+def _kind(rows: Sequence[Row]) -> str:
+    return "forged_" if rows[0].get("kind") == "forgery" else ""
+
+
 def _cell(rows: Sequence[Row]) -> str:
-    """Accuracy, bits, strength and verdict: of the forged claim where the attack is to make one."""
-    if not rows:
-        return ""
-    forgery = rows[0].get("kind") == "forgery"
-    kind = "forged_" if forgery else ""
-    accuracy = mean("forged_accuracy" if forgery else "after", 1)(rows, rows)
-    text = f"{accuracy} %" if accuracy else ""
+    """Accuracy, bits and verdict: of the forged claim where the attack is to make one."""
+    kind = _kind(rows)
+    said = []
+    accuracy = mean("forged_accuracy" if kind else "after", 1)(rows, rows)
+    if accuracy:
+        said.append(f"{accuracy} %")
     if rows[0].get(f"{kind}total"):
         share = sum(100 * row[f"{kind}matched"] / row[f"{kind}total"] for row in rows) / len(rows)
-        weakest = min(row[f"{kind}strength"] for row in rows)
-        text += f"{', ' if text else ''}{share:.0f} % of bits, {weakest:.0f} bits strong"
-    verdict = accepted(f"{kind}accepted")(rows, rows)
-    if not verdict:
-        return text or "no claim"
-    said = f"{'forgery' if forgery else 'owner'} accepted {verdict}"
-    return f"{text}; " + (f"**{said}**" if any(row.get("broken") for row in rows) else said)
+        said.append(f"{share:.0f} % of bits")
+    verdicts = [row[f"{kind}accepted"] for row in rows if row.get(f"{kind}accepted") is not None]
+    broken = any(row.get("broken") for row in rows)
+    if verdicts:
+        some = "" if len(set(verdicts)) == 1 else f" {sum(verdicts)} of {len(verdicts)}"
+        verdict = f"{'forgery ' if kind else ''}{'accepted' if any(verdicts) else 'refused'}{some}"
+        said.append(f"**{verdict}**" if broken else verdict)
+    elif broken:
+        said.append("**nothing to read**")
+    elif kind:
+        said.append("no verdict" if said else "no claim")
+    return ", ".join(said)
 
 
 def _below(rows: Sequence[Row]) -> str:
     """The same for visitors; what could not be done, and why."""
     places = {(row["set"], row["network"], row["norm"]) for row in rows}
-    short = ""
-    if len(places) == 1:
-        short = (
-            "In short, accuracy of the attacked model or of the forged branch, bits, strength of "
-            "the weakest seed and verdict; bold where a scheme is broken:\n\n" + summary(rows)
-        )
+    short = f"{SHORT}\n\n{summary(rows)}" if len(places) == 1 else ""
     return "\n\n".join(part for part in (short, _undone(rows)) if part)
+
+
+SHORT = wrapped(
+    "For each attack: accuracy of the attacked model, share of the owner's bits and verdict on "
+    "their claim; of a forgery the same of the forged branch and claim. Of several options of an "
+    "attack the one that serves the scheme worst. Bold where a scheme is broken."
+)
 
 
 def _undone(rows: Sequence[Row]) -> str:

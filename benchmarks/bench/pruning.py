@@ -65,7 +65,9 @@ TABLE = Table(
     measure=measure,
     sets=IMAGE_SETS,
     plot=Plot(
-        "share", {"after": "accuracy of the pruned model (%)", "bits": "bits that match (%)"}
+        "share",
+        {"after": "accuracy of the pruned model (%)", "bits": "bits that match (%)"},
+        panels="scope",
     ),
 )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.paths import RESULTS, ROOT
+from benchmarks.pages.attacked import attacked
 from benchmarks.pages.headline import headline
 from benchmarks.pages.markdown import wrapped
 from benchmarks.pages.overview import covered, overview
@@ -54,13 +55,23 @@ def readme(text: str, records: dict[str, dict[str, Any]]) -> str:
     _, found, after = rest.partition(END)
     if not found:
         raise ValueError(f"no {BEGIN} with {END} behind it in the text")
-    written = f"{headline(records)}\n\n{wrapped(f'{covered()} {MORE}')}"
+    written = "\n\n".join(
+        [headline(records), wrapped(f"{covered()} {MORE}"), attacked(records["bench_attacks"])]
+    )
     return f"{before}{BEGIN}\n{written}\n{END}{after}"
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """The records that the two files are written from."""
+    return {
+        name: json.loads((RESULTS / f"{name}.json").read_text())
+        for name in (*SECTIONS, "bench_attacks")
+    }
 
 
 def pages() -> dict[Path, str]:
     """What each of the two files has to hold."""
-    records = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in SECTIONS}
+    records = results()
     return {PAGE: page(records), README: readme(README.read_text(), records)}
 
 

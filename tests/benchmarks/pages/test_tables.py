@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.common.paths import RESULTS
 from benchmarks.pages import tables
 from benchmarks.pages.headline import headline
 from benchmarks.pages.markdown import table, wrapped
 
-RECORDS = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in tables.SECTIONS}
+RECORDS = tables.results()
 
 
 def test_both_are_up_to_date() -> None:
