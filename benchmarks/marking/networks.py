@@ -29,7 +29,17 @@ from passportize.data.kicad import KiCadShapes
 from passportize.data.parts import Part
 from passportize.demo.recipe import accuracy
 
-__all__ = ["NETWORKS", "Network", "Sets", "fashion", "solids", "train", "trained"]
+__all__ = [
+    "NETWORKS",
+    "Network",
+    "Sets",
+    "fashion",
+    "kept_at",
+    "smoothed",
+    "solids",
+    "train",
+    "trained",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -56,59 +66,6 @@ class Sets:
         """Inputs of the owner, evenly spread."""
         inputs = self.owner[0]
         return inputs[:: max(1, len(inputs) // CALIBRATION)][:CALIBRATION]
-
-
-@dataclass(frozen=True)
-class Network:
-    """How one is made and trained.
-
-    Attributes:
-        make: It, untrained.
-        rate: The highest of the cycle.
-        epochs: Passes over the owner's part.
-        batch: Inputs per step.
-        change: What is done to the inputs of a step.
-    """
-
-    make: Callable[[], nn.Module]
-    rate: float
-    epochs: int = 3
-    batch: int = 100
-    change: Callable[[Tensor, torch.Generator], Tensor] = lambda inputs, generator: inputs
-
-
-def _resnet() -> nn.Module:
-    model: nn.Module = timm.create_model(
-        "resnet18", num_classes=10, in_chans=1, channels=(32, 64, 128, 256), stem_width=32
-    )
-    model.maxpool = nn.Identity()
-    return model
-
-
-def _convnext() -> nn.Module:
-    model = ConvNeXt(
-        in_chans=1, num_classes=10, depths=(2, 2, 4, 2), dims=(64, 128, 256, 512), patch_size=4
-    )
-    # 32 pixels, so that one is left for the last stage.
-    return nn.Sequential(nn.ZeroPad2d(2), model)
-
-
-def _vit() -> nn.Module:
-    model: nn.Module = timm.create_model(
-        "vit_tiny_patch16_224", num_classes=10, in_chans=1, img_size=28, patch_size=7, depth=4
-    )
-    return model
-
-
-NETWORKS: dict[str, Network] = {
-    "resnet18, half width": Network(_resnet, 3e-3),
-    "convnext": Network(_convnext, 3e-3),
-    "vit, depth 4": Network(_vit, 2e-3),
-    "pointnet": Network(lambda: PointNet(SOLIDS, width=512), 2e-3, 60, 32, shaken),
-}
-
-SOLIDS = 29
-"""Classes of KiCad's solids."""
 
 
 @functools.cache
@@ -150,10 +107,70 @@ def solids(root: str | None) -> Sets:
     )
 
 
+@dataclass(frozen=True)
+class Network:
+    """How one is made and trained.
+
+    Attributes:
+        make: It, untrained.
+        rate: The highest of the cycle.
+        epochs: Passes over the owner's part.
+        batch: Inputs per step.
+        change: What is done to the inputs of a step.
+        sets: Its data; given what :func:`solids` takes.
+    """
+
+    make: Callable[[], nn.Module]
+    rate: float
+    epochs: int = 3
+    batch: int = 100
+    change: Callable[[Tensor, torch.Generator], Tensor] = lambda inputs, generator: inputs
+    sets: Callable[[str | None], Sets] = lambda root: fashion()
+
+
+def _resnet() -> nn.Module:
+    model: nn.Module = timm.create_model(
+        "resnet18", num_classes=10, in_chans=1, channels=(32, 64, 128, 256), stem_width=32
+    )
+    model.maxpool = nn.Identity()
+    return model
+
+
+def _convnext() -> nn.Module:
+    model = ConvNeXt(
+        in_chans=1, num_classes=10, depths=(2, 2, 4, 2), dims=(64, 128, 256, 512), patch_size=4
+    )
+    # 32 pixels, so that one is left for the last stage.
+    return nn.Sequential(nn.ZeroPad2d(2), model)
+
+
+def _vit() -> nn.Module:
+    model: nn.Module = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=10, in_chans=1, img_size=28, patch_size=7, depth=4
+    )
+    return model
+
+
+NETWORKS: dict[str, Network] = {
+    "resnet18, half width": Network(_resnet, 3e-3),
+    "convnext": Network(_convnext, 3e-3),
+    "vit, depth 4": Network(_vit, 2e-3),
+    "pointnet": Network(lambda: PointNet(SOLIDS, width=512), 2e-3, 60, 32, shaken, solids),
+}
+
+SOLIDS = 29
+"""Classes of KiCad's solids."""
+
+
+def kept_at(folder: Path, name: str, seed: int, how: str = "") -> Path:
+    """Where the weights of a trained network are kept."""
+    return folder / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}{how}.safetensors"
+
+
 def trained(name: str, seed: int, sets: Sets, folder: Path) -> tuple[nn.Module, float]:
     """A trained network and the seconds of processor time that its training took."""
     network = NETWORKS[name]
-    kept = folder / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}.safetensors"
+    kept = kept_at(folder, name, seed)
     note = kept.with_suffix(".json")
     torch.manual_seed(seed)
     model = network.make()
@@ -170,8 +187,28 @@ def trained(name: str, seed: int, sets: Sets, folder: Path) -> tuple[nn.Module, 
     return model.eval(), seconds
 
 
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Of a model, inputs and labels."""
+
+
+def plain_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy with smoothed labels."""
+    return smoothed(model(inputs), labels)
+
+
+def smoothed(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The criterion of all trainings here."""
+    return nn.functional.cross_entropy(outputs, labels, label_smoothing=0.05)
+
+
 def train(
-    model: nn.Module, network: Network, part: Part, epochs: int, rate: float, seed: int
+    model: nn.Module,
+    network: Network,
+    part: Part,
+    epochs: int,
+    rate: float,
+    seed: int,
+    loss: Loss = plain_loss,
 ) -> None:
     """One cycle of AdamW, in place.
 
@@ -182,6 +219,7 @@ def train(
         epochs: Passes over it.
         rate: The highest of the cycle.
         seed: Of the order.
+        loss: What is made small.
     """
     inputs, labels = part
     generator = torch.Generator().manual_seed(seed)
@@ -193,10 +231,9 @@ def train(
         for batch in torch.randperm(len(labels), generator=generator).split(network.batch):
             if len(batch) < network.batch:
                 continue
-            outputs = model(network.change(inputs[batch], generator))
-            loss = nn.functional.cross_entropy(outputs, labels[batch], label_smoothing=0.05)
+            value = loss(model, network.change(inputs[batch], generator), labels[batch])
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()

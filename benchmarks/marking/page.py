@@ -26,6 +26,7 @@ def page() -> str:
     parts = ["# Marking trained models", "Written by `python -m benchmarks.marking.page`."]
     parts += _pretrained()
     parts += _trained()
+    parts += _trained_in()
     parts += _collusion()
     return "\n\n".join(parts) + "\n"
 
@@ -125,6 +126,25 @@ def _trained() -> list[str]:
 
 
 PICTURE = "![the same as a picture]({})"
+
+
+def _trained_in() -> list[str]:
+    rows = _numbers(read_rows(RESULTS / "marking_trained_in.csv"))
+    if not rows:
+        return []
+    body = []
+    for (network, thief), own in cases(rows, ("network", "thief")).items():
+        body.append((network, thief, len(own), *_figures(own, rows), accepted()(own, rows)))
+    return [
+        "## The same networks with the mark trained in",
+        wrapped(
+            "`python -m benchmarks.marking.trained_in`: trained with `PassportConfig.signature()` "
+            "from the same start on the same batches, every row with a bit. The same thieves; "
+            "lost: points against the network trained without. 'Drowned deep' is noise where the "
+            "inputs have a ten-thousandth of their mean size."
+        ),
+        table(("network", "thief", "seeds", *FIGURES, "accepted"), body),
+    ]
 
 
 def _costs(rows: Sequence[Row]) -> str:

@@ -33,10 +33,13 @@ def fit(shrink: float) -> Thief:
     return lambda model, inputs: _done(project_weights(model, inputs, energy=None, shrink=shrink))
 
 
-def drown(share: float) -> Thief:
-    """Noise where marks lie, so large a share of what each weight computes."""
+def drown(share: float, level: float = 0.3) -> Thief:
+    """Noise where inputs have the size of a level, so large a share of what each weight computes.
+
+    At the default level marks of trained models lie; far below it hardly any input is.
+    """
     return lambda model, inputs: _done(
-        drown_weights(model, inputs, share, generator=torch.Generator().manual_seed(7))
+        drown_weights(model, inputs, share, level, torch.Generator().manual_seed(7))
     )
 
 
@@ -55,6 +58,8 @@ THIEVES: dict[str, Thief] = {
     "fitted anew, penalty 0.001": fit(1e-3),
     "drowned, 3 %": drown(0.03),
     "drowned, 10 %": drown(0.1),
+    "drowned deep, 0.03 %": drown(0.0003, 1e-4),
+    "drowned deep, 0.1 %": drown(0.001, 1e-4),
     "30 % pruned": lambda model, inputs: prune_weights(model, 0.3),
     "60 % pruned": lambda model, inputs: prune_weights(model, 0.6),
     "int8": lambda model, inputs: quantise_weights(model, 8),

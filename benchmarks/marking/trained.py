@@ -26,6 +26,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,8 +38,6 @@ from benchmarks.marking.networks import (
     NETWORKS,
     Network,
     Sets,
-    fashion,
-    solids,
     train,
     trained,
 )
@@ -48,7 +47,7 @@ from passportize.data.parts import Part
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
 
-__all__ = ["DEFAULT", "KINDS", "OUT"]
+__all__ = ["DEFAULT", "KINDS", "OUT", "stolen"]
 
 OUT = RESULTS / "marking_trained.csv"
 Setting = tuple[int, float, float]
@@ -75,6 +74,8 @@ KINDS = (
     "projected on 95 %",
     "drowned, 3 %",
     "drowned, 10 %",
+    "drowned deep, 0.03 %",
+    "drowned deep, 0.1 %",
     *FINE_TUNED,
     "60 % pruned",
     "int4",
@@ -109,30 +110,55 @@ def main() -> None:
         if not wanted:
             continue
         network = NETWORKS[name]
-        sets = solids(arguments.root) if name == "pointnet" else fashion()
+        sets = network.sets(arguments.root)
         plain, training = trained(name, seed, sets, arguments.folder)
         before = accuracy(plain, *sets.test)
         model, passport, claim, seconds = _marked(plain, seed, setting, sets)
         for kind in wanted:
-            suspect = copy.deepcopy(model)
-            steal(suspect, kind, network, sets.thief)
-            verdict = pp.verify(suspect, passport, claim)
-            after = accuracy(suspect, *sets.test)
             row = {
                 **dict(zip(CASE, (*case, kind), strict=True)),
-                "bits": verdict.total,
-                "matched": verdict.matched,
-                "strength": verdict.strength,
-                "accepted": verdict.accepted,
-                "plain": before,
-                "accuracy": after,
-                "lost": before - after,
+                **stolen(model, kind, network, sets, passport, claim, before),
                 "seconds": seconds,
                 "share_of_training": seconds / training,
             }
             append_row(arguments.out, row)
             done.add((*case, kind))
             logging.info("%s", row)
+
+
+def stolen(
+    model: nn.Module,
+    kind: str,
+    network: Network,
+    sets: Sets,
+    passport: pp.Passport,
+    claim: pp.Claim,
+    before: float,
+) -> dict[str, Any]:
+    """What is read in a copy after a thief, and how it does.
+
+    Args:
+        model: The marked network, as released.
+        kind: What the thief does.
+        network: How it was trained.
+        sets: The thief's part, and the test part.
+        passport: The owner's.
+        claim: The owner's.
+        before: Accuracy of the same network without a mark, in percent.
+    """
+    suspect = copy.deepcopy(model)
+    steal(suspect, kind, network, sets.thief)
+    verdict = pp.verify(suspect, passport, claim)
+    after = accuracy(suspect, *sets.test)
+    return {
+        "bits": verdict.total,
+        "matched": verdict.matched,
+        "strength": verdict.strength,
+        "accepted": verdict.accepted,
+        "plain": before,
+        "accuracy": after,
+        "lost": before - after,
+    }
 
 
 CASE = ("network", "seed", "asked", "margin", "share", "thief")

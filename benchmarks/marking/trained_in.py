@@ -1,0 +1,93 @@
+"""What outlives a thief with inputs where the mark was trained in, not put in afterwards.
+
+Question: the networks of `benchmarks.marking.trained`, trained with `PassportConfig.signature()` on
+the same data with the same recipe: how many points does that cost, and what is left after the same
+thieves, those with noise where inputs hardly are above all?
+
+    apt-get install dataset-fashion-mnist
+    python -m benchmarks.marking.trained_in --folder NETWORKS
+
+trains each network with and without the mark (those without are shared with
+`benchmarks.marking.trained`) and adds rows as they come; one that is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import passportize as pp
+from benchmarks.common.csv_rows import append_row, read_rows
+from benchmarks.common.paths import RESULTS
+from benchmarks.marking.networks import NETWORKS, Sets, kept_at, smoothed, train, trained
+from benchmarks.marking.trained import KINDS, stolen
+from passportize.demo.recipe import accuracy
+from passportize.release.claim import claim_of
+
+__all__ = ["OUT"]
+
+OUT = RESULTS / "marking_trained_in.csv"
+CASE = ("network", "seed", "thief")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="of trained networks")
+    parser.add_argument("--root", help="KiCad's package or its unpacked folder")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    done = {tuple(row[name] for name in CASE) for row in read_rows(arguments.out)}
+    for name in arguments.networks:
+        for seed in range(arguments.seeds):
+            wanted = [kind for kind in KINDS if (name, str(seed), kind) not in done]
+            if not wanted:
+                continue
+            network = NETWORKS[name]
+            sets = network.sets(arguments.root)
+            before = accuracy(trained(name, seed, sets, arguments.folder)[0], *sets.test)
+            model, passport, claim = _trained_in(name, seed, sets, arguments.folder)
+            for kind in wanted:
+                left = stolen(model, kind, network, sets, passport, claim, before)
+                row = {**dict(zip(CASE, (name, str(seed), kind), strict=True)), **left}
+                append_row(arguments.out, row)
+                logging.info("%s", row)
+
+
+def _trained_in(
+    name: str, seed: int, sets: Sets, folder: Path
+) -> tuple[nn.Module, pp.Passport, pp.Claim]:
+    """A network that was trained with a signature, from the same start on the same batches."""
+    network = NETWORKS[name]
+    passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
+    torch.manual_seed(seed)
+    config = pp.PassportConfig.signature()
+    model = pp.passportize(network.make(), passport, config=config, example_inputs=sets.test[0][:2])
+    pp.embed_signature(model)
+    kept = kept_at(folder, name, seed, "_signature")
+    if kept.exists():
+        model.load_state_dict(load_file(kept))
+        model.eval()
+    else:
+        train(model, network, sets.owner, network.epochs, network.rate, seed, _loss)
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, kept)
+    claim = claim_of(model)
+    return pp.unpassportize(model), passport, claim
+
+
+def _loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return pp.joint_loss(model, inputs, labels, smoothed).total
+
+
+if __name__ == "__main__":
+    main()
