@@ -52,13 +52,14 @@ def find_bundles(axes: Sequence[Axis], moving: Tensor) -> Bundles:
         axes: The axes of a model.
         moving: Class of atoms that move together.
     """
-    found: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
+    # Tuples, because the garbage collector looks at every list again and again.
+    found: dict[int, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
     for number, axis in enumerate(axes):
         entries: dict[int, list[int]] = defaultdict(list)
         for entry, bundle in enumerate(moving[axis.atoms].tolist()):
             entries[bundle].append(entry)
         for bundle, places in entries.items():
-            found[bundle].append((number, places))
+            found[bundle].append((number, tuple(places)))
     found.pop(int(moving[FIXED]), None)
 
     def moves(bundle: int) -> bool:
