@@ -155,9 +155,10 @@ def correlations(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Te
         return result.clamp(-1, 1), entries
     mask = chosen.to(own.dtype)
     masked = own * mask
-    sizes = masked.square().sum(1, keepdim=True) * (mask @ other.square().t())
-    result = masked @ other.t() / sizes.sqrt().clamp_min(1e-30)
-    return result.clamp(-1, 1), mask.sum(1, keepdim=True)
+    sizes = (mask @ other.square().t()).mul_(masked.square().sum(1, keepdim=True))
+    # In place, because fresh memory for a table of all pairs takes as long as what is computed.
+    result = (masked @ other.t()).div_(sizes.sqrt_().clamp_min_(1e-30))
+    return result.clamp_(-1, 1), mask.sum(1, keepdim=True)
 
 
 def some_columns(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
