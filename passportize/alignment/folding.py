@@ -56,9 +56,10 @@ class Folded:
             if kind is MatrixKind.CENTRED:
                 turned = part.movedim(axis.dim, 0)
                 flat = side.places.reshape(-1)
-                chosen = turned[flat].reshape(*side.places.shape, *turned.shape[1:])
-                centred = chosen - chosen.mean(1, keepdim=True)
-                turned[flat] = centred.reshape(-1, *turned.shape[1:])
+                chosen = turned.index_select(0, flat)
+                bundles = chosen.view(*side.places.shape, *turned.shape[1:])
+                bundles -= bundles.mean(1, keepdim=True)
+                turned.index_copy_(0, flat, chosen)
         return result
 
     def unfold(self, name: str, tensor: Tensor) -> Tensor:

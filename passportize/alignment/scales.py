@@ -142,14 +142,16 @@ class ChannelScales:
         for axis in self._tied.axes:
             makes = axis.step == step and axis.role in _MAKING
             reads = late and axis.role == "columns"
+            if not (makes or reads):
+                continue
             classes = self._tied.scales[axis.atoms]
-            if not (makes or reads) or not bool(made[classes].any()):
+            if not bool(made[classes].any()):
                 continue
             # Every group of a layer has axes of its own on the same tensor.
             if axis.tensor not in both:
                 own, other = matched(axis.tensor)
                 fitted = self._held_out.fitted(axis.tensor)
-                both = {axis.tensor: own.double() * other.double() * fitted}
+                both = {axis.tensor: (own * fitted).double().mul_(other)}
             dots = (
                 axis.of(both[axis.tensor]).movedim(axis.dim, 0).reshape(len(axis.atoms), -1).sum(1)
             )
@@ -181,7 +183,8 @@ class ChannelScales:
                 continue
             if axis.role == "rows" and axis.tensor in columns:
                 if axis.tensor not in measured:
-                    measured = {axis.tensor: tensors(axis.tensor).detach().double().cpu().clone()}
+                    whole = tensors(axis.tensor).detach()
+                    measured = {axis.tensor: whole.to("cpu", torch.float64, copy=True)}
                     for other in columns[axis.tensor]:
                         known = self._tied.scales[other.atoms]
                         sizes = squares[known].sqrt()
