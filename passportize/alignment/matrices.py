@@ -16,10 +16,13 @@ from torch import Tensor
 
 from passportize.alignment.spaces import MatrixKind
 
-__all__ = ["Pair", "find_matrices", "inverse_of"]
+__all__ = ["Pair", "explain", "find_matrices", "inverse_of"]
 
 _RIDGE = 1e-6
 _SMALLEST = 1e-4
+
+_EXACT = 1e-4
+"""Share of a side that rounding may leave unexplained."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,32 +57,43 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
             weight = 1.0 / (own if pair.writes else other).square().mean().clamp_min(1e-30)
         else:
             weight = 1.0 / (own.square().mean() * other.square().mean()).sqrt().clamp_min(1e-30)
-        products += weight * other @ own.transpose(1, 2)
+        products += weight * (other @ own.mT)
         if pair.writes:
-            before += weight * own @ own.transpose(1, 2)
+            before += weight * (own @ own.mT)
         else:
-            after += weight * other @ other.transpose(1, 2)
+            after += weight * (other @ other.mT)
     # Numbers at the end of their range leave nothing to be found.
     products, before, after = (part.nan_to_num(0.0, 0.0, 0.0) for part in (products, before, after))
     if kind is not MatrixKind.LINEAR:
         left, _, right = torch.linalg.svd(products)
         rotations: Tensor = left @ right
         return _keeping_ones(rotations) if kind is MatrixKind.CENTRED else rotations
-    found = [_solved(*block) for block in zip(before, after, products, strict=True)]
-    return torch.stack(found).nan_to_num(0.0, 0.0, 0.0)
+    return _solved(before, after, products).nan_to_num(0.0, 0.0, 0.0)
+
+
+def explain(matrices: Tensor, pairs: Sequence[Pair]) -> bool:
+    """Whether matrices turn the one model into the other everywhere, but for rounding."""
+    for pair in pairs:
+        if pair.writes:
+            wanted, found = pair.other, matrices.to(pair.own) @ pair.own
+        else:
+            wanted, found = pair.own, matrices.mT.to(pair.other) @ pair.other
+        if not bool((wanted - found).norm() < _EXACT * wanted.norm()):
+            return False
+    return True
 
 
 def _solved(before: Tensor, after: Tensor, products: Tensor) -> Tensor:
-    size = len(products)
-    trace = before.trace() + after.trace()
-    before = before + torch.eye(size, dtype=torch.float64) * trace / size * _RIDGE
-    if not bool(after.any()):
-        solution: Tensor = torch.linalg.solve(before, products, left=False)
-        return solution
-    # Here, because importing scipy takes longer than the rest of passportize together.
-    from scipy.linalg import solve_sylvester
+    """The ``M`` with ``M before + after M = products``, where both are symmetric.
 
-    return torch.from_numpy(solve_sylvester(after.numpy(), before.numpy(), products.numpy()))
+    In the bases of their eigenvectors every entry of ``M`` has an equation of its own.
+    """
+    ridge = _RIDGE * (before + after).diagonal(dim1=1, dim2=2).mean(1)
+    of_before, right = torch.linalg.eigh(before)
+    of_after, left = torch.linalg.eigh(after)
+    sums = of_after[:, :, None] + of_before[:, None, :] + ridge[:, None, None]
+    solution: Tensor = left @ (left.mT @ products @ right / sums) @ right.mT
+    return solution
 
 
 def _keeping_ones(rotations: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from passportize.alignment.attention_heads import match_heads
-from passportize.alignment.matrices import Pair, find_matrices, inverse_of
+from passportize.alignment.matrices import Pair, explain, find_matrices, inverse_of
 from passportize.alignment.spaces import MatrixKind
 
 
@@ -88,6 +88,15 @@ def test_more_of_it_helps_against_noise() -> None:
         )
     ]
     assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("kind", list(MatrixKind))
+def test_only_what_is_exact_needs_no_second_look(kind: MatrixKind) -> None:
+    exact, noisy = pairs_of(TRUE[kind], kind), pairs_of(TRUE[kind], kind, noise=1e-3)
+    found = find_matrices(kind, exact)
+    assert explain(found, exact)
+    assert not explain(found, [exact[0], noisy[1]])
+    assert not explain(find_matrices(kind, noisy), noisy)
 
 
 def test_heads_are_known_by_products_and_subspaces() -> None:
