@@ -92,7 +92,7 @@ def match_heads(first: Features, second: Features | None) -> Tensor:
 
     found = product(own_first, other_first, own_second, other_second)
     lengths = [
-        product(a, a, b, b).diagonal().clamp_min(1e-30).sqrt()
+        (a @ a.mT * (b @ b.mT)).sum((1, 2)).clamp_min(1e-30).sqrt()
         for a, b in ((own_first, own_second), (other_first, other_second))
     ]
     return (found / (lengths[0][:, None] * lengths[1][None, :])).float()

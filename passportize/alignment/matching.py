@@ -21,6 +21,9 @@ _Measure: TypeAlias = Callable[[int, Tensor, int, int], Tensor | None]
 _OBVIOUS = 8.0
 """Nats by which a channel's best match leads, from where on no assignment has to be computed."""
 
+_OBVIOUS_HEADS = 0.5
+"""The same for heads, whose likeness is 1 for copies of each part and about 0 for others."""
+
 
 class Matching:
     """Finds the places of a unit's bundles in a suspect, by what is undone so far.
@@ -66,7 +69,10 @@ class Matching:
 
         unit, size = self._tied.units[number], self._sizes[number]
         score = self._heads_score(number - self._before)
-        if score is None:
+        if score is not None:
+            if (order := self._settle(number, score, _OBVIOUS_HEADS)) is not None:
+                return order
+        else:
             score = torch.zeros(unit.size, unit.size)
             seen = False
             plain = []
@@ -80,13 +86,11 @@ class Matching:
                     gain = self._gain(self._likeness, number, axis, places)
                     if gain is not None:
                         # Rows whose squares overflow resemble nothing.
-                        score += gain.nan_to_num(0.0)
+                        score += gain.nan_to_num_(0.0)
                         seen = True
-            whole = self._present[number] == unit.size
-            order = _obvious(score[:size]) if seen and whole else None
-            if order is not None:
-                self.settled.add(number)
-                return _completed(order, unit.size)
+                        # One weight tells all of a copy; what the others say need not be known.
+                        if (order := self._settle(number, score, _OBVIOUS)) is not None:
+                            return order
             for axis, places in plain:
                 gain = self._gain(self._nearness, number, axis, places)
                 if gain is not None:
@@ -98,6 +102,15 @@ class Matching:
         score[:, self._present[number] :] = 0.0
         wanted = score[:size].numpy()
         order = torch.from_numpy(linear_sum_assignment(wanted, maximize=True)[1])
+        return _completed(order, unit.size)
+
+    def _settle(self, number: int, score: Tensor, lead: float) -> Tensor | None:
+        """The order of a unit, if it is obvious; then it is not looked for again."""
+        unit, size = self._tied.units[number], self._sizes[number]
+        order = _obvious(score[:size], lead) if self._present[number] == unit.size else None
+        if order is None:
+            return None
+        self.settled.add(number)
         return _completed(order, unit.size)
 
     def _gain(self, measure: _Measure, number: int, axis: int, places: Tensor) -> Tensor | None:
@@ -154,7 +167,8 @@ class Matching:
             chosen = chosen & others.any(0)
         rows, others, chosen = some_columns(rows, others, chosen)
         likeness, entries = correlations(rows, others, chosen)
-        return -0.5 * entries * torch.log1p(-likeness.square().clamp_max(1 - 1e-6))
+        left = likeness.square_().clamp_max_(1 - 1e-6).neg_()
+        return left.log1p_().mul_(-0.5 * entries)
 
     def _nearness(self, number: int, places: Tensor, placed: int, size: int) -> Tensor | None:
         """The same for a number that each channel has; None where all have the same."""
@@ -180,12 +194,12 @@ def _completed(order: Tensor, size: int) -> Tensor:
     return torch.cat([order, left.nonzero()[:, 0]])
 
 
-def _obvious(score: Tensor) -> Tensor | None:
-    """The best match of every channel, where all lead clearly and no two are the same."""
+def _obvious(score: Tensor, lead: float) -> Tensor | None:
+    """The best match of every channel, where all lead by so much and no two are the same."""
     if score.shape[1] < 2:
         return None
     best, at = score.topk(2, dim=1)
     order: Tensor = at[:, 0]
-    if float((best[:, 0] - best[:, 1]).min()) < _OBVIOUS or len(torch.unique(order)) < len(order):
+    if float((best[:, 0] - best[:, 1]).min()) < lead or len(torch.unique(order)) < len(order):
         return None
     return order
