@@ -175,10 +175,11 @@ def _beyond(rows: Tensor, past: Tensor) -> Tensor:
 
 def _held_out(own: Tensor, other: Tensor, fitted: Tensor) -> Tensor:
     """Correlation over what was kept out, with the sign of what was fitted."""
-    own, other, chosen = some_columns(own, other, fitted)
     own, other = own.float(), other.float()
-    opposite = (own * chosen) @ other.t() < 0
-    found = correlations(own, other, ~chosen)[0]
+    mine, others, chosen = some_columns(own, other, fitted)
+    opposite = (mine * chosen) @ others.t() < 0
+    # Columns of very wide layers are picked anew: those above may all have been fitted.
+    found = correlations(*some_columns(own, other, ~fitted))[0]
     return torch.where(opposite, -found, found)
 
 

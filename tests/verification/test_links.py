@@ -7,12 +7,14 @@ import functools
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import passportize as pp
 from passportize.alignment.alignment import align
 from passportize.alignment.held_out import fitting_entries
 from passportize.alignment.tied_channels import find_tied_channels
+from passportize.attacks.disguise import disguise
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
 from passportize.layers.model import switch_of
@@ -199,3 +201,33 @@ def test_a_strangers_bits_are_at_chance_on_entries_that_were_not_looked_at() -> 
     deviation = (total / 4) ** 0.5
     assert abs(found["kept"] - total / 2) < 3.5 * deviation
     assert found["looked at"] > total / 2 + 4 * deviation
+
+
+# --- very long rows ------------------------------------------------------------------------------
+
+
+def _transformer(seed: int) -> nn.Module:
+    """Its hidden layers are so wide that likeness is measured on some of their columns alone."""
+    torch.manual_seed(seed)
+    return VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=48, depth=2, num_heads=4, mlp_ratio=44, num_classes=4
+    )
+
+
+def test_layers_of_more_than_two_thousand_inputs_keep_enough_to_be_compared() -> None:
+    """Where all rows share the columns that an alignment looked at, others have to be compared."""
+    x = torch.randn(2, 3, 16, 16)
+    config = pp.PassportConfig.signature()
+    model = pp.passportize(_transformer(0), PASSPORT, config=config, example_inputs=x)
+    pp.embed_signature(model)
+    claim = claim_of(model)
+    switch_of(model).saved = True
+    released = pp.unpassportize(model).eval()
+    copied = copy.deepcopy(released)
+    disguise(copied, torch.Generator().manual_seed(1), example_inputs=x)
+    stranger = _transformer(1).eval()
+    for suspect, likeness in ((copied, 1.0), (stranger, 0.0)):
+        verdict = pp.verify(suspect, PASSPORT, claim, released=released, example_inputs=x)
+        assert verdict.accepted is (suspect is copied)
+        assert verdict.links is not None and verdict.links.similarity is not None
+        assert verdict.links.similarity.likeness == pytest.approx(likeness, abs=0.03)
