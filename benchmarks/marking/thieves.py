@@ -43,6 +43,16 @@ def drown(share: float, level: float = 0.3) -> Thief:
     )
 
 
+def in_turn(*thieves: Thief) -> Thief:
+    """One after the other."""
+
+    def steal(model: nn.Module, inputs: Sequence[Tensor]) -> None:
+        for thief in thieves:
+            thief(model, inputs)
+
+    return steal
+
+
 def _done(names: list[str]) -> None:
     if not names:
         raise ValueError("no weight was changed")
@@ -60,6 +70,7 @@ THIEVES: dict[str, Thief] = {
     "drowned, 10 %": drown(0.1),
     "drowned deep, 0.03 %": drown(0.0003, 1e-4),
     "drowned deep, 0.1 %": drown(0.001, 1e-4),
+    "projected on 97 %, drowned deep": in_turn(project(0.97), drown(0.0003, 1e-4)),
     "30 % pruned": lambda model, inputs: prune_weights(model, 0.3),
     "60 % pruned": lambda model, inputs: prune_weights(model, 0.6),
     "int8": lambda model, inputs: quantise_weights(model, 8),

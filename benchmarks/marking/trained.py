@@ -76,6 +76,7 @@ KINDS = (
     "drowned, 10 %",
     "drowned deep, 0.03 %",
     "drowned deep, 0.1 %",
+    "projected on 97 %, drowned deep",
     *FINE_TUNED,
     "60 % pruned",
     "int4",

@@ -187,6 +187,12 @@ def _moments(model: nn.Module, inputs: Iterable[Any], shortest_row: int) -> dict
         for batch in inputs:
             call_model(model, moved_inputs(inputs_of(batch), place))
         found = mode.moments
+    for name, moments in found.items():
+        if not bool(torch.isfinite(moments.second).all()):
+            raise InvalidArgument(
+                f"the inputs of {name} are not finite in evaluation mode, so what they use cannot "
+                "be told; look at the batches, and at the model's outputs on them"
+            )
     return {name: found[name] for name in weights if name in found}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -104,6 +105,30 @@ def test_noise_makes_what_it_should_of_the_outputs() -> None:
             drown_weights(model, [x], share)
 
 
+def test_noise_where_no_input_is_leaves_a_mark_in_a_network_that_uses_all_it_has() -> None:
+    model, claim = marked(OUTPUT_SHARE)
+    inputs = images("train")[0][256:512].split(64)
+    assert drown_weights(model, inputs, 3e-4, 1e-4, torch.Generator().manual_seed(0))
+    assert pp.verify(model, PASSPORT, claim).strength > 120
+
+
+def test_noise_where_no_input_is_takes_any_mark_from_a_layer_that_uses_little() -> None:
+    """It costs the thief nothing, also where the mark was not put in by inputs: a known limit."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 8) @ torch.randn(8, 96) + 0.01 * torch.randn(400, 96)
+    model = nn.Sequential(nn.Linear(96, 160), nn.BatchNorm1d(160), nn.ReLU(), nn.Linear(160, 4))
+    config = pp.PassportConfig.signature()
+    model = pp.passportize(model, PASSPORT, config=config, example_inputs=x[:4])
+    pp.embed_signature(model)
+    claim = claim_of(model)
+    model = pp.unpassportize(model).eval()
+    before = model(x).detach()
+    assert pp.verify(model, PASSPORT, claim).strength > 120
+    assert drown_weights(model, [x], 1e-3, 1e-5, torch.Generator().manual_seed(1))
+    assert (model(x).detach() - before).square().mean() < 5e-3 * before.var()
+    assert pp.verify(model, PASSPORT, claim).strength < 20
+
+
 def test_rows_that_lie_where_inputs_are_small_are_seen() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(500, 80) @ torch.diag(torch.logspace(0, -3, 80))
@@ -128,3 +153,12 @@ def test_rows_that_lie_where_inputs_are_small_are_seen() -> None:
 def test_what_makes_no_sense(settings: dict[str, float | None]) -> None:
     with pytest.raises(InvalidArgument):
         project_weights(nn.Linear(3, 3), [torch.zeros(2, 3)], **settings)
+
+
+@pytest.mark.parametrize("attack", [project_weights, drown_weights, unused_shares])
+def test_inputs_that_are_not_finite_are_refused(attack: Callable[..., Any]) -> None:
+    model = nn.Sequential(nn.Linear(64, 8))
+    before = model[0].weight.detach().clone()
+    with pytest.raises(InvalidArgument, match=r"0\.weight are not finite"):
+        attack(model, [torch.full((2, 64), float("inf"))])
+    assert torch.equal(model[0].weight, before)

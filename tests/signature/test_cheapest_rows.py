@@ -221,3 +221,10 @@ def test_inputs_that_are_all_zero_price_every_change_alike() -> None:
     rows, vectors, bits = drawn(8, 40, 7)
     added, _ = rows_at_share(rows, vectors, bits, 0.5, Metric(torch.zeros(40, 40).double()), 0.01)
     assert added is not None and bool(torch.isfinite(added).all())
+
+
+def test_a_level_that_drowns_in_rounding_is_raised() -> None:
+    moment = torch.diag(torch.tensor([4.0, 1.0, -1e-9, 1e-9], dtype=torch.float64))
+    directed, used = Metric(moment).parts(torch.eye(4).double(), 1e-12)
+    assert bool(torch.isfinite(directed).all())
+    assert float(used[0, 0]) == pytest.approx(1, abs=1e-6)
