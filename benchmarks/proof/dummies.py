@@ -1,11 +1,13 @@
 """Channels that a thief adds, taken out again with the released weights.
 
 The three kinds of "Rethinking White-Box Watermarks on Deep Learning Models under Neural Structural
-Obfuscation" (USENIX Security 2023), at three shares of the channels that are there; all three at
-once below the full disguise of ``symmetries``; the same with int8 on top, and with noise of 30 % of
-every row below (beside the same without dummies) and on top; and a stranger of the same
-architecture that was widened likewise. Models are small ones, drawn at random and marked in closed
-form as there.
+Obfuscation" (USENIX Security 2023), at four shares of the channels that are there, alone and all
+three one after the other; these below permutations and positive scales, as published, and below the
+full disguise of ``symmetries``; and a stranger of the same architecture that was widened likewise.
+On small models also the same with int8 on top, and with noise of 30 % of every row below (beside
+the same without dummies) and on top. Models are drawn at random and marked in closed form as there.
+Beside it, what an aligner recovers that knows permutations and scales only
+(:mod:`benchmarks.proof.permutation_aligner`).
 
     python -m benchmarks.proof.dummies     # resumes; writes results/dummies.json and .md
     python -m benchmarks.proof.dummies --models resnet
@@ -16,9 +18,11 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -27,15 +31,19 @@ from timm.models.densenet import DenseNet
 from timm.models.inception_v3 import InceptionA
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
 from benchmarks.common.records import earlier_rows, heading, write_record
-from benchmarks.proof.symmetries import NOISE, OWNER, as_trained, judge
+from benchmarks.proof.dummies_page import page
+from benchmarks.proof.permutation_aligner import read_by_permutation
+from benchmarks.proof.symmetries import NOISE, OWNER, as_trained, judge, read_undisguised
 from passportize.attacks.disguise import disguise
 from passportize.attacks.dummy_neurons import VARIANTS, add_dummy_neurons
-from passportize.release.claim import claim_of
+from passportize.attacks.neuron_scale import scale_neurons
+from passportize.attacks.permutation import permute_channels
+from passportize.release.claim import Claim, claim_of
 from passportize.surgery.branches import take_out_branches
 from tests.support.widths import noised, rounded
 
@@ -52,7 +60,7 @@ def _inception() -> nn.Module:
     )
 
 
-SHARES = (0.05, 0.2, 0.5)
+SHARES = (0.05, 0.1, 0.2, 0.5)
 MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet": (
         lambda: ResNet(BasicBlock, (2, 2, 2, 2), num_classes=10, channels=(16, 32, 48, 64)),
@@ -68,104 +76,134 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "inception": (_inception, 32),
     "mobilenetv2_035": (lambda: timm.create_model("mobilenetv2_035", num_classes=10), 64),
 }
+"""Small models, and the size of the images that they are called with."""
+
+FULL_SIZE = {
+    "resnet18": 64,
+    "vit_small_patch16_224": 224,
+    "densenet121": 64,
+    "inception_v3": 96,
+}
+"""Models of timm as they are, called with images no larger than their weights want."""
+
+MODELS |= {
+    name: (functools.partial(timm.create_model, name, num_classes=10), size)
+    for name, size in FULL_SIZE.items()
+}
 
 
-def measure(name: str) -> dict[str, Any]:
-    """All suspects of one architecture."""
-    make, size = MODELS[name]
-    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
-    config = pp.PassportConfig.signature()
-    released = pp.passportize(as_trained(make, 0), OWNER, config=config, example_inputs=x)
-    pp.embed_signature(released)
-    claim = claim_of(released)
-    take_out_branches(released)
-    released.eval()
-    added: dict[str, int] = {}
+@dataclass(frozen=True)
+class Recipe:
+    """What a thief does, in this order.
 
-    def widened(which: str, model: nn.Module, *kinds: str, share: float = 0.2) -> nn.Module:
-        generator = torch.Generator().manual_seed(1)
-        counts = [add_dummy_neurons(model, kind, share, generator, x) for kind in kinds]
-        added[which] = sum(counts)
-        return model
+    Attributes:
+        stranger: Whether it is done to a model that owes nothing to the release.
+        noise: Whether noise comes first.
+        kinds: Dummy channels that are added.
+        share: How many of each kind, of the channels that are there by then.
+        hidden: What hides them.
+        last: What is done at the end.
+    """
 
-    def disguised(which: str, model: nn.Module, *kinds: str) -> nn.Module:
-        widened(which, model, *kinds)
-        disguise(model, torch.Generator().manual_seed(3), example_inputs=x)
-        return model
+    kinds: tuple[str, ...] = VARIANTS
+    share: float = 0.2
+    hidden: Literal["", "permuted, scaled", "disguised"] = ""
+    stranger: bool = False
+    noise: bool = False
+    last: Literal["", "int8", "noise"] = ""
 
-    def stolen() -> nn.Module:
-        return copy.deepcopy(released)
 
-    suspects: dict[str, Callable[[str], nn.Module]] = {
-        f"{kind}, {share}": functools.partial(
-            lambda which, kind, share: widened(which, stolen(), kind, share=share),
-            kind=kind,
-            share=share,
+ALL = Recipe()
+DISGUISED = Recipe(hidden="disguised")
+RECIPES: dict[str, Recipe] = {
+    "permuted, scaled, no dummies": Recipe(kinds=(), hidden="permuted, scaled"),
+    "disguised, no dummies": replace(DISGUISED, kinds=()),
+    **{f"{kind}, {share}": Recipe((kind,), share) for kind in VARIANTS for share in SHARES},
+    **{f"all, {share}": replace(ALL, share=share) for share in SHARES},
+    "all, permuted, scaled": Recipe(hidden="permuted, scaled"),
+    "all, disguised": DISGUISED,
+    "stranger, all, disguised": replace(DISGUISED, stranger=True),
+}
+WITH_DAMAGE: dict[str, Recipe] = {
+    "all, disguised, int8": replace(DISGUISED, last="int8"),
+    "noise, all, disguised": replace(DISGUISED, noise=True),
+    "noise, disguised, no dummies": replace(DISGUISED, noise=True, kinds=()),
+    "all, noise": replace(ALL, last="noise"),
+}
+"""More, for the small models alone."""
+
+
+def recipes_for(name: str) -> Mapping[str, Recipe]:
+    """What is measured of a model."""
+    return RECIPES if name in FULL_SIZE else {**RECIPES, **WITH_DAMAGE}
+
+
+class Release:
+    """One architecture, marked and released.
+
+    Args:
+        name: Of :data:`MODELS`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._make, size = MODELS[name]
+        self.example = torch.randn(2, 3, size, size, generator=_drawn(1))
+        self.model = pp.passportize(
+            as_trained(self._make, 0),
+            OWNER,
+            config=pp.PassportConfig.signature(),
+            example_inputs=self.example,
         )
-        for kind in VARIANTS
-        for share in SHARES
-    }
-    suspects |= {
-        "all, disguised": lambda which: disguised(which, stolen(), *VARIANTS),
-        "all, disguised, int8": lambda which: rounded(disguised(which, stolen(), *VARIANTS)),
-        "noise, all, disguised": lambda which: disguised(which, noised(stolen(), NOISE), *VARIANTS),
-        "noise, disguised, no dummies": lambda which: disguised(which, noised(stolen(), NOISE)),
-        "all, noise": lambda which: noised(widened(which, stolen(), *VARIANTS), NOISE),
-        "stranger, all, disguised": lambda which: disguised(which, as_trained(make, 7), *VARIANTS),
-    }
-    rows: dict[str, Any] = {}
-    for which, suspect in suspects.items():
-        model = suspect(which)
+        pp.embed_signature(self.model)
+        self.claim: Claim = claim_of(self.model)
+        take_out_branches(self.model)
+        self.model.eval()
+
+    def suspect(self, recipe: Recipe) -> tuple[nn.Module, int]:
+        """What a thief made, and how many channels were added."""
+        model = as_trained(self._make, 7) if recipe.stranger else copy.deepcopy(self.model)
+        x, generator = self.example, _drawn(1)
+        if recipe.noise:
+            noised(model, NOISE)
+        added = sum(
+            add_dummy_neurons(model, kind, recipe.share, generator, x) for kind in recipe.kinds
+        )
+        if recipe.hidden == "disguised":
+            disguise(model, _drawn(3), example_inputs=x)
+        elif recipe.hidden:
+            permute_channels(model, _drawn(3), example_inputs=x)
+            scale_neurons(model, _drawn(4), decades=1.0, example_inputs=x)
+        if recipe.last == "int8":
+            rounded(model)
+        elif recipe.last == "noise":
+            noised(model, NOISE)
+        return model, added
+
+    def measure(self, recipe: Recipe) -> dict[str, Any]:
+        """One row."""
+        model, added = self.suspect(recipe)
+        x, released, claim = self.example, self.model, self.claim
         with torch.no_grad():
-            before, after = released(x), model(x)
-        rows[which] = {
-            "added": added[which],
+            before: Tensor = released(x)
+            after: Tensor = model(x)
+        row = {
+            "added": added,
             "outputs": float((before - after).abs().max() / before.abs().max()),
             **judge(model, released, claim, x),
         }
-        print(name, which, rows[which], flush=True)
-    return {"parameters": sum(each.numel() for each in released.parameters()), "suspects": rows}
+        if row["accepted"] and "aligned" not in row:
+            # Enough tensors have the released shape; what an alignment gives is of interest still.
+            start = time.process_time()
+            row |= read_undisguised(model, released, claim, x)
+            row["seconds"] = round(row["seconds"] + time.process_time() - start, 1)
+        start = time.process_time()
+        row["baseline"] = read_by_permutation(model, released, claim, x)
+        row["baseline seconds"] = round(time.process_time() - start, 1)
+        return row
 
 
-def table(record: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = [
-        "# Dummy channels, taken out again",
-        "",
-        f"`{record['command']}`; {record['machine']}, torch {record['torch']}, timm "
-        f"{record['timm']}. Small models drawn at random and marked in closed form. Added: "
-        "channels that the attack has put in, at a share of those that are there (0.2 where none "
-        "is given). Outputs: largest difference to the release, relative to its largest output. "
-        "Plain: bits of the tensors that still have the released shape, as they stand, of all that "
-        "are there; "
-        "where these suffice nothing is aligned. Aligned: bits once dummies and disguise were "
-        "undone, on entries that no alignment looks at, of those that the undisguised release has "
-        f"there, of all. Noise is {NOISE:.0%} of every row, below the dummies or on top.",
-        "",
-        "| model | suspect | added | outputs | plain | accepted | aligned / same entries, of "
-        "| strength | likeness | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, model in record["models"].items():
-        for which, row in model["suspects"].items():
-            aligned = strength = likeness = ""
-            if "aligned" in row:
-                aligned = f"{row['aligned']} / {row['same entries']}, {row['read']}"
-                strength, likeness = str(row["strength"]), f"{row['likeness']:.3f}"
-            cells = (
-                name,
-                which,
-                str(row["added"]),
-                f"{row['outputs']:.0e}",
-                f"{row['plain']} / {row['total']}",
-                {True: "yes", False: "no", None: "not judged"}[row["accepted"]],
-                aligned,
-                strength,
-                likeness,
-                str(row["seconds"]),
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def _drawn(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def main() -> None:
@@ -180,12 +218,22 @@ def main() -> None:
             "benchmarks.proof.dummies",
         ),
         "timm": timm.__version__,
+        "noise": NOISE,
         "models": earlier_rows(arguments.out),
     }
     for name in arguments.models:
-        if name not in record["models"]:
-            record["models"][name] = measure(name)
-            write_record(arguments.out, record, table(record))
+        rows = record["models"].get(name, {"suspects": {}})["suspects"]
+        waiting = {which: how for which, how in recipes_for(name).items() if which not in rows}
+        if not waiting:
+            continue
+        release = Release(name)
+        parameters = sum(each.numel() for each in release.model.parameters())
+        measured = {**record["models"], name: {"parameters": parameters, "suspects": rows}}
+        record["models"] = {each: measured[each] for each in MODELS if each in measured}
+        for which, recipe in waiting.items():
+            rows[which] = release.measure(recipe)
+            print(name, which, rows[which], flush=True)
+            write_record(arguments.out, record, page(record))
 
 
 if __name__ == "__main__":
