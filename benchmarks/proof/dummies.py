@@ -138,6 +138,15 @@ def recipes_for(name: str) -> Mapping[str, Recipe]:
     return RECIPES if name in FULL_SIZE else {**RECIPES, **WITH_DAMAGE}
 
 
+def waiting_rows(models: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What is still to be measured of the models of a record."""
+    found = {
+        name: [which for which in recipes_for(name) if which not in model["suspects"]]
+        for name, model in models.items()
+    }
+    return {name: rows for name, rows in found.items() if rows}
+
+
 class Release:
     """One architecture, marked and released.
 
@@ -223,7 +232,8 @@ def main() -> None:
     }
     for name in arguments.models:
         rows = record["models"].get(name, {"suspects": {}})["suspects"]
-        waiting = {which: how for which, how in recipes_for(name).items() if which not in rows}
+        recipes = recipes_for(name)
+        waiting = {which: how for which, how in recipes.items() if which not in rows}
         if not waiting:
             continue
         release = Release(name)
@@ -233,6 +243,10 @@ def main() -> None:
         for which, recipe in waiting.items():
             rows[which] = release.measure(recipe)
             print(name, which, rows[which], flush=True)
+            # In the same order, whichever were missing.
+            ordered = {each: rows[each] for each in recipes if each in rows}
+            record["models"][name]["suspects"] = ordered
+            record["waiting"] = waiting_rows(record["models"])
             write_record(arguments.out, record, page(record))
 
 
