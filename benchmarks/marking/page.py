@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bench.columns import Row, accepted, cases, least, mean
 from benchmarks.bench.plots import Plot
@@ -140,7 +141,7 @@ def _trained_in() -> list[str]:
         wrapped(
             "`python -m benchmarks.marking.trained_in`: trained with `PassportConfig.signature()` "
             "from the same start on the same batches, every row with a bit. The same thieves; "
-            "lost: points against the network trained without. 'Drowned deep' is noise where the "
+            "lost: points against the network trained without. 'Drowned below' is noise where the "
             "inputs have a ten-thousandth of their mean size."
         ),
         table(("network", "thief", "seeds", *FIGURES, "accepted"), body),
@@ -152,7 +153,7 @@ def _costs(rows: Sequence[Row]) -> str:
     body = []
     for (network, asked, margin, spent), own in cases(rows, SETTING).items():
         time = f"{100 * max(row['share_of_training'] for row in own):.1f} %"
-        mark = f"{asked}, {margin}, {spent}"
+        mark = f"{asked:.0f}, {margin}, {spent}"
         body.append((network, mark, len(own), *_figures(own, rows), time))
     return table(("network", MARK, "seeds", *FIGURES, "time"), body)
 
@@ -162,7 +163,7 @@ def _thefts(rows: Sequence[Row]) -> str:
     body = []
     for case, own in cases(rows, (*SETTING, "thief")).items():
         network, asked, margin, spent, thief = case
-        mark, said = f"{asked}, {margin}, {spent}", accepted()(own, rows)
+        mark, said = f"{asked:.0f}, {margin}, {spent}", accepted()(own, rows)
         body.append((network, mark, thief, len(own), *_figures(own, rows), said))
     return table(("network", MARK, "thief", "seeds", *FIGURES, "accepted"), body)
 
@@ -170,6 +171,7 @@ def _thefts(rows: Sequence[Row]) -> str:
 SETTING = "network", "asked", "margin", "share"
 MARK = "bits, margin, share"
 FIGURES = ("accuracy", "lost", "bits", "strength")
+NUMBERS = ("bits", "matched", "strength", "accuracy", "lost", "share_of_training", "asked")
 
 
 def _figures(own: Sequence[Row], rows: Sequence[Row]) -> tuple[str, ...]:
@@ -215,12 +217,13 @@ def _numbers(rows: Sequence[Mapping[str, str]]) -> list[Row]:
     """Rows of trained networks with their numbers read, and the share of the strength left."""
     found: list[Row] = []
     for row in rows:
-        number = {
-            name: float(row[name])
-            for name in ("bits", "matched", "strength", "accuracy", "lost", "share_of_training")
+        read: dict[str, Any] = {
+            **row,
+            **{name: float(row[name]) for name in NUMBERS if name in row},
+            "accepted": row["accepted"] == "True",
         }
-        read = {**row, **number, "asked": int(row["asked"]), "accepted": row["accepted"] == "True"}
-        found.append({**read, "left": 100 * number["strength"] / number["bits"]})
+        read["left"] = 100 * read["strength"] / read["bits"]
+        found.append(read)
     return found
 
 

@@ -5,7 +5,8 @@ who has inputs leaves in every weight only what these inputs use: the leading di
 second moment, or the weight fitted anew to its own outputs with a penalty on its length, which
 weakens each direction by ``S (S + k)^-1``. Whatever else the weight holds in these directions, for
 inputs that the thief has not got, is lost as well. A thief who has read
-:mod:`passportize.signature.metric` puts noise of the thief's own where the mark lies.
+:mod:`passportize.signature.metric` puts noise of the thief's own where the mark lies, or where no
+input is, which costs a network least, and covers marks that were trained in as well.
 """
 
 from __future__ import annotations
@@ -141,7 +142,8 @@ def drown_weights(
         model: A plain model.
         inputs: As for :func:`project_weights`.
         share: What the noise makes of the second moment of what each weight computes.
-        level: Size of the inputs in the directions that get most of it, in units of the mean.
+        level: Size of the inputs in the directions that get most of it, in units of the mean. Far
+            below 1, where layers hardly use what they have, it is all but free.
         generator: Source of the noise, on the CPU.
         shortest_row: Weights with shorter rows stay as they are.
 
@@ -225,7 +227,7 @@ def _attack(
     kind="removal",
     needs=("inputs",),
     source="this library",
-    expected="marks of trained models fade, mostly with the network; those trained in stay",
+    expected="marks fade, mostly with the network; for nothing where it uses few directions",
 )
 def _drown(model: nn.Module, means: Means, *, share: float = 0.03, level: float = 0.3) -> Attacked:
     """Noise where marks of trained models lie, by the thief's inputs."""
