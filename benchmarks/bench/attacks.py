@@ -30,6 +30,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "prune": tuple({"share": share} for share in (0.3, 0.5, 0.7, 0.9)),
     "quantise": ({"bits": 8}, {"bits": 4}),
     "noise": ({"size": 0.1}, {"size": 0.3}),
+    "drown": ({"share": 0.03, "level": 0.3}, {"share": 0.0003, "level": 1e-4}),
     "erb": ({"block": "CERB"}, {"block": "IERB"}),
 }
 """What attacks are run with; those that are not here, with their defaults."""
@@ -144,15 +145,16 @@ def _cell(rows: Sequence[Row]) -> str:
 def _below(rows: Sequence[Row]) -> str:
     """The same for visitors; what could not be done, and why."""
     places = {(row["set"], row["network"], row["norm"]) for row in rows}
-    short = f"{SHORT}\n\n{summary(rows)}" if len(places) == 1 else ""
+    short = f"{wrapped(SHORT)}\n\n{summary(rows)}" if len(places) == 1 else ""
     return "\n\n".join(part for part in (short, _undone(rows)) if part)
 
 
-SHORT = wrapped(
+SHORT = (
     "For each attack: accuracy of the attacked model, share of the owner's bits and verdict on "
     "their claim; of a forgery the same of the forged branch and claim. Of several options of an "
     "attack the one that serves the scheme worst. Bold where a scheme is broken."
 )
+"""What :func:`summary` shows."""
 
 
 def _undone(rows: Sequence[Row]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.bench.attacks import SHORT, summary
+from benchmarks.bench.budgets import Budget
 from benchmarks.pages.markdown import wrapped
 
 __all__ = ["attacked"]
@@ -19,7 +20,7 @@ def attacked(record: Mapping[str, Any]) -> str:
     Args:
         record: The result ``bench_attacks``, of one set, network and norm.
     """
-    rows, budget = record["rows"], record["budget"]
+    rows = record["rows"]
     # A seed that is not whole would put some attacks on more networks than others.
     counts = {
         seed: sum(row["seed"] == seed for row in rows) for seed in {row["seed"] for row in rows}
@@ -27,13 +28,12 @@ def attacked(record: Mapping[str, Any]) -> str:
     whole = [row for row in rows if counts[row["seed"]] == max(counts.values())]
     seeds = len({row["seed"] for row in whole})
     about = (
-        f"What attacks leave ([`bench_attacks.md`]({RESULTS}/bench_attacks.md)): a ResNet-18 of "
-        f"width {budget['width']:g} on {budget['images']:,} images of Fashion-MNIST, "
-        f"{budget['epochs']} epochs, {seeds} seed{'s' if seeds > 1 else ''}; attackers have the "
-        "same images, with labels."
+        f"What attacks leave of a ResNet-18 on Fashion-MNIST, {seeds} seed"
+        f"{'s' if seeds > 1 else ''} ([`bench_attacks.md`]({RESULTS}/bench_attacks.md)). "
+        f"{Budget(**record['budget']).words()}. They have the owner's images, with labels. {SHORT}"
     )
     pictures = (
         f"![Accuracy and strength that each attack leaves]({RESULTS}/bench_attacks.svg)",
         f"![Accuracy and bits left after pruning]({RESULTS}/bench_pruning.svg)",
     )
-    return "\n\n".join([wrapped(about), SHORT, summary(whole), *pictures])
+    return "\n\n".join([wrapped(about), summary(whole), *pictures])
