@@ -47,7 +47,7 @@ from passportize.data.parts import Part
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
 
-__all__ = ["DEFAULT", "KINDS", "OUT", "stolen"]
+__all__ = ["DEFAULT", "KINDS", "OUT", "begin", "stolen"]
 
 OUT = RESULTS / "marking_trained.csv"
 Setting = tuple[int, float, float]
@@ -92,18 +92,29 @@ def steal(model: nn.Module, kind: str, network: Network, part: Part) -> None:
         THIEVES[kind](model, part[0].split(250))
 
 
-def main() -> None:
+def begin(description: str | None, seeds: int, out: Path) -> argparse.Namespace:
+    """Read the command line, and set up logging and threads.
+
+    Args:
+        description: Of the command.
+        seeds: How many by default.
+        out: Where rows go by default.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, required=True, help="of trained networks")
     parser.add_argument("--root", help="KiCad's package or its unpacked folder")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=out)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = begin(__doc__, seeds=3, out=OUT)
     done = {tuple(row[name] for name in CASE) for row in read_rows(arguments.out)}
     for seed, name, setting, kinds in _work(arguments.seeds, arguments.networks):
         case = (name, str(seed), *map(str, setting))

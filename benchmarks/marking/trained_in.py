@@ -13,7 +13,6 @@ trains each network with and without the mark (those without are shared with
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -25,7 +24,7 @@ import passportize as pp
 from benchmarks.common.csv_rows import append_row, read_rows
 from benchmarks.common.paths import RESULTS
 from benchmarks.marking.networks import NETWORKS, Sets, kept_at, smoothed, train, trained
-from benchmarks.marking.trained import KINDS, stolen
+from benchmarks.marking.trained import KINDS, begin, stolen
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
 
@@ -36,17 +35,7 @@ CASE = ("network", "seed", "thief")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--folder", type=Path, required=True, help="of trained networks")
-    parser.add_argument("--root", help="KiCad's package or its unpacked folder")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
+    arguments = begin(__doc__, seeds=1, out=OUT)
     done = {tuple(row[name] for name in CASE) for row in read_rows(arguments.out)}
     for name in arguments.networks:
         for seed in range(arguments.seeds):
