@@ -34,7 +34,7 @@ __all__ = [
     "Network",
     "Sets",
     "fashion",
-    "kept_at",
+    "load_or_train",
     "smoothed",
     "solids",
     "train",
@@ -162,29 +162,11 @@ SOLIDS = 29
 """Classes of KiCad's solids."""
 
 
-def kept_at(folder: Path, name: str, seed: int, how: str = "") -> Path:
-    """Where the weights of a trained network are kept."""
-    return folder / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}{how}.safetensors"
-
-
 def trained(name: str, seed: int, sets: Sets, folder: Path) -> tuple[nn.Module, float]:
     """A trained network and the seconds of processor time that its training took."""
-    network = NETWORKS[name]
-    kept = kept_at(folder, name, seed)
-    note = kept.with_suffix(".json")
     torch.manual_seed(seed)
-    model = network.make()
-    if kept.exists():
-        model.load_state_dict(load_file(kept))
-        return model.eval(), float(json.loads(note.read_text())["seconds"])
-    start = time.process_time()
-    train(model, network, sets.owner, network.epochs, network.rate, seed)
-    seconds = time.process_time() - start
-    _logger.info("%s, seed %d: %.2f %%", name, seed, accuracy(model, *sets.test))
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"seconds": seconds}))
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, kept)
-    return model.eval(), seconds
+    model = NETWORKS[name].make()
+    return model, load_or_train(model, name, seed, sets, folder)
 
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -199,6 +181,46 @@ def plain_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
 def smoothed(outputs: Tensor, labels: Tensor) -> Tensor:
     """The criterion of all trainings here."""
     return nn.functional.cross_entropy(outputs, labels, label_smoothing=0.05)
+
+
+def load_or_train(
+    model: nn.Module,
+    name: str,
+    seed: int,
+    sets: Sets,
+    folder: Path,
+    how: str = "",
+    loss: Loss = plain_loss,
+) -> float:
+    """Give a network the weights that a training left in a folder; train it where there are none.
+
+    Args:
+        model: The network, as its training begins; changed in place.
+        name: Of :data:`NETWORKS`.
+        seed: Of the order.
+        sets: Its data.
+        folder: Where weights are kept.
+        how: What tells them from those of another training of the same network.
+        loss: What is made small.
+
+    Returns:
+        Seconds of processor time that the training took.
+    """
+    network = NETWORKS[name]
+    kept = folder / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}{how}.safetensors"
+    note = kept.with_suffix(".json")
+    if kept.exists():
+        model.load_state_dict(load_file(kept))
+        model.eval()
+        return float(json.loads(note.read_text())["seconds"])
+    start = time.process_time()
+    train(model, network, sets.owner, network.epochs, network.rate, seed, loss)
+    seconds = time.process_time() - start
+    _logger.info("%s%s, seed %d: %.2f %%", name, how, seed, accuracy(model, *sets.test))
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"seconds": seconds}))
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, kept)
+    return seconds
 
 
 def train(

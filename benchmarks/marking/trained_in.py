@@ -17,13 +17,12 @@ import logging
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import passportize as pp
 from benchmarks.common.csv_rows import append_row, read_rows
 from benchmarks.common.paths import RESULTS
-from benchmarks.marking.networks import NETWORKS, Sets, kept_at, smoothed, train, trained
+from benchmarks.marking.networks import NETWORKS, Sets, load_or_train, smoothed, trained
 from benchmarks.marking.trained import KINDS, begin, stolen
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
@@ -57,19 +56,13 @@ def _trained_in(
     name: str, seed: int, sets: Sets, folder: Path
 ) -> tuple[nn.Module, pp.Passport, pp.Claim]:
     """A network that was trained with a signature, from the same start on the same batches."""
-    network = NETWORKS[name]
     passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
     torch.manual_seed(seed)
     config = pp.PassportConfig.signature()
-    model = pp.passportize(network.make(), passport, config=config, example_inputs=sets.test[0][:2])
+    model = NETWORKS[name].make()
+    model = pp.passportize(model, passport, config=config, example_inputs=sets.test[0][:2])
     pp.embed_signature(model)
-    kept = kept_at(folder, name, seed, "_signature")
-    if kept.exists():
-        model.load_state_dict(load_file(kept))
-        model.eval()
-    else:
-        train(model, network, sets.owner, network.epochs, network.rate, seed, _loss)
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, kept)
+    load_or_train(model, name, seed, sets, folder, "_signature", _loss)
     claim = claim_of(model)
     return pp.unpassportize(model), passport, claim
 
