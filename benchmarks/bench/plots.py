@@ -19,7 +19,6 @@ __all__ = ["Plot"]
 _LOOKS = [(GREY, "o", ":"), (ORANGE, "s", "--"), (BLUE, "^", "-"), (GREEN, "D", "-.")]
 _MORE = [("#CC79A7", "v", "--"), ("#56B4E9", "P", ":"), ("#E69F00", "X", "-")]
 
-
 _FEW = 6
 """Words that fit below a panel; more stand beside it, in lines."""
 
@@ -66,7 +65,7 @@ class Plot:
                 for panel, (name, title) in zip(line, self.y.items(), strict=True):
                     for number, series in enumerate(dict.fromkeys(r[self.series] for r in rows)):
                         own = [row for row in of_kind if row[self.series] == series]
-                        self._line(panel, own, name, order if words else None, beside, number)
+                        self._line(panel, own, name, order, number, words, beside)
                     if beside:
                         panel.set_yticks(range(len(order)), order)
                         panel.set_ylim(len(order) - 0.5, -0.5)
@@ -86,24 +85,21 @@ class Plot:
         panel: Any,
         rows: Sequence[Row],
         name: str,
-        words: list[Any] | None,
-        beside: bool,
+        order: Sequence[Any],
         number: int,
+        words: bool,
+        beside: bool,
     ) -> None:
         """Mean and deviation over the seeds of one number of one series."""
         found = {
             value: [float(row[name]) for row in own if row.get(name) is not None]
             for (value,), own in cases(rows, [self.x]).items()
-            if value is not None
         }
-        order = words if words is not None else sorted(found)
         values = [value for value in order if found.get(value)]
         if not values:
             return
         colour, mark, dash = (_LOOKS + _MORE)[number % 7]
-        places = [
-            value if words is None else words.index(value) + 0.08 * (number - 1) for value in values
-        ]
+        places = [order.index(value) + 0.08 * (number - 1) if words else value for value in values]
         means = [statistics.fmean(found[value]) for value in values]
         spread = [
             statistics.stdev(found[value]) if len(found[value]) > 1 else 0.0 for value in values
@@ -112,7 +108,7 @@ class Plot:
             "color": colour,
             "marker": mark,
             "markersize": 4,
-            "linestyle": dash if words is None else "",
+            "linestyle": "" if words else dash,
             "label": str(rows[0][self.series]),
             "capsize": 2,
         }

@@ -38,7 +38,7 @@ from benchmarks.common.paths import RESULTS
 from benchmarks.common.records import earlier_rows, heading, write_record
 from benchmarks.proof.dummies_page import page
 from benchmarks.proof.permutation_aligner import read_by_permutation
-from benchmarks.proof.symmetries import NOISE, OWNER, as_trained, judge, read_undisguised
+from benchmarks.proof.symmetries import NOISE, OWNER, as_trained, drawn, judge, read_undisguised
 from passportize.attacks.disguise import disguise
 from passportize.attacks.dummy_neurons import VARIANTS, add_dummy_neurons
 from passportize.attacks.neuron_scale import scale_neurons
@@ -156,7 +156,7 @@ class Release:
 
     def __init__(self, name: str) -> None:
         self._make, size = MODELS[name]
-        self.example = torch.randn(2, 3, size, size, generator=_drawn(1))
+        self.example = torch.randn(2, 3, size, size, generator=drawn(1))
         self.model = pp.passportize(
             as_trained(self._make, 0),
             OWNER,
@@ -171,17 +171,17 @@ class Release:
     def suspect(self, recipe: Recipe) -> tuple[nn.Module, int]:
         """What a thief made, and how many channels were added."""
         model = as_trained(self._make, 7) if recipe.stranger else copy.deepcopy(self.model)
-        x, generator = self.example, _drawn(1)
+        x, generator = self.example, drawn(1)
         if recipe.noise:
             noised(model, NOISE)
         added = sum(
             add_dummy_neurons(model, kind, recipe.share, generator, x) for kind in recipe.kinds
         )
         if recipe.hidden == "disguised":
-            disguise(model, _drawn(3), example_inputs=x)
+            disguise(model, drawn(3), example_inputs=x)
         elif recipe.hidden:
-            permute_channels(model, _drawn(3), example_inputs=x)
-            scale_neurons(model, _drawn(4), decades=1.0, example_inputs=x)
+            permute_channels(model, drawn(3), example_inputs=x)
+            scale_neurons(model, drawn(4), decades=1.0, example_inputs=x)
         if recipe.last == "int8":
             rounded(model)
         elif recipe.last == "noise":
@@ -209,10 +209,6 @@ class Release:
         row["baseline"] = read_by_permutation(model, released, claim, x)
         row["baseline seconds"] = round(time.process_time() - start, 1)
         return row
-
-
-def _drawn(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def main() -> None:

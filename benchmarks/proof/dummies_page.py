@@ -23,27 +23,19 @@ _FAMILIES = {
 def page(record: Mapping[str, Any]) -> str:
     """The results as Markdown."""
     models: Mapping[str, Any] = record["models"]
-    strangers = [
-        row
-        for model in models.values()
-        for which, row in model["suspects"].items()
-        if which.startswith("stranger")
-    ]
-    copies = [
-        row
-        for model in models.values()
-        for which, row in model["suspects"].items()
-        if not which.startswith("stranger")
-    ]
-    accepted = sum(row["accepted"] is True for row in copies)
+    verdicts: dict[bool, list[bool]] = {True: [], False: []}
+    for model in models.values():
+        for which, row in model["suspects"].items():
+            verdicts[which.startswith("stranger")].append(row["accepted"] is True)
+    strangers, copies = verdicts[True], verdicts[False]
     lines = [
         "# Dummy channels, taken out again",
         "",
         f"`{record['command']}`; {record['machine']}, torch {record['torch']}, timm "
         f"{record['timm']}. Models drawn at random and marked in closed form: small ones, and "
         "four of timm at full size. "
-        f"{accepted} of {len(copies)} copies are accepted, and "
-        f"{sum(row['accepted'] is True for row in strangers)} of {len(strangers)} strangers.",
+        f"{sum(copies)} of {len(copies)} copies are accepted, and "
+        f"{sum(strangers)} of {len(strangers)} strangers.",
         "",
         "## What comes back",
         "",

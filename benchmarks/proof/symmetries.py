@@ -138,16 +138,16 @@ def bert() -> nn.Module:
     return model
 
 
-def _drawn(seed: int = 1) -> torch.Generator:
+def drawn(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 OTHERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
-    "PointNet": (lambda: PointNet(10), lambda: torch.randn(POINTS, generator=_drawn())),
-    "DGCNN": (lambda: DGCNN(10), lambda: torch.randn(POINTS, generator=_drawn())),
+    "PointNet": (lambda: PointNet(10), lambda: torch.randn(POINTS, generator=drawn())),
+    "DGCNN": (lambda: DGCNN(10), lambda: torch.randn(POINTS, generator=drawn())),
     "BERT (transformers)": (
         bert,
-        lambda: {"input_ids": torch.randint(100, (2, 12), generator=_drawn())},
+        lambda: {"input_ids": torch.randint(100, (2, 12), generator=drawn())},
     ),
 }
 """Small models of no timm, and what they are called with."""
@@ -240,12 +240,12 @@ def measure(name: str) -> dict[str, Any]:
     released, claim = protect(name, example)
     if example is None:
         size: tuple[int, ...] = getattr(released, "default_cfg")["input_size"]  # noqa: B009
-        x: Any = torch.randn(2, *size, generator=_drawn())
+        x: Any = torch.randn(2, *size, generator=drawn())
     else:
         x = example
 
     def disguised(model: nn.Module) -> nn.Module:
-        disguise(model, _drawn(3), example_inputs=example)
+        disguise(model, drawn(3), example_inputs=example)
         return model
 
     def outputs(model: nn.Module) -> Tensor:
@@ -256,7 +256,7 @@ def measure(name: str) -> dict[str, Any]:
         return found
 
     copied = copy.deepcopy(released)
-    done = disguise(copied, _drawn(3), example_inputs=example)
+    done = disguise(copied, drawn(3), example_inputs=example)
     before, after = outputs(released), outputs(copied)
     noise = noised(copy.deepcopy(released), NOISE)
     suspects: dict[str, Callable[[], nn.Module]] = {
