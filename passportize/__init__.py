@@ -59,6 +59,7 @@ from passportize.passport.passport import Passport
 from passportize.release.checkpoint import host_state_dict
 from passportize.release.claim import Claim
 from passportize.release.claim_file import check_claimable, load_claim, save_claim
+from passportize.release.inputs_file import load_inputs, save_inputs
 from passportize.release.licensed_copy import LicensedCopy, mark_copy
 from passportize.release.opening import OpenedCommitment, commit_release, open_commitment
 from passportize.release.release_commitment import ReleaseCommitment
@@ -100,6 +101,7 @@ __all__ = [
     "identify",
     "joint_loss",
     "load_claim",
+    "load_inputs",
     "mark_copy",
     "open_commitment",
     "passport_parameters",
@@ -108,6 +110,7 @@ __all__ = [
     "register_adapter",
     "renew_statistics",
     "save_claim",
+    "save_inputs",
     "signature_accuracy",
     "unlock",
     "unpassportize",

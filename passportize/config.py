@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -19,7 +20,9 @@ MINIMUM_FAN_IN = 8
 OUTPUT_SHARE = 0.003
 """What a mark put into a trained model may make of the variance of what marked rows compute."""
 
-_ADDED_LATER = ("bits", "shortest_row", "licence_bits")
+_DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch
+
+_ADDED_LATER = ("bits", "shortest_row", "licence_bits", "inputs")
 """Settings that stand in the JSON form only where they are not at their default."""
 
 
@@ -63,6 +66,9 @@ class PassportConfig:
         licence_bits: How many of the rows that are left over tell the copies of licensees apart
             (:func:`passportize.mark_copy`), where so many are left; they stay as they are until a
             copy is marked.
+        inputs: Digest of the owner's inputs (:func:`passportize.save_inputs`), with which a suspect
+            may be looked at once more (``verify(inputs=)``); empty without. The key depends on it,
+            so nobody can choose inputs to suit a suspect.
     """
 
     formulation: str
@@ -79,6 +85,7 @@ class PassportConfig:
     bits: int | None = None
     shortest_row: int = SHORTEST_ROW
     licence_bits: int = 0
+    inputs: str = ""
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, by name."""
@@ -110,6 +117,11 @@ class PassportConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidArgument(f"{name}={value!r} must be a whole number, 1 or more")
+        if self.inputs != "" and not (isinstance(self.inputs, str) and _DIGEST(self.inputs)):
+            raise InvalidArgument(
+                f"inputs={self.inputs!r} must be the digest of some inputs, 64 hexadecimal digits "
+                "as passportize.save_inputs gives them"
+            )
         self._check_density()
 
     def _check_density(self) -> None:

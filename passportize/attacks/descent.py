@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from passportize.attacks.attack import Means
 from passportize.errors import InvalidArgument
-from passportize.training.calibration import inputs_of
+from passportize.training.input_moments import inputs_of
 from passportize.utils.trees import map_tensors, moved_inputs, place_of, tensors_in
 
 __all__ = ["Batch", "descend", "example_of", "labelled", "portion", "scores_of", "unlabelled"]

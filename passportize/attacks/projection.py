@@ -11,7 +11,7 @@ input is, which costs a network least, and covers marks that were trained in as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,15 +21,9 @@ from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import unlabelled
 from passportize.errors import InvalidArgument
 from passportize.signature.metric import Metric
-from passportize.tracing.layer_inputs import Moments, observed
-from passportize.tracing.weight_layers import is_weight_module
-from passportize.training.calibration import inputs_of
-from passportize.utils.frozen import in_eval_mode, trial
-from passportize.utils.trees import call_model, moved_inputs, place_of
+from passportize.training.refitting import change_by_inputs, rows_with_moments
 
 __all__ = ["drown_weights", "project_weights", "unused_shares"]
-
-_WIDEST = 4096
 
 
 @torch.no_grad()
@@ -69,25 +63,7 @@ def project_weights(
         projected: Tensor = ((rows @ basis) * kept) @ basis.T
         return projected
 
-    return _changed(model, inputs, shortest_row, project)
-
-
-def _changed(
-    model: nn.Module,
-    inputs: Iterable[Any],
-    shortest_row: int,
-    change: Callable[[Tensor, Tensor], Tensor],
-) -> list[str]:
-    """Change the rows of every weight, group by group, by the moment of their inputs."""
-    done = []
-    for name, moments in _moments(model, inputs, shortest_row).items():
-        weight = model.get_parameter(name)
-        rows = weight.detach().cpu().double().view(len(moments.second), -1, moments.first.shape[1])
-        for group, own in enumerate(rows):
-            rows[group] = change(own, moments.moment(False, group))
-        weight.copy_(rows.view(weight.shape))
-        done.append(name)
-    return done
+    return change_by_inputs(model, inputs, project, shortest_row)
 
 
 def _kept(values: Tensor, energy: float | None, shrink: float | None) -> Tensor:
@@ -113,11 +89,9 @@ def unused_shares(
         shortest_row: Weights with shorter rows are left out.
     """
     shares = {}
-    for name, moments in _moments(model, inputs, shortest_row).items():
-        weight = model.get_parameter(name).detach().cpu().double()
+    for name, rows, moments in rows_with_moments(model, inputs, shortest_row):
         found = []
-        for group, own in enumerate(weight.view(len(moments.second), -1, moments.first.shape[1])):
-            moment = moments.moment(False, group)
+        for own, moment in zip(rows, moments, strict=True):
             size = moment.diagonal().mean().clamp_min(1e-300)
             full = moment / size + 0.01 * torch.eye(len(moment), dtype=moment.dtype, device="cpu")
             unit = own / own.norm(dim=1, keepdim=True).clamp_min(1e-300)
@@ -163,39 +137,7 @@ def drown_weights(
         size = metric.output(noise)
         return rows + noise * (share * metric.output(rows) / size) ** 0.5 if size > 0 else rows
 
-    return _changed(model, inputs, shortest_row, drown)
-
-
-def _moments(model: nn.Module, inputs: Iterable[Any], shortest_row: int) -> dict[str, Moments]:
-    """Moments of the inputs of every weight with long enough rows."""
-    if isinstance(inputs, Iterator):
-        inputs = list(inputs)
-    owners = {
-        f"{name}.weight" if name else "weight": module
-        for name, module in model.named_modules()
-        if is_weight_module(module) and isinstance(module._parameters.get("weight"), nn.Parameter)
-    }
-    weights = {name: model.get_parameter(name) for name in owners}
-    weights = {
-        name: weight
-        for name, weight in weights.items()
-        if not getattr(owners[name], "transposed", False)
-        and shortest_row <= weight[0].numel() <= _WIDEST
-    }
-    owners = {name: owners[name] for name in weights}
-    place = place_of(model)
-    blocks = {name: slice(0, weight[0].numel()) for name, weight in weights.items()}
-    with trial(model), in_eval_mode(model), observed(owners, weights, blocks) as mode:
-        for batch in inputs:
-            call_model(model, moved_inputs(inputs_of(batch), place))
-        found = mode.moments
-    for name, moments in found.items():
-        if not bool(torch.isfinite(moments.second).all()):
-            raise InvalidArgument(
-                f"the inputs of {name} are not finite in evaluation mode, so what they use cannot "
-                "be told; look at the batches, and at the model's outputs on them"
-            )
-    return {name: found[name] for name in weights if name in found}
+    return change_by_inputs(model, inputs, drown, shortest_row)
 
 
 def _attacked(attack: str, model: nn.Module, done: list[str]) -> Attacked:

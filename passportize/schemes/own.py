@@ -19,8 +19,8 @@ from passportize.schemes.registry import register_scheme
 from passportize.schemes.scheme import Finding, Protection, Release, Scheme
 from passportize.surgery.branches import take_out_branches
 from passportize.surgery.surgery import passportize
-from passportize.training.calibration import inputs_of
 from passportize.training.embedding import TrainedWeightsWarning, embed_signature
+from passportize.training.input_moments import inputs_of
 from passportize.training.loss import joint_loss
 from passportize.verification.verdict import Verdict
 from passportize.verification.verification import verify

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from passportize.config import PassportConfig
+from passportize.errors import InvalidArgument
 from passportize.signature.formulations import FORMULATIONS, Formulation, formulation_of
 from passportize.signature.rows import anchor_fan_in
 from passportize.signature.site import Anchor, Role, Site
@@ -31,11 +32,13 @@ class Layout:
         responses: For each site the name of the response that its rows have
             (:data:`passportize.signature.formulations.FORMULATIONS`).
         shapes: For each site the shapes of the weights of its anchor parts.
+        inputs: Digest of the inputs with which a suspect may be looked at too; empty without.
     """
 
     sites: tuple[Site, ...]
     responses: tuple[str, ...]
     shapes: tuple[tuple[tuple[int, ...], ...], ...]
+    inputs: str = ""
 
     @classmethod
     def of(
@@ -53,7 +56,13 @@ class Layout:
 
         Raises:
             KeyError: A shape is missing.
+            InvalidArgument: Two sites name different inputs.
         """
+        inputs = {config.inputs for config in configs if config.inputs}
+        if len(inputs) > 1:
+            raise InvalidArgument(
+                "two sites name different inputs; one set of inputs goes with a model"
+            )
         bound = [
             (site, config)
             for site, config in zip(sites, configs, strict=True)
@@ -66,6 +75,7 @@ class Layout:
                 tuple(tuple(int(n) for n in shapes[part.weight]) for part in anchor_of(site).parts)
                 for site, _ in bound
             ),
+            next(iter(inputs), ""),
         )
 
     @property
@@ -107,7 +117,9 @@ class Layout:
             }
             for site, response, shapes in zip(self.sites, self.responses, self.shapes, strict=True)
         ]
-        text = json.dumps([_DOMAIN, records], sort_keys=True, separators=(",", ":"))
+        # Layouts without inputs keep the digests that they had before there were any.
+        whole = [_DOMAIN, records, *([self.inputs] if self.inputs else [])]
+        text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -8,32 +8,24 @@ pass, as many at a time as memory allows, each on inputs that the layers turned 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from passportize.errors import InvalidArgument
 from passportize.signature.cheapest_rows import FIRST, Depth, cheapest_rows, rows_at_share
 from passportize.signature.metric import Metric
 from passportize.signature.rows import added_to_rows, anchor_rows
 from passportize.signature.site import AnchorPart
 from passportize.signature.vectors import SignVectors
-from passportize.tracing.layer_inputs import InputMoments, Moments, ReachedLast, observed
+from passportize.tracing.layer_inputs import Moments
+from passportize.training.input_moments import Watched, moments_in_order
 from passportize.training.marked_rows import MarkedRows, MarkedWeight
-from passportize.utils.frozen import eager_mode, in_eval_mode, trial
 from passportize.utils.progress import Progress
-from passportize.utils.trees import call_model, moved_inputs, place_of
 
-__all__ = ["inputs_of", "turn_by_output"]
-
-_MEMORY = 1 << 29
-"""Bytes that the moments of the layers of one pass may take.
-
-The weight that is turned takes a few times its own beside it."""
+__all__ = ["turn_by_output"]
 
 _ROUNDS = 4
 """Rows that are read less the mean of all rows move a little with every other one."""
@@ -62,91 +54,16 @@ def turn_by_output(
         InvalidArgument: There is no batch.
     """
     weights = {name: each for name, each in weights.items() if each.choose_block()}
-    if not isinstance(calibration, Iterable) or isinstance(calibration, (Tensor, str)):
-        raise InvalidArgument(
-            f"calibration= must be batches of inputs, [images] for one batch, not a "
-            f"{type(calibration).__name__}"
-        )
-    if isinstance(calibration, Iterator):
-        calibration = list(calibration)
-    place = place_of(model)
-
-    watched = (
-        {name: each.owner for name, each in weights.items()},
-        {name: each.values for name, each in weights.items()},
-        {name: each.block for name, each in weights.items()},
-    )
-
-    def run(mode: InputMoments, batch: Any) -> None:
-        mode.uses.clear()
-        with contextlib.suppress(ReachedLast):
-            call_model(model, moved_inputs(inputs_of(batch), place))
-
-    with trial(model), in_eval_mode(model), eager_mode(), observed(*watched) as mode:
-        mode.wanted = frozenset()
-        first = next(iter(calibration), None)
-        if first is None:
-            raise InvalidArgument("calibration= gives no batch of inputs")
-        run(mode, first)
-    uses = dict(mode.uses)
-    groups = list(_groups(list(uses), weights))
-    steps = _Steps(len(groups), progress)
+    watched = {
+        name: Watched(each.owner, each.values, each.block, each.rows[0].part.groups)
+        for name, each in weights.items()
+    }
     bits, level = 0, FIRST
-    for group in groups:
-        with trial(model), in_eval_mode(model), eager_mode(), observed(*watched) as mode:
-            mode.wanted, mode.stop_after = frozenset(group), (group[-1], uses[group[-1]])
-            for batch in calibration:
-                run(mode, batch)
-                steps.batch()
-        steps.group()
-        for name in group:
-            turning = _Turning(weights[name], mode.moments[name], output_share, level)
-            bits += turning.turn()
-            level = turning.first
+    for name, moments in moments_in_order(model, watched, calibration, "calibration=", progress):
+        turning = _Turning(weights[name], moments, output_share, level)
+        bits += turning.turn()
+        level = turning.first
     return bits
-
-
-class _Steps:
-    """Progress in batches, whose number is known after the first pass."""
-
-    def __init__(self, groups: int, progress: Progress | None) -> None:
-        self._groups, self._progress = groups, progress
-        self._done, self._passes, self._batches = 0, 0, 0
-
-    def batch(self) -> None:
-        self._done += 1
-        if self._progress is not None and self._batches:
-            self._progress(self._done, self._batches * self._groups)
-
-    def group(self) -> None:
-        self._passes += 1
-        if not self._batches:
-            self._batches = self._done
-            if self._progress is not None:
-                self._progress(self._done, self._batches * self._groups)
-
-
-def inputs_of(batch: Any) -> Any:
-    """The inputs of a batch, which may come with labels."""
-    if isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields") and len(batch) == 2:
-        return batch[0]
-    return batch
-
-
-def _groups(order: Sequence[str], weights: Mapping[str, MarkedWeight]) -> Iterator[list[str]]:
-    """Weights in the order in which they are used, as many at a time as memory allows."""
-    group: list[str] = []
-    taken = 0
-    for name in order:
-        weight = weights[name]
-        size = 8 * weight.rows[0].part.groups * (weight.block.stop - weight.block.start) ** 2
-        if group and taken + size > _MEMORY:
-            yield group
-            group, taken = [], 0
-        group.append(name)
-        taken += size
-    if group:
-        yield group
 
 
 class _Metrics:

@@ -13,7 +13,7 @@ from passportize.layers.integrity import check_layers
 from passportize.layers.layer import PassportLayer
 from passportize.layers.model import branch, passport_layers, switch_of
 from passportize.layers.private_branch import has_statistics
-from passportize.training.calibration import inputs_of
+from passportize.training.input_moments import inputs_of
 from passportize.utils.frozen import frozen_random_state, in_eval_mode
 from passportize.utils.trees import call_model, moved_inputs, place_of, tensors_in
 

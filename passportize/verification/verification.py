@@ -15,8 +15,9 @@ from passportize.errors import DegenerateSite, InvalidArgument, NoNormalization,
 from passportize.passport.passport import Passport
 from passportize.release.claim import Claim
 from passportize.release.claim_file import load_claim
+from passportize.release.inputs_file import Inputs, read_inputs
 from passportize.release.weights_digest import weights_digest
-from passportize.signature.evidence import Evidence, judge_evidence, read_evidence
+from passportize.signature.evidence import Evidence
 from passportize.signature.matching import BY_NAME
 from passportize.signature.model_key import ModelKey
 from passportize.suspects.reading import Opened
@@ -24,7 +25,7 @@ from passportize.utils.all_or_nothing import process_as_before
 from passportize.utils.progress import Progress
 from passportize.verification.expectation import Expectation
 from passportize.verification.fidelity import Fidelity, measure_fidelity
-from passportize.verification.links import Links, judge_links
+from passportize.verification.judged import Released, judge, judge_fitted
 from passportize.verification.released import (
     architecture_of,
     models_given,
@@ -47,6 +48,7 @@ def verify(
     model: nn.Module | None = None,
     released: Weights | None = None,
     base: Weights | None = None,
+    inputs: Inputs | None = None,
     config: PassportConfig | None = None,
     example_inputs: Any = None,
     device: torch.device | str | None = None,
@@ -88,11 +90,16 @@ def verify(
         base: A public model that suspect and released weights may both come from, for
             ``released``: it is taken out of both before their likeness is measured. Taking one
             out can only clear a suspect.
+        inputs: The owner's inputs, batches or the file that :func:`passportize.save_inputs` wrote:
+            the very ones whose digest the config names. If the signature does not read, it is read
+            once more from the suspect with its layers fitted anew to what they compute on these,
+            which takes out noise in directions that the network does not use. A state dict or file
+            then needs ``model``, of which the code is trusted.
         config: The formulation, where there is no claim; ``keyed`` by default.
         example_inputs: As in :func:`plan`, where there is no claim, and for ``released``.
         device: Where to run a copy of the suspect for fidelity; None to run it where it is.
-        progress: With ``released``: called while a disguise is undone, with the number of steps
-            done and of all steps.
+        progress: With ``released`` and ``inputs``: called while a disguise is undone or layers are
+            fitted, with the number of steps done and of all steps.
 
     Raises:
         InvalidArgument: An argument makes no sense.
@@ -101,6 +108,7 @@ def verify(
         WrappedModel: The suspect is inside DDP, torch.compile or the like.
         ClaimFileError: The claim cannot be read.
         CheckpointError: The weights cannot be read or do not fit ``model``.
+        DatasetError: The file of the inputs cannot be read.
         MissingExtra: A file is of a kind that is read by a package that is not installed.
     """
     if not isinstance(passport, Passport):
@@ -119,27 +127,20 @@ def verify(
         except (NoNormalization, DegenerateSite) as error:
             nothing = Fidelity(None, None, None, "there is no private branch")
             return _verdict(None, str(error), None, None, nothing, None, opened.notes)
-    key = ModelKey(passport, claimed.layout)
-    evidence = read_evidence(opened.carriers, key, claimed.layout)
-    accepted, reason = judge_evidence(evidence, claimed.layout)
-    links = None
     if base is not None and released is None:
         raise InvalidArgument("verify: base= goes with released=; alone it decides nothing")
+    batches = None if inputs is None else read_inputs(inputs, claimed.layout.inputs, "verify")
+    key = ModelKey(passport, claimed.layout)
+    beside = None
     if released is not None:
         weights = open_released(released, claim)
         ancestor = None if base is None else open_weights(base, "verify: base=")
-        if not accepted:
-            links = judge_links(
-                weights,
-                opened,
-                key,
-                claimed,
-                example_inputs,
-                ancestor,
-                architecture_of(released, weights, other),
-                progress,
-            )
-            accepted, reason = _through_links(accepted, reason, links)
+        architecture = architecture_of(released, weights, other)
+        beside = Released(weights, example_inputs, ancestor, architecture)
+    found = judge(opened, key, claimed, beside, progress)
+    if batches is not None and not found.accepted:
+        found = judge_fitted(found, opened, batches, key, claimed, beside, progress)
+    evidence, accepted, reason, links = found.evidence, found.accepted, found.reason, found.links
     fidelity = _fidelity(opened, passport, claimed, evidence, loader, device)
     same = None
     if claim is not None:
@@ -155,16 +156,9 @@ def verify(
             "; the private branch fails its test of accuracy, which the signature does not depend "
             "on: the suspect was changed, or the data are not those it was made for"
         )
-    notes = [*opened.notes, *_notes(passport, claim, evidence)]
+    notes = [*opened.notes, *found.notes, *_notes(passport, claim, evidence)]
     verdict = _verdict(accepted, reason, evidence, message, fidelity, (claim, same), notes)
     return replace(verdict, links=links)
-
-
-def _through_links(accepted: bool | None, reason: str, links: Links) -> tuple[bool | None, str]:
-    """The verdict of the plain reading, and what the links make of it."""
-    if links.accepted:
-        return True, links.reason
-    return accepted if links.accepted is None else False, f"{reason}; {links.reason}"
 
 
 def _claim(

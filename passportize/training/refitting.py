@@ -1,0 +1,181 @@
+"""Weights changed with a view to their inputs; above all, fitted anew to what they compute.
+
+A row ``w`` that is fitted to its own outputs ``w . x`` on some inputs, with a penalty ``l`` on its
+length, is
+
+    S (S + l)^-1 w
+
+with ``S`` the second moment of the inputs (ridge regression). Its part in directions that these
+inputs do not use is gone, whatever anybody put there; what the layer computes of them stays. The
+larger the penalty, the less is left of directions that they hardly use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from passportize.config import OUTPUT_SHARE
+from passportize.errors import InvalidArgument
+from passportize.tracing.weight_layers import is_weight_module
+from passportize.training.input_moments import Watched, moments_in_order
+from passportize.utils.progress import Progress
+
+__all__ = ["change_by_inputs", "refit_weights", "rows_with_moments"]
+
+_WIDEST = 4608
+"""Entries of the longest rows that are looked at: 3 x 3 kernels over 512 channels."""
+
+_HALVINGS = 50
+
+
+def rows_with_moments(
+    model: nn.Module, inputs: Iterable[Any], shortest_row: int, progress: Progress | None = None
+) -> Iterator[tuple[str, Tensor, list[Tensor]]]:
+    """The rows of every conv and linear weight and the second moment of what they get.
+
+    Left out are weights whose products are not seen, those of transposed convolutions, and those
+    with rows of more than 4,608 entries.
+
+    Args:
+        model: A plain model.
+        inputs: Batches, as :func:`passportize.embed_signature` takes them for ``calibration``.
+        shortest_row: Weights with shorter rows are left out.
+        progress: Called with batches done and their number.
+
+    Yields:
+        The name of the weight; its rows by group, float64 ``[groups, rows, entries]``, a copy; and
+        for each group the moment ``[entries, entries]``.
+
+    Raises:
+        InvalidArgument: There is no batch, or what a layer gets is not finite.
+    """
+    weights = _watched(model, shortest_row)
+    for name, moments in moments_in_order(model, weights, inputs, "inputs", progress):
+        if not bool(torch.isfinite(moments.second).all()):
+            raise InvalidArgument(
+                f"the inputs of {name} are not finite in evaluation mode, so what they use cannot "
+                "be told; look at the batches, and at the model's outputs on them"
+            )
+        groups = len(moments.second)
+        rows = weights[name].values.detach().cpu().double().clone()
+        rows = rows.reshape(groups, -1, moments.first.shape[1])
+        yield name, rows, [moments.moment(False, group) for group in range(groups)]
+
+
+@torch.no_grad()
+def change_by_inputs(
+    model: nn.Module,
+    inputs: Iterable[Any],
+    change: Callable[[Tensor, Tensor], Tensor],
+    shortest_row: int,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Change the rows of every conv and linear weight by the moment of their inputs, in place.
+
+    All of them by the inputs that they have before any is changed.
+
+    Args:
+        model: A plain model.
+        inputs: As for :func:`rows_with_moments`.
+        change: Given the rows of a group and the moment of their inputs, what to put in their
+            place.
+        shortest_row: Weights with shorter rows stay as they are.
+        progress: Called with batches done and their number.
+
+    Returns:
+        Names of the weights that were changed.
+
+    Raises:
+        InvalidArgument: As for :func:`rows_with_moments`.
+    """
+    changed = {
+        name: torch.stack([change(*pair) for pair in zip(rows, moments, strict=True)])
+        for name, rows, moments in rows_with_moments(model, inputs, shortest_row, progress)
+    }
+    for name, rows in changed.items():
+        weight = model.get_parameter(name)
+        weight.copy_(rows.view(weight.shape))
+    return list(changed)
+
+
+def refit_weights(
+    model: nn.Module,
+    inputs: Iterable[Any],
+    share: float = OUTPUT_SHARE,
+    shortest_row: int = 1,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Fit every conv and linear weight anew to its own outputs on some inputs, in place.
+
+    Args:
+        model: A plain model.
+        inputs: As for :func:`rows_with_moments`.
+        share: What fitting may make of the second moment of what each weight computes; the
+            penalty is the largest with which it does not make more.
+        shortest_row: Weights with shorter rows stay as they are.
+        progress: Called with batches done and their number.
+
+    Returns:
+        Names of the weights that were fitted.
+
+    Raises:
+        InvalidArgument: As for :func:`rows_with_moments`, or the share is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise InvalidArgument(f"refit_weights: share={share!r} must lie between 0 and 1")
+
+    def refit(rows: Tensor, moment: Tensor) -> Tensor:
+        return _refitted(rows, moment, share)
+
+    return change_by_inputs(model, inputs, refit, shortest_row, progress)
+
+
+def _refitted(rows: Tensor, moment: Tensor, share: float) -> Tensor:
+    """Rows fitted to their outputs, with the penalty that makes a share of these."""
+    sizes, directions = torch.linalg.eigh(moment)
+    sizes = sizes.clamp_min(0)
+    turned = rows @ directions
+    # What all rows compute in each direction.
+    outputs = turned.square().sum(0) * sizes
+    allowed = share * outputs.sum()
+    largest = float(sizes.max())
+    if not float(allowed) > 0:
+        return rows
+    low, high = math.log(largest) - 60.0, math.log(largest) + 60.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        lost = math.exp(middle) / (sizes + math.exp(middle))
+        if bool((lost.square() * outputs).sum() <= allowed):
+            low = middle
+        else:
+            high = middle
+    fitted: Tensor = (turned * (sizes / (sizes + math.exp(low)))) @ directions.T
+    return fitted
+
+
+def _watched(model: nn.Module, shortest_row: int) -> dict[str, Watched]:
+    """Every weight with rows of the right length, once."""
+    weights = {}
+    for name, module in model.named_modules():
+        if getattr(module, "transposed", False):
+            continue
+        for attribute in _ATTRIBUTES:
+            weight = module._parameters.get(attribute)
+            if weight is None or not (
+                is_weight_module(module) or isinstance(module, nn.MultiheadAttention)
+            ):
+                continue
+            entries = weight[0].numel() if len(weight) else 0
+            if shortest_row <= entries <= _WIDEST:
+                place = f"{name}.{attribute}" if name else attribute
+                groups = getattr(module, "groups", 1)
+                weights[place] = Watched(module, weight, slice(0, entries), groups)
+    return weights
+
+
+_ATTRIBUTES = "weight", "in_proj_weight"
