@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import passportize as pp
 from benchmarks.common.csv_rows import append_row, read_rows
@@ -46,8 +46,9 @@ from passportize.config import OUTPUT_SHARE
 from passportize.data.parts import Part
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
+from passportize.training.refitting import refit_weights
 
-__all__ = ["DEFAULT", "KINDS", "OUT", "begin", "stolen"]
+__all__ = ["DEFAULT", "KINDS", "OUT", "Setting", "begin", "marked", "stolen"]
 
 OUT = RESULTS / "marking_trained.csv"
 Setting = tuple[int, float, float]
@@ -125,7 +126,7 @@ def main() -> None:
         sets = network.sets(arguments.root)
         plain, training = trained(name, seed, sets, arguments.folder)
         before = accuracy(plain, *sets.test)
-        model, passport, claim, seconds = _marked(plain, seed, setting, sets)
+        model, passport, claim, seconds = marked(plain, seed, setting, sets)
         for kind in wanted:
             row = {
                 **dict(zip(CASE, (*case, kind), strict=True)),
@@ -146,6 +147,7 @@ def stolen(
     passport: pp.Passport,
     claim: pp.Claim,
     before: float,
+    own: Sequence[Tensor] = (),
 ) -> dict[str, Any]:
     """What is read in a copy after a thief, and how it does.
 
@@ -157,11 +159,18 @@ def stolen(
         passport: The owner's.
         claim: The owner's.
         before: Accuracy of the same network without a mark, in percent.
+        own: The owner's inputs: the suspect is also read with its layers fitted anew to what they
+            compute on these.
     """
     suspect = copy.deepcopy(model)
     steal(suspect, kind, network, sets.thief)
     verdict = pp.verify(suspect, passport, claim)
     after = accuracy(suspect, *sets.test)
+    fitted = {}
+    if own:
+        refit_weights(suspect, own)
+        anew = pp.verify(suspect, passport, claim)
+        fitted = {"fitted_matched": anew.matched, "fitted_strength": anew.strength}
     return {
         "bits": verdict.total,
         "matched": verdict.matched,
@@ -170,6 +179,7 @@ def stolen(
         "plain": before,
         "accuracy": after,
         "lost": before - after,
+        **fitted,
     }
 
 
@@ -191,13 +201,21 @@ def _work(seeds: int, networks: Sequence[str]) -> Iterator[tuple[int, str, Setti
         yield 0, name, setting, KINDS
 
 
-def _marked(
-    plain: nn.Module, seed: int, setting: Setting, sets: Sets
+def marked(
+    plain: nn.Module, seed: int, setting: Setting, sets: Sets, inputs: str = ""
 ) -> tuple[nn.Module, pp.Passport, pp.Claim, float]:
-    """A marked copy, and the seconds of processor time that marking took."""
+    """A marked copy, and the seconds of processor time that marking took.
+
+    Args:
+        plain: A trained network.
+        seed: Of the passport.
+        setting: Of the mark.
+        sets: Its data.
+        inputs: Digest of the inputs with which a suspect may be looked at.
+    """
     bits, margin, share = setting
     passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
-    config = pp.PassportConfig.trained(bits=bits, margin=margin)
+    config = pp.PassportConfig.trained(bits=bits, margin=margin, inputs=inputs)
     model = pp.passportize(
         copy.deepcopy(plain), passport, config=config, example_inputs=sets.test[0][:2]
     ).eval()

@@ -27,7 +27,7 @@ from benchmarks.marking.trained import KINDS, begin, stolen
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
 
-__all__ = ["OUT"]
+__all__ = ["OUT", "trained_in"]
 
 OUT = RESULTS / "marking_trained_in.csv"
 CASE = ("network", "seed", "thief")
@@ -44,7 +44,11 @@ def main() -> None:
             network = NETWORKS[name]
             sets = network.sets(arguments.root)
             before = accuracy(trained(name, seed, sets, arguments.folder)[0], *sets.test)
-            model, passport, claim = _trained_in(name, seed, sets, arguments.folder)
+            model, passport = trained_in(
+                name, seed, sets, arguments.folder, pp.PassportConfig.signature(), "_signature"
+            )
+            claim = claim_of(model)
+            model = pp.unpassportize(model)
             for kind in wanted:
                 left = stolen(model, kind, network, sets, passport, claim, before)
                 row = {**dict(zip(CASE, (name, str(seed), kind), strict=True)), **left}
@@ -52,19 +56,29 @@ def main() -> None:
                 logging.info("%s", row)
 
 
-def _trained_in(
-    name: str, seed: int, sets: Sets, folder: Path
-) -> tuple[nn.Module, pp.Passport, pp.Claim]:
-    """A network that was trained with a signature, from the same start on the same batches."""
+def trained_in(
+    name: str, seed: int, sets: Sets, folder: Path, config: pp.PassportConfig, how: str
+) -> tuple[nn.Module, pp.Passport]:
+    """A network that was trained with a signature, from the same start on the same batches.
+
+    Args:
+        name: Of the network.
+        seed: Of weights, order and passport.
+        sets: Its data.
+        folder: Where its weights are kept.
+        config: Of the signature.
+        how: What tells its file from those of other trainings.
+
+    Returns:
+        It, passportized, and the passport.
+    """
     passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
     torch.manual_seed(seed)
-    config = pp.PassportConfig.signature()
     model = NETWORKS[name].make()
     model = pp.passportize(model, passport, config=config, example_inputs=sets.test[0][:2])
     pp.embed_signature(model)
-    load_or_train(model, name, seed, sets, folder, "_signature", _loss)
-    claim = claim_of(model)
-    return pp.unpassportize(model), passport, claim
+    load_or_train(model, name, seed, sets, folder, how, _loss)
+    return model, passport
 
 
 def _loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from passportize.cli.terminal import (
 )
 from passportize.cli.weights_input import Averaged, load_checkpoint
 from passportize.config import OUTPUT_SHARE, PassportConfig
-from passportize.errors import CheckpointError, ClaimFileError
+from passportize.errors import CheckpointError, ClaimFileError, DatasetError
 
 __all__ = ["identify", "mark", "mark_copy"]
 
@@ -71,6 +71,13 @@ def mark(
     own_claim: Annotated[Path, typer.Option("--claim", help="The claim: a new file.")] = Path(
         "owner.claim.safetensors"
     ),
+    inputs: Annotated[
+        Path,
+        typer.Option(
+            help="The inputs that were looked at, kept: a new file. With it a suspect that was "
+            "covered with noise is read, so keep it as long as the claim.",
+        ),
+    ] = Path("owner.inputs.safetensors"),
     bits: Annotated[int, typer.Option(min=64, help="Rows that carry a bit of the owner's.")] = 1024,
     margin: Annotated[float, typer.Option(help="How far from zero they are put.")] = 0.5,
     output_share: OutputShare = OUTPUT_SHARE,
@@ -98,11 +105,13 @@ def mark(
     from passportize.release.checkpoint import save_weights
     from passportize.release.claim import claim_of
     from passportize.release.claim_file import write_claim
+    from passportize.release.inputs_file import inputs_digest, save_inputs
     from passportize.surgery.surgery import passportize, unpassportize
     from passportize.training.embedding import embed_signature
     from passportize.verification.verification import verify
 
-    for file, kind in ((out, CheckpointError), (own_claim, ClaimFileError)):
+    files = (out, CheckpointError), (own_claim, ClaimFileError), (inputs, DatasetError)
+    for file, kind in files:
         if file.exists():
             raise kind(f"{file} exists already; choose another name, or move it away")
     opened = open_passport(passport, passphrase_file)
@@ -110,7 +119,10 @@ def mark(
         plain = load_checkpoint(checkpoint, model, num_classes, arg, ema)
         given = given_preprocessing(img_size, mean, std)
         batches, prepared = some_data(data, plain, images, batch_size, given)
-        config = PassportConfig.trained(margin=margin, bits=bits, licence_bits=licence_bits)
+        batches = list(batches)
+        config = PassportConfig.trained(
+            margin=margin, bits=bits, licence_bits=licence_bits, inputs=inputs_digest(batches)
+        )
         marked = passportize(plain, opened, config=config, example_inputs=example_of(input_size))
     with counting("turning rows", as_json) as step:
         done = embed_signature(
@@ -120,9 +132,11 @@ def mark(
     verdict = verify(unpassportize(marked), opened, made)
     save_weights(out, marked.state_dict())
     write_claim(made, own_claim)
+    save_inputs(batches, inputs)
     record = {
         "file": str(out),
         "claim": str(own_claim),
+        "inputs": str(inputs),
         "digest": made.digest(),
         "weights": made.weights,
         "bits": done.bits,
@@ -135,6 +149,7 @@ def mark(
         f"signature:   {verdict.matched} of {verdict.total} bits, {verdict.strength:.0f} bits of "
         "strength",
         f"claim:       {own_claim}",
+        f"inputs:      {inputs} (keep them as long as the claim)",
         f"digest:      {made.digest()} (publish this before the weights)",
     ]
     emit(record, "\n".join(lines), as_json)
@@ -208,6 +223,14 @@ def identify(
             show_default=False,
         ),
     ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            help="The owner's inputs, the file that the claim names: takes out noise that the "
+            "network does not feel. Needs --model.",
+            show_default=False,
+        ),
+    ] = None,
     model: PlainModel = None,
     num_classes: NumClasses = None,
     arg: Arguments = None,
@@ -235,6 +258,7 @@ def identify(
             [line for line in lines if line.strip()],
             own_claim,
             released=released,
+            inputs=inputs,
             model=shell,
         )
     emit({**found.to_dict(), "suspect": str(suspect)}, str(found), as_json)

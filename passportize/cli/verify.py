@@ -68,8 +68,8 @@ def verify(
     model: Annotated[
         str | None,
         typer.Option(
-            help=f"Architecture of the suspect, for --data, for --released and without a claim: "
-            f"{MODEL_HELP}",
+            help="Architecture of the suspect, for --data, --released and --inputs, and without a "
+            f"claim: {MODEL_HELP}",
             show_default=False,
         ),
     ] = None,
@@ -97,6 +97,15 @@ def verify(
         typer.Option(
             help="A public model that both may come from: it is taken out of both before they are "
             "compared. Goes with --released.",
+            show_default=False,
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            help="The owner's inputs, the file that the claim names: if the signature does not "
+            "read plainly, it is read from what the suspect's layers do on these, which takes out "
+            "noise that the network does not feel. Needs --model.",
             show_default=False,
         ),
     ] = None,
@@ -138,6 +147,8 @@ def verify(
         )
     if released is not None and (claim is None or model is None):
         raise InvalidArgument("--released needs --claim, which names it, and --model")
+    if inputs is not None and (claim is None or model is None):
+        raise InvalidArgument("--inputs needs --claim, which names it, and --model")
     if base is not None and released is None:
         raise InvalidArgument("--base goes with --released")
     if tsa_roots is not None and commitment is None:
@@ -182,6 +193,7 @@ def verify(
             model=shell,
             released=released,
             base=base,
+            inputs=inputs,
             config=PassportConfig.preset(formulation) if formulation is not None else None,
             example_inputs=example_of(input_size),
             device=device,
@@ -199,7 +211,11 @@ def verify(
                 published=published,
                 data=data or "",
                 preprocessing=prepared,
-                compared=compared_files(("released weights", released), ("public base", base)),
+                compared=compared_files(
+                    ("released weights", released),
+                    ("public base", base),
+                    ("owner's inputs", inputs),
+                ),
             )
             write_verdict(report, verdict, weights.tensors, opened, given, examination)
     record = {

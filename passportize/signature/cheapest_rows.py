@@ -51,7 +51,7 @@ FIRST, _SLOPE = 0.3, 1.3
 _AIM, _CLOSE = 0.85, 0.7
 """Parts of what is allowed: aimed at, and enough to stop at."""
 
-_SEARCHES = 5
+_SEARCHES = 8
 
 
 class Depth(NamedTuple):
@@ -123,7 +123,7 @@ def _deepest(
             high = at
         if spent <= allowed or at == lowest:
             best, low = (added, depth, spent), at
-        if at == lowest or _CLOSE * allowed <= spent <= allowed:
+        if (at == lowest and spent > allowed) or _CLOSE * allowed <= spent <= allowed:
             break
         # A little less than allowed is aimed at.
         at += math.log(_AIM * max(allowed, 1e-300) / max(spent, 1e-300)) / _SLOPE

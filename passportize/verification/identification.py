@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from passportize.passport.licensee import licensee_name
 from passportize.passport.passport import Passport
 from passportize.release.claim import Claim
 from passportize.release.claim_file import load_claim
+from passportize.release.inputs_file import Inputs, read_inputs
 from passportize.release.licensed_copy import licence_code
 from passportize.signature.evidence import read_evidence
 from passportize.signature.formulations import NORMALISED
@@ -27,6 +28,7 @@ from passportize.signature.reading import rows_of
 from passportize.signature.response import reach_of
 from passportize.thresholds import ACCEPT_STRENGTH, NAME_STRENGTH
 from passportize.verification.laid_beside import lay_beside
+from passportize.verification.refitted import refit_suspect, refit_tensors
 from passportize.verification.released import architecture_of, models_given, open_released
 from passportize.verification.suspect import Suspect, Weights, open_suspect
 
@@ -119,6 +121,7 @@ def identify(
     claim: Claim | str | os.PathLike[str],
     *,
     released: Weights | None = None,
+    inputs: Inputs | None = None,
     model: nn.Module | None = None,
     example_inputs: Any = None,
 ) -> Identification:
@@ -138,14 +141,17 @@ def identify(
         released: The release that the copies were made from, before they were marked: the suspect
             is then compared with it, which tells more of mixed copies, and aligned with it where
             its channels were disguised.
-        model: As in :func:`passportize.verify`; needed to align.
+        inputs: The owner's inputs, as in :func:`passportize.verify`: where the owner's bits read
+            better from the suspect's layers fitted anew to what they compute on these, the
+            licensees' are read from them too.
+        model: As in :func:`passportize.verify`; needed to align, and for ``inputs``.
         example_inputs: As in :func:`passportize.plan`, to align.
 
     Raises:
         InvalidArgument: An argument makes no sense, nobody was asked about, or the claim leaves no
             rows for licensees.
         WrongPassport: The claim was made with another passport.
-        CheckpointError, ClaimFileError: A file cannot be read.
+        CheckpointError, ClaimFileError, DatasetError: A file cannot be read.
     """
     if not isinstance(passport, Passport):
         raise InvalidArgument(
@@ -166,6 +172,9 @@ def identify(
         original = open_released(released, claim)
         architecture = architecture_of(released, original, other)
     notes = list(opened.notes)
+    if inputs is not None:
+        batches = read_inputs(inputs, claim.layout.inputs, "identify")
+        opened, original = _fitted(opened, passport, claim, original, architecture, batches, notes)
     found, tensors = _found(opened, passport, claim, original, architecture, example_inputs, notes)
     said = _said(tensors, found, claim, code, original)
     sums = [code.score(name, said) for name in names]
@@ -177,6 +186,36 @@ def identify(
     evidence.sort(key=lambda each: (-each.strength, each.log2_p))
     bits = int((said != 0).sum())
     return Identification(tuple(evidence), bits, code.length, original is not None, tuple(notes))
+
+
+def _fitted(
+    opened: Suspect,
+    passport: Passport,
+    claim: Claim,
+    original: dict[str, Tensor] | None,
+    architecture: nn.Module | None,
+    batches: Sequence[Any],
+    notes: list[str],
+) -> tuple[Suspect, dict[str, Tensor] | None]:
+    """Suspect and original with their layers fitted anew, where the owner's bits read better so.
+
+    Nothing here depends on the bits of any licensee.
+    """
+    fitted = refit_suspect(opened, batches)
+    if isinstance(fitted, str):
+        notes.append(f"inputs= were not used: {fitted}")
+        return opened, original
+    key = ModelKey(passport, claim.layout)
+    plainly, anew = (
+        read_evidence(each.tensors, key, claim.layout).strength for each in (opened, fitted)
+    )
+    if anew <= plainly:
+        return opened, original
+    notes.append("read from the suspect's layers fitted anew to the owner's inputs")
+    module = architecture or opened.module
+    if original is not None and module is not None:
+        original = refit_tensors(original, module, batches)
+    return fitted, original
 
 
 def _found(

@@ -16,6 +16,7 @@ from PIL import Image
 import passportize as pp
 from passportize.cli.application import application
 from passportize.release.checkpoint import load_weights, save_weights
+from passportize.training.refitting import change_by_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 RUNNER = CliRunner()
@@ -53,7 +54,8 @@ def test_the_whole_way(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = ("--passport", "acme.passport")
     code, text = run(
         *("mark", "trained.safetensors", *own, *data, *MODEL, "--bits", 200, "--img-size", 64),
-        *("--claim", "acme.claim", "--out", "marked.safetensors", "--json"),
+        *("--claim", "acme.claim", "--out", "marked.safetensors"),
+        *("--inputs", "acme.inputs", "--json"),
     )
     record = json.loads(text)
     assert code == 0 and record["bits"] == record["by_output"] == 200
@@ -89,11 +91,50 @@ def test_the_whole_way(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 2 and "exists already" in text
 
 
+def covered(rows: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
+    """Rows with a lot of noise in directions that their inputs do not use."""
+    sizes, directions = torch.linalg.eigh(moment)
+    unused = directions[:, sizes < 1e-6 * sizes.max()]
+    noise = torch.randn(len(rows), unused.shape[1], dtype=rows.dtype)
+    size = 3 * rows.norm() / noise.norm().clamp_min(1e-9)
+    return rows + size * noise @ unused.T
+
+
+def test_noise_that_the_network_does_not_feel(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hides the mark, and what was looked at is kept and brings it back."""
+    monkeypatch.chdir(place)
+    own = ("--passport", "acme.passport")
+    code, _ = run(
+        *("mark", "trained.safetensors", *own, "--data", "data", "--images", "16", *MODEL),
+        *("--bits", 200, "--img-size", 64, "--out", "noisy.safetensors", "--claim", "noisy.claim"),
+        *("--inputs", "noisy.inputs", "--output-share", 0.05),
+    )
+    batches = pp.load_inputs("noisy.inputs")
+    assert code == 0 and sum(len(batch) for batch in batches) == 16
+    suspect = timm.create_model("test_resnet", num_classes=4)
+    suspect.load_state_dict(load_weights(Path("noisy.safetensors")))
+    suspect.eval()
+    before = suspect(batches[0]).detach()
+    change_by_inputs(suspect, batches, covered, 9)
+    torch.testing.assert_close(suspect(batches[0]).detach(), before, atol=3e-2, rtol=3e-2)
+    save_weights("noisy.safetensors", suspect.state_dict(), overwrite=True)
+    asked = ("verify", "noisy.safetensors", *own, "--claim", "noisy.claim")
+    code, text = run(*asked)
+    assert code == 1 and "fitted" not in text
+    code, text = run(*asked, "--inputs", "noisy.inputs", *MODEL)
+    assert code == 0 and "fitted anew to what they compute on the owner's inputs" in text
+    code, text = run(*asked, "--inputs", "noisy.inputs")
+    assert code == 2 and "--inputs needs --claim, which names it, and --model" in text
+    code, text = run(*asked, "--inputs", "acme.passport", *MODEL)
+    assert code == 2 and "no file of inputs" in text
+
+
 def test_weights_of_another_model(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     code, text = run(
         *("mark", "trained.safetensors", "--passport", "acme.passport", "--data", "data"),
         *("--model", "test_vit", "--claim", "other.claim", "--out", "other.safetensors"),
+        *("--inputs", "other.inputs"),
     )
     assert code == 2 and "does not fit" in text
     assert not Path("other.claim").exists() and not Path("other.safetensors").exists()

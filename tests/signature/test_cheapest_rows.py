@@ -161,11 +161,13 @@ def test_it_lies_where_inputs_have_the_size_of_the_level() -> None:
         assert float(energy[values < level / 30].sum() / energy.sum()) < 0.05
 
 
+@pytest.mark.parametrize("first", [0.1, 0.3, 100.0])
 @pytest.mark.parametrize("share", [1e-3, 1e-2, 1e-1])
-def test_what_may_be_spent_is_spent(share: float) -> None:
+def test_what_may_be_spent_is_spent(share: float, first: float) -> None:
+    """Wherever the search begins: a layer at the lowest depth once held all later ones there."""
     rows, vectors, bits = drawn(60, 128, 9)
     metric = Metric(uneven(128, 9, 4.0))
-    added, depth = rows_at_share(rows, vectors, bits, 0.3, metric, share)
+    added, depth = rows_at_share(rows, vectors, bits, 0.3, metric, share, first=first)
     assert added is not None
     spent = metric.output(added) / metric.output(rows)
     again = cheapest_rows(rows, vectors, bits, 0.3, metric, depth)

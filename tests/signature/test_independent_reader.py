@@ -51,6 +51,24 @@ def test_every_bit_is_read_without_this_library(preset: str, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize("inputs", ["", "ab" * 32])
+def test_named_inputs_are_part_of_the_key(inputs: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(20, 90), torch.nn.LayerNorm(90))
+    config = pp.PassportConfig.signature(inputs=inputs)
+    model = pp.passportize(model, PASSPORT, config=config, example_inputs=torch.zeros(2, 20))
+    pp.embed_signature(model)
+    pp.save_claim(model, tmp_path / "claim")
+    weights = pp.unpassportize(model).state_dict()
+    found, wanted = independent.read(
+        (tmp_path / "claim").read_bytes(), save(weights), bytes(range(32)), PASSPORT.message
+    )
+    assert found == wanted and len(found) == 90
+    other = replace(pp.load_claim(tmp_path / "claim").marking.config, inputs="cd" * 32)
+    assert not pp.verify(model, PASSPORT, config=other).accepted
+    assert pp.verify(model, PASSPORT, config=config).accepted
+
+
 def test_a_stranger_reads_coins(tmp_path: Path) -> None:
     made = protected("keyed")
     torch.manual_seed(1)

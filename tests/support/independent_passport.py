@@ -58,9 +58,10 @@ def numbers(raw, width):
     return [int.from_bytes(raw[j : j + width], "little") for j in range(0, len(raw), width)]
 
 
-def layout_digest(sites):
+def layout_digest(sites, inputs=""):
     """``sites``: records with name, channels, response, parts and shapes."""
-    text = json.dumps(["passportize/layout/v1", sites], sort_keys=True, separators=(",", ":"))
+    whole = ["passportize/layout/v1", sites] + ([inputs] if inputs else [])
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 

@@ -70,6 +70,12 @@ def layout(header):
     ]
 
 
+def inputs_of(header):
+    """Digest of the owner's inputs, in the model's config or in a site's own; empty without."""
+    configs = [header["config"], *(site["config"] or {} for site in header["sites"])]
+    return max(config.get("inputs", "") for config in configs)
+
+
 def formulation(header, site):
     return (site["config"] or header["config"])["formulation"]
 
@@ -132,7 +138,7 @@ def read(claim, weights, secret, message):
     assert header["commitment"] == passports.commitment(secret, message)
     sites = layout(header)
     reading = passports.reading_key(secret, message)
-    key = passports.model_key(reading, passports.layout_digest(sites))
+    key = passports.model_key(reading, passports.layout_digest(sites, inputs_of(header)))
     expected = passports.signature(key, message, sum(bits_of(site) for site in sites))
     found, wanted = [], []
     for site in sites:
