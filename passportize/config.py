@@ -9,7 +9,7 @@ from typing import Any
 
 from passportize.errors import InvalidArgument
 
-__all__ = ["FORMULATIONS", "OUTPUT_SHARE", "PassportConfig"]
+__all__ = ["DEEPER_SHARE", "FORMULATIONS", "OUTPUT_SHARE", "PassportConfig"]
 
 FORMULATIONS = ("keyed", "paper", "signature")
 PASSES = ("automatic", "doubled", "separate")
@@ -19,6 +19,9 @@ MINIMUM_FAN_IN = 8
 
 OUTPUT_SHARE = 0.003
 """What a mark put into a trained model may make of the variance of what marked rows compute."""
+
+DEEPER_SHARE = 0.01
+"""The same of a mark that was trained in and is put in once more before the release."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch
 

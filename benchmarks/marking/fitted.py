@@ -26,6 +26,7 @@ from benchmarks.common.paths import RESULTS
 from benchmarks.marking.networks import NETWORKS, Sets, trained
 from benchmarks.marking.trained import DEFAULT, begin, marked, stolen
 from benchmarks.marking.trained_in import trained_in
+from passportize.config import DEEPER_SHARE
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
 from passportize.release.inputs_file import inputs_digest
@@ -46,9 +47,6 @@ KINDS = (
 )
 OWN = 256
 """Inputs that the owner keeps."""
-
-DEEPER = 0.01
-"""What a mark that is put in once more may make of the outputs."""
 
 
 def main() -> None:
@@ -91,7 +89,9 @@ def _released(
     model, passport = trained_in(name, seed, sets, folder, config, "_inputs")
     model.eval()
     if way == "trained in, and once more":
-        pp.embed_signature(model, calibration=sets.calibration.split(128), output_share=DEEPER)
+        pp.embed_signature(
+            model, calibration=sets.calibration.split(128), output_share=DEEPER_SHARE
+        )
     claim = claim_of(model)
     return pp.unpassportize(model), passport, claim
 

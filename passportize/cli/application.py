@@ -10,7 +10,7 @@ from passportize.cli import audit as auditing
 from passportize.cli import commit as committing
 from passportize.cli import demo as showcase
 from passportize.cli import mark as marking
-from passportize.cli import models
+from passportize.cli import models, owner_inputs
 from passportize.cli import passports as keys
 from passportize.cli import release as releasing
 from passportize.cli import timm_train as launching
@@ -46,6 +46,7 @@ def application() -> typer.Typer:
     )
     app.command(rich_help_panel=BEFORE)(keys.keygen)
     app.command(rich_help_panel=BEFORE)(models.plan)
+    app.command(rich_help_panel=BEFORE)(owner_inputs.inputs)
     app.command(
         "timm-train",
         rich_help_panel=BEFORE,

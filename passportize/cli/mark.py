@@ -119,7 +119,6 @@ def mark(
         plain = load_checkpoint(checkpoint, model, num_classes, arg, ema)
         given = given_preprocessing(img_size, mean, std)
         batches, prepared = some_data(data, plain, images, batch_size, given)
-        batches = list(batches)
         config = PassportConfig.trained(
             margin=margin, bits=bits, licence_bits=licence_bits, inputs=inputs_digest(batches)
         )

@@ -27,9 +27,9 @@ from passportize.cli.model_input import (
     example_of,
     load_model,
 )
-from passportize.cli.terminal import AsJson, command, emit, progress, working
+from passportize.cli.terminal import AsJson, command, counting, emit, progress, working
 from passportize.cli.weights_input import Averaged, wants_averaged
-from passportize.config import PassportConfig
+from passportize.config import DEEPER_SHARE, PassportConfig
 from passportize.errors import ClaimFileError, InvalidArgument
 from passportize.passport.passport import Passport
 from passportize.release.preprocessing import Preprocessing
@@ -148,6 +148,14 @@ def release(
             "--to", help="Export this too: onnx or torch-export; repeatable.", show_default=False
         ),
     ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            help="The owner's inputs that the training named: the signature is put in once more by "
+            "them, so that it lies in what the layers do and noise does not cover it.",
+            show_default=False,
+        ),
+    ] = None,
     contact: Annotated[
         str | None,
         typer.Option(
@@ -186,8 +194,10 @@ def release(
     unknown = [name for name in formats if name not in PROGRAMS]
     if unknown:
         raise InvalidArgument(f"--to {unknown[0]}: use {' or '.join(PROGRAMS)}")
+    if inputs is not None and own_claim is not None:
+        raise InvalidArgument("--inputs changes the weights, so the claim on them is made anew")
     opened = open_passport(passport, passphrase_file)
-    asked = _Asked(model, num_classes, arg, formulation, where, settings, input_size)
+    asked = _Asked(model, num_classes, arg, formulation, where, settings, input_size, inputs)
     with working(f"reading {checkpoint}", as_json):
         averaged = wants_averaged(checkpoint, ema)
         restored = asked.restored(checkpoint, opened, averaged)
@@ -195,6 +205,8 @@ def release(
         loader = load_data(data, restored, batch_size, prepared) if data is not None else None
     if loader is not None:
         loader = progress(loader, "both branches", as_json)
+    if inputs is not None:
+        _put_in_once_more(restored, inputs, as_json)
     made = make_release(
         restored,
         opened,
@@ -225,6 +237,17 @@ def release(
     emit(made.to_dict(), "\n".join(lines), as_json)
 
 
+def _put_in_once_more(restored: nn.Module, inputs: Path, as_json: bool) -> None:
+    """Put the signature into trained rows where the owner's inputs use them."""
+    from passportize.layers.model import switch_of
+    from passportize.release.inputs_file import read_inputs
+    from passportize.training.embedding import embed_signature
+
+    batches = read_inputs(inputs, switch_of(restored).config.inputs, "release")
+    with counting("turning rows", as_json) as step:
+        embed_signature(restored, calibration=batches, output_share=DEEPER_SHARE, progress=step)
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What the command line says of the model and of its training."""
@@ -236,17 +259,21 @@ class _Asked:
     where: list[str] | None
     settings: list[str] | None
     input_size: str | None
+    inputs: Path | None = None
 
     def restored(self, checkpoint: Path, passport: Passport, averaged: bool) -> nn.Module:
         """The passportized model of the checkpoint."""
         from passportize.integrations.timm.options import setting
         from passportize.integrations.timm.release import restore_checkpoint
+        from passportize.release.inputs_file import inputs_digest, load_inputs
 
         if self.model is None and (self.num_classes is not None or self.arg):
             raise InvalidArgument("--num-classes and --arg go with --model")
         config = None
         if self.formulation is not None or self.settings:
             values: dict[str, Any] = dict(setting(text) for text in self.settings or ())
+            if self.inputs is not None:
+                values.setdefault("inputs", inputs_digest(load_inputs(self.inputs)))
             config = PassportConfig.preset(self.formulation or "keyed", **values)
         made = None
         if self.model is not None:

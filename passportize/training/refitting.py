@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.config import OUTPUT_SHARE
 from passportize.errors import InvalidArgument
+from passportize.thresholds import FITTED_SHARE
 from passportize.tracing.weight_layers import is_weight_module
 from passportize.training.input_moments import Watched, moments_in_order
 from passportize.utils.progress import Progress
@@ -106,7 +106,7 @@ def change_by_inputs(
 def refit_weights(
     model: nn.Module,
     inputs: Iterable[Any],
-    share: float = OUTPUT_SHARE,
+    share: float = FITTED_SHARE,
     shortest_row: int = 1,
     progress: Progress | None = None,
 ) -> list[str]:

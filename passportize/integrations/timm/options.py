@@ -14,6 +14,7 @@ from passportize.config import FORMULATIONS, PassportConfig
 from passportize.errors import InvalidArgument
 from passportize.passport.file import PASSPHRASE
 from passportize.passport.passport import Passport
+from passportize.release.inputs_file import inputs_digest, load_inputs
 
 __all__ = ["LaunchOptions", "parse_options", "refuse_unsupported", "setting"]
 
@@ -54,6 +55,7 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
         SystemExit: The command line makes no sense, or help was asked for.
         InvalidArgument: A setting makes no sense, or the script does not exist.
         PassportFileError: The passport cannot be read.
+        DatasetError: The inputs cannot be read.
     """
     parser = argparse.ArgumentParser(
         prog="passportize timm-train",
@@ -89,6 +91,12 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
         "(--initial-checkpoint, --pretrained), so that the layers compute what they did",
     )
     parser.add_argument(
+        "--inputs",
+        metavar="FILE",
+        help="the owner's inputs, which `passportize inputs` wrote: the key depends on them, and a "
+        "suspect may be looked at with them",
+    )
+    parser.add_argument(
         "--claim",
         metavar="FILE",
         help="write the claim on the checkpoint that will be released here: the best one, and its "
@@ -105,7 +113,10 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
     parser.add_argument("script", help="train.py; all that follows is for the script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
-    config = PassportConfig.preset(options.preset, **dict(setting(text) for text in options.set))
+    settings = dict(setting(text) for text in options.set)
+    if options.inputs:
+        settings["inputs"] = inputs_digest(load_inputs(options.inputs))
+    config = PassportConfig.preset(options.preset, **settings)
     script = Path(options.script)
     if not script.is_file():
         raise InvalidArgument(f"{script}: there is no such training script; check the path")
