@@ -224,7 +224,8 @@ def table(record: dict[str, Any]) -> str:
             "",
             f"All {strangers['pairs']} pairs of a release and what is no copy of it: "
             f"{strangers['bits']} of {strangers['read']} bits, "
-            f"{all_bits / math.sqrt(strangers['read'] / 4):+.1f} standard deviations from a half; {strangers['accepted']} accepted.",
+            f"{all_bits / math.sqrt(strangers['read'] / 4):+.1f} standard deviations from a half; "
+            f"{strangers['accepted']} accepted.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -205,7 +205,7 @@ SETTINGS = {
     "docs/how_to/a_copy_turned_up.md": Setting(),
     "docs/how_to/release.md": Setting(own_loop, gone=("release",)),
     "docs/how_to/two_parties_argue.md": Setting(),
-    "docs/marking.md": Setting(marking_names, before={3: marking_leak}, after=marking_after),
+    "docs/marking.md": Setting(marking_names, before={4: marking_leak}, after=marking_after),
     "docs/point_clouds.md": Setting(point_clouds_names),
     "docs/quickstart.md": Setting(
         gone=("acme.passport",),
