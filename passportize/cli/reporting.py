@@ -88,7 +88,8 @@ def write_verdict(
     from passportize.signature.model_key import ModelKey
 
     reading = None
-    if claim is not None:
+    # Of layers that were fitted anew the file shows no responses.
+    if claim is not None and not verdict.fitted:
         key = ModelKey(passport, claim.layout)
         reading = read_evidence(weights, key, claim.layout).reading
     name = Path(examination.files[0].path).name if len(examination.files) == 1 else "this model"

@@ -54,15 +54,18 @@ def sentence_of(verdict: Verdict, owner: str = "") -> str:
     odds = f"odds of about {odds_in_words(verdict.strength)}"
     bits = f"{verdict.matched:,} of {verdict.total:,} bits"
     links = verdict.links
+    model = "this model"
+    if verdict.fitted:
+        model = "this model, in what its layers do on the owner's inputs,"
     if verdict.accepted and links is not None and links.accepted:
         return (
-            f"Once its disguise was undone, this model carries {whose}: it comes from the released "
+            f"Once its disguise was undone, {model} carries {whose}: it comes from the released "
             f"weights, which carry {links.released_matched:,} of {links.released_total:,} bits."
         )
     if verdict.accepted:
         return (
-            f"This model carries {whose}: {bits} match, which a key that knows nothing of these "
-            f"weights would reach with {odds}."
+            f"{model[0].upper()}{model[1:]} carries {whose}: {bits} match, which a key that knows "
+            f"nothing of these weights would reach with {odds}."
         )
     if verdict.accepted is None:
         return (

@@ -47,6 +47,7 @@ class Judged:
         reason: Why.
         links: What the released weights say, where they were asked.
         notes: What the reader of a verdict should know of it.
+        fitted: Whether it was found in the suspect's layers fitted anew.
     """
 
     evidence: Evidence
@@ -54,6 +55,7 @@ class Judged:
     reason: str
     links: Links | None = None
     notes: tuple[str, ...] = ()
+    fitted: bool = False
 
 
 def judge(
@@ -140,7 +142,7 @@ def judge_fitted(
         "read from the suspect's layers fitted anew to what they compute on the owner's inputs; as "
         f"they are, {_counted(before)} match"
     )
-    return replace(found, notes=(note,))
+    return replace(found, notes=(note,), fitted=True)
 
 
 def _counted(judged: Judged) -> str:

@@ -61,6 +61,8 @@ class Verdict:
         fidelity_gap: The threshold for the gap of the accuracies, in points.
         links: What the released weights say; None where they were not given or not needed.
         samples: How many samples the accuracies were measured on.
+        fitted: Whether bits were read from the suspect's layers fitted anew to what they compute on
+            the owner's inputs, and not as they are.
     """
 
     accepted: bool | None
@@ -84,6 +86,7 @@ class Verdict:
     fidelity_gap: float = FIDELITY_GAP
     links: Links | None = None
     samples: int = 0
+    fitted: bool = False
 
     @property
     def p_value(self) -> str:

@@ -158,7 +158,7 @@ def verify(
         )
     notes = [*opened.notes, *found.notes, *_notes(passport, claim, evidence)]
     verdict = _verdict(accepted, reason, evidence, message, fidelity, (claim, same), notes)
-    return replace(verdict, links=links)
+    return replace(verdict, links=links, fitted=found.fitted)
 
 
 def _claim(

@@ -18,6 +18,7 @@ from passportize.errors import InvalidArgument
 from passportize.layers.model import switch_of
 from passportize.release.claim import Claim, claim_of
 from passportize.release.inputs_file import inputs_digest
+from passportize.report.findings import sentence_of
 from passportize.signature.evidence import LOOKS_PRICE, read_evidence
 from passportize.signature.model_key import ModelKey
 from passportize.signature.vectors import SignVectors
@@ -105,7 +106,10 @@ def test_noise_takes_the_mark_for_nothing_and_the_owners_inputs_bring_it_back() 
     before = copy.deepcopy(suspect.state_dict())
     found = pp.verify(suspect, PASSPORT, claim, inputs=OWN)
     assert found.accepted and found.strength > 100
-    assert any("fitted anew" in note for note in found.notes)
+    assert any("fitted anew" in note for note in found.notes) and found.fitted
+    said = sentence_of(found, "Acme")
+    assert said.startswith("This model, in what its layers do on the owner's inputs, carries")
+    assert not plainly.fitted and "inputs" not in sentence_of(plainly, "Acme")
     assert found.message is not None and found.message.owner == "Acme"
     after = suspect.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -136,6 +140,8 @@ def test_below_a_disguise_too() -> None:
     found = pp.verify(suspect, PASSPORT, claim, inputs=OWN, **given)
     assert found.accepted and found.links is not None and found.links.accepted
     assert found.links.aligned_strength > 64
+    said = sentence_of(found, "Acme")
+    assert "undone, this model, in what its layers do on the owner's inputs, carries" in said
 
 
 def test_a_stranger_reads_at_chance_in_every_way() -> None:
