@@ -12,7 +12,6 @@ larger the penalty, the less is left of directions that they hardly use.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -30,7 +29,11 @@ __all__ = ["change_by_inputs", "refit_weights", "rows_with_moments"]
 _WIDEST = 4608
 """Entries of the longest rows that are looked at: 3 x 3 kernels over 512 channels."""
 
-_HALVINGS = 50
+_BLOCK = 256
+"""Rows that are fitted at a time."""
+
+_HALVINGS, _REACH = 40, 60.0
+"""Steps in which a penalty is found, and its logarithm at most, in units of the largest size."""
 
 
 def rows_with_moments(
@@ -115,8 +118,9 @@ def refit_weights(
     Args:
         model: A plain model.
         inputs: As for :func:`rows_with_moments`.
-        share: What fitting may make of the second moment of what each weight computes; the
-            penalty is the largest with which it does not make more.
+        share: What fitting may make of the second moment of what each row computes; the penalty is
+            the largest with which it does not make more. Each row has one of its own, so that none
+            that somebody has made huge speaks for the others.
         shortest_row: Weights with shorter rows stay as they are.
         progress: Called with batches done and their number.
 
@@ -136,26 +140,34 @@ def refit_weights(
 
 
 def _refitted(rows: Tensor, moment: Tensor, share: float) -> Tensor:
-    """Rows fitted to their outputs, with the penalty that makes a share of these."""
+    """Rows fitted to their outputs, each with the penalty that makes a share of these."""
     sizes, directions = torch.linalg.eigh(moment)
     sizes = sizes.clamp_min(0)
-    turned = rows @ directions
-    # What all rows compute in each direction.
-    outputs = turned.square().sum(0) * sizes
-    allowed = share * outputs.sum()
     largest = float(sizes.max())
-    if not float(allowed) > 0:
+    if not largest > 0:
         return rows
-    low, high = math.log(largest) - 60.0, math.log(largest) + 60.0
+    turned = rows @ directions
+    fitted = torch.cat([_shrunk(some, sizes / largest, share) for some in turned.split(_BLOCK)])
+    found: Tensor = fitted @ directions.T
+    return found
+
+
+def _shrunk(turned: Tensor, sizes: Tensor, share: float) -> Tensor:
+    """The same in the directions of the moment, whose largest size is 1."""
+    outputs = turned.square() * sizes
+    allowed = share * outputs.sum(1, keepdim=True)
+    low = torch.full_like(allowed, -_REACH)
+    high = -low
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        lost = math.exp(middle) / (sizes + math.exp(middle))
-        if bool((lost.square() * outputs).sum() <= allowed):
-            low = middle
-        else:
-            high = middle
-    fitted: Tensor = (turned * (sizes / (sizes + math.exp(low)))) @ directions.T
-    return fitted
+        penalty = middle.exp()
+        moved = ((penalty / (sizes + penalty)).square() * outputs).sum(1, keepdim=True)
+        below = moved <= allowed
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    # A row that computes nothing stays, with the smallest penalty.
+    low = torch.where(allowed > 0, low, -_REACH)
+    shrunk: Tensor = turned * sizes / (sizes + low.exp())
+    return shrunk
 
 
 def _watched(model: nn.Module, shortest_row: int) -> dict[str, Watched]:

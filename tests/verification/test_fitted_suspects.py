@@ -144,6 +144,26 @@ def test_below_a_disguise_too() -> None:
     assert "undone, this model, in what its layers do on the owner's inputs, carries" in said
 
 
+def test_a_row_that_a_thief_makes_huge_does_not_speak_for_the_others() -> None:
+    """It gives one channel away for a row along the strongest direction; each is fitted alone."""
+    original, claim = released()
+    suspect = drowned()
+    hidden = suspect[:3](THIEFS[0]).detach()
+    with torch.no_grad():
+        for place, x in ((0, THIEFS[0]), (3, hidden)):
+            layer, norm = suspect[place], suspect[place + 1]
+            layer.weight[0] = 1e4 * torch.linalg.svd(x, full_matrices=False)[2][0]
+            made = layer(x)[:, 0]
+            norm.running_mean[0], norm.running_var[0] = made.mean(), made.var()
+    assert accuracy(original) - accuracy(suspect) < 2
+    found = pp.verify(suspect, PASSPORT, claim, inputs=OWN)
+    assert found.accepted and found.strength > 0.9 * _strength_of_the_drowned()
+
+
+def _strength_of_the_drowned() -> float:
+    return pp.verify(drowned(), PASSPORT, released()[1], inputs=OWN).strength
+
+
 def test_a_stranger_reads_at_chance_in_every_way() -> None:
     original, claim = released()
     stranger = trained(None, 5)
