@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,15 @@ import torch
 from torch import Tensor, nn
 
 import passportize as pp
-from passportize.attacks import drown_weights, project_weights
+from passportize.attacks import (
+    add_noise,
+    drown_weights,
+    project_weights,
+    prune_weights,
+    quantise_weights,
+)
 from passportize.attacks.disguise import disguise
+from passportize.attacks.dummy_neurons import add_dummy_neurons
 from passportize.errors import InvalidArgument
 from passportize.layers.model import switch_of
 from passportize.release.claim import Claim, claim_of
@@ -131,9 +139,29 @@ def test_a_state_dict_and_a_file_do_with_a_model(tmp_path: Path) -> None:
     assert any("inputs= were not used: weights alone cannot be run" in n for n in without.notes)
 
 
-def test_below_a_disguise_too() -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda model: prune_weights(model, 0.5),
+        lambda model: quantise_weights(model, 4),
+        lambda model: add_noise(model, 0.2, torch.Generator().manual_seed(0)),
+    ],
+    ids=["pruned", "int4", "noise everywhere"],
+)
+def test_with_other_changes_on_top(more: Callable[[nn.Module], object]) -> None:
+    suspect = drowned()
+    more(suspect)
+    found = pp.verify(suspect, PASSPORT, released()[1], inputs=OWN)
+    assert found.accepted and found.fitted and found.strength > 120
+
+
+@pytest.mark.parametrize("dummies", [False, True])
+def test_below_a_disguise_too(dummies: bool) -> None:
     original, claim = released()
     suspect = drowned()
+    if dummies:
+        generator = torch.Generator().manual_seed(0)
+        assert add_dummy_neurons(suspect, "clique", 0.2, generator, OWN[0][:4]) == 140
     disguise(suspect, torch.Generator().manual_seed(1), example_inputs=OWN[0][:4])
     given = {"released": original, "example_inputs": OWN[0][:4]}
     assert not pp.verify(suspect, PASSPORT, claim, **given).accepted
