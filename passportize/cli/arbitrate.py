@@ -47,6 +47,12 @@ Commitment = Annotated[
     Path | None,
     typer.Option(help="That party's release commitment, for its date.", show_default=False),
 ]
+OwnInputs = Annotated[
+    Path | None,
+    typer.Option(
+        help="That party's inputs, which their claim names; needs --model.", show_default=False
+    ),
+]
 
 
 @command
@@ -59,6 +65,8 @@ def arbitrate(
     second_weights: Annotated[Path, typer.Option(help="What they say is their original.")],
     first_commitment: Commitment = None,
     second_commitment: Commitment = None,
+    first_inputs: OwnInputs = None,
+    second_inputs: OwnInputs = None,
     tsa_roots: TimestampRoots = None,
     first_published: Published = None,
     first_published_on: PublishedOn = None,
@@ -89,12 +97,13 @@ def arbitrate(
         open_passport(second_passport, second_passphrase_file),
     )
     shell = load_model(model, arg, num_classes) if model is not None else None
-    brought = (
-        (first_claim, first_weights, first_commitment, first_published, first_published_on),
-        (second_claim, second_weights, second_commitment, second_published, second_published_on),
-    )
+    if shell is None and (first_inputs is not None or second_inputs is not None):
+        raise InvalidArgument("--first-inputs and --second-inputs need --model, to run weights in")
+    first = first_claim, first_weights, first_commitment, first_published, first_published_on
+    second = second_claim, second_weights, second_commitment, second_published, second_published_on
+    brought = (*first, first_inputs), (*second, second_inputs)
     parties = []
-    for passport, (claim, weights, commitment, published, day) in zip(
+    for passport, (claim, weights, commitment, published, day, inputs) in zip(
         passports, brought, strict=True
     ):
         opened = None
@@ -109,6 +118,7 @@ def arbitrate(
                 published_on=_day(passport, day),
                 model=shell,
                 commitment=opened,
+                inputs=inputs,
             )
         )
     if tsa_roots is not None and first_commitment is None and second_commitment is None:

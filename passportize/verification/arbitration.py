@@ -20,6 +20,7 @@ from passportize.errors import InvalidArgument
 from passportize.passport.passport import Passport
 from passportize.release.claim import Claim
 from passportize.release.claim_file import load_claim
+from passportize.release.inputs_file import Inputs
 from passportize.release.opening import OpenedCommitment
 from passportize.verification.priority import PriorityDate, date_of_commitment
 from passportize.verification.suspect import Weights
@@ -44,6 +45,8 @@ class Party:
         model: A plain model of the architecture of these weights, where they are none themselves.
         commitment: In place of ``published`` and ``published_on``, their release commitment as
             :func:`passportize.open_commitment` gave it: the date comes from its timestamp.
+        inputs: Their inputs, where their claim names some, as in :func:`passportize.verify`: their
+            mark is looked for with these as well in the weights of the other.
     """
 
     passport: Passport
@@ -53,6 +56,7 @@ class Party:
     published_on: date | None = None
     model: nn.Module | None = field(default=None, repr=False)
     commitment: OpenedCommitment | None = None
+    inputs: Inputs | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def arbitrate(first: Party, second: Party, *, base: Weights | None = None) -> Ar
     Raises:
         InvalidArgument: Both bring the same passport, or one a commitment and another date.
         WrongPassport: A claim was made with another passport than the party brings.
-        ClaimFileError, CheckpointError: A file cannot be read.
+        ClaimFileError, CheckpointError, DatasetError: A file cannot be read.
     """
     parties = first, second
     if first.passport.commitment() == second.passport.commitment():
@@ -161,6 +165,7 @@ def arbitrate(first: Party, second: Party, *, base: Weights | None = None) -> Ar
             model=_model(parties, own, index),
             released=parties[index].weights if _can_align(parties, own, index) else None,
             base=base if _can_align(parties, own, index) else None,
+            inputs=parties[index].inputs,
         )
         for index in (0, 1)
     )

@@ -110,6 +110,21 @@ def test_other_inputs_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) 
     assert code == 2 and "exists already" in text
 
 
+def test_between_two_parties_they_need_a_model(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    party = ("passport", "acme.passport"), ("claim", "none"), ("weights", "last.pth")
+    given = [
+        word
+        for side in ("first", "second")
+        for name, value in party
+        for word in (f"--{side}-{name}", value)
+    ]
+    code, text = run("arbitrate", *given, "--second-inputs", "acme.inputs")
+    assert code == 2 and "--second-inputs need --model" in text
+
+
 def test_the_training_names_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     Path("train.py").write_text("pass\n", encoding="utf-8")

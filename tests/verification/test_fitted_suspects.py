@@ -172,6 +172,22 @@ def test_below_a_disguise_too(dummies: bool) -> None:
     assert "undone, this model, in what its layers do on the owner's inputs, carries" in said
 
 
+def test_who_covers_a_mark_and_puts_in_another_is_not_the_origin() -> None:
+    original, claim = released()
+    theirs = drowned()
+    mallory = pp.Passport.generate("Mallory", secret=bytes(range(32)))
+    config = pp.PassportConfig.signature()
+    marked = pp.passportize(theirs, mallory, config=config, example_inputs=OWN[0][:4])
+    pp.embed_signature(marked, calibration=THIEFS)
+    their_claim = claim_of(marked)
+    switch_of(marked).saved = True
+    second = pp.Party(mallory, their_claim, pp.unpassportize(marked))
+    without = pp.arbitrate(pp.Party(PASSPORT, claim, original), second)
+    assert without.owner is None
+    found = pp.arbitrate(pp.Party(PASSPORT, claim, original, inputs=OWN), second)
+    assert found.owner == 0 and found.other[0].fitted
+
+
 def test_a_row_that_a_thief_makes_huge_does_not_speak_for_the_others() -> None:
     """It gives one channel away for a row along the strongest direction; each is fitted alone."""
     original, claim = released()
