@@ -188,6 +188,29 @@ def test_who_covers_a_mark_and_puts_in_another_is_not_the_origin() -> None:
     assert found.owner == 0 and found.other[0].fitted
 
 
+@pytest.mark.parametrize("with_original", [False, True])
+def test_whose_copy_it_was_is_told_too(with_original: bool) -> None:
+    config = pp.PassportConfig.trained(bits=200, licence_bits=400, inputs=inputs_digest(OWN))
+    plain = trained(None, 0)
+    model = pp.passportize(plain, PASSPORT, config=config, example_inputs=OWN[0][:4])
+    pp.embed_signature(model, calibration=OWN, output_share=0.02)
+    claim = claim_of(model)
+    switch_of(model).saved = True
+    original = pp.unpassportize(model)
+    copied = copy.deepcopy(original)
+    holder = PASSPORT.licensee("Beta GmbH")
+    pp.mark_copy(copied, holder, claim, calibration=OWN, output_share=0.02)
+    before = accuracy(copied)
+    drown_weights(copied, THIEFS, 1e-3, 1e-4, torch.Generator().manual_seed(0))
+    assert before - accuracy(copied) < 2
+    names = ["Alpha AG", "Beta GmbH", "Gamma Ltd"]
+    given = {"released": original} if with_original else {}
+    assert not pp.identify(copied, PASSPORT, names, claim, **given).named
+    found = pp.identify(copied, PASSPORT, names, claim, inputs=OWN, **given)
+    assert found.named == ("Beta GmbH",)
+    assert any("fitted anew" in note for note in found.notes)
+
+
 def test_a_row_that_a_thief_makes_huge_does_not_speak_for_the_others() -> None:
     """It gives one channel away for a row along the strongest direction; each is fitted alone."""
     original, claim = released()
