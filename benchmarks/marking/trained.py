@@ -47,6 +47,7 @@ from passportize.data.parts import Part
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
 from passportize.training.refitting import refit_weights
+from passportize.verification.refitted import WAYS
 
 __all__ = ["DEFAULT", "KINDS", "OUT", "Setting", "begin", "marked", "stolen"]
 
@@ -168,9 +169,9 @@ def stolen(
     after = accuracy(suspect, *sets.test)
     fitted = {}
     if own:
-        refit_weights(suspect, own)
-        anew = pp.verify(suspect, passport, claim)
-        fitted = {"fitted_matched": anew.matched, "fitted_strength": anew.strength}
+        anew = [_fitted(suspect, own, together, passport, claim) for together in WAYS]
+        best = max(anew, key=lambda verdict: verdict.strength)
+        fitted = {"fitted_matched": best.matched, "fitted_strength": best.strength}
     return {
         "bits": verdict.total,
         "matched": verdict.matched,
@@ -181,6 +182,18 @@ def stolen(
         "lost": before - after,
         **fitted,
     }
+
+
+def _fitted(
+    suspect: nn.Module,
+    own: Sequence[Tensor],
+    together: bool,
+    passport: pp.Passport,
+    claim: pp.Claim,
+) -> pp.Verdict:
+    anew = copy.deepcopy(suspect)
+    refit_weights(anew, own, together=together)
+    return pp.verify(anew, passport, claim)
 
 
 CASE = ("network", "seed", "asked", "margin", "share", "thief")

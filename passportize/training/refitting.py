@@ -32,6 +32,8 @@ _WIDEST = 4608
 _BLOCK = 256
 """Rows that are fitted at a time."""
 
+_QUARTILE = 0.75
+
 _HALVINGS, _REACH = 40, 60.0
 """Steps in which a penalty is found, and its logarithm at most, in units of the largest size."""
 
@@ -110,6 +112,7 @@ def refit_weights(
     model: nn.Module,
     inputs: Iterable[Any],
     share: float = FITTED_SHARE,
+    together: bool = False,
     shortest_row: int = 1,
     progress: Progress | None = None,
 ) -> list[str]:
@@ -121,6 +124,9 @@ def refit_weights(
         share: What fitting may make of the second moment of what each row computes; the penalty is
             the largest with which it does not make more. Each row has one of its own, so that none
             that somebody has made huge speaks for the others.
+        together: Give all rows of a weight the upper quartile of these instead. That takes out
+            noise which makes much of what a single row computes, and is the thief's to choose who
+            puts in many rows.
         shortest_row: Weights with shorter rows stay as they are.
         progress: Called with batches done and their number.
 
@@ -134,26 +140,35 @@ def refit_weights(
         raise InvalidArgument(f"refit_weights: share={share!r} must lie between 0 and 1")
 
     def refit(rows: Tensor, moment: Tensor) -> Tensor:
-        return _refitted(rows, moment, share)
+        return _refitted(rows, moment, share, together)
 
     return change_by_inputs(model, inputs, refit, shortest_row, progress)
 
 
-def _refitted(rows: Tensor, moment: Tensor, share: float) -> Tensor:
-    """Rows fitted to their outputs, each with the penalty that makes a share of these."""
+def _refitted(rows: Tensor, moment: Tensor, share: float, together: bool) -> Tensor:
+    """Rows fitted to their outputs."""
     sizes, directions = torch.linalg.eigh(moment)
     sizes = sizes.clamp_min(0)
     largest = float(sizes.max())
     if not largest > 0:
         return rows
     turned = rows @ directions
-    fitted = torch.cat([_shrunk(some, sizes / largest, share) for some in turned.split(_BLOCK)])
-    found: Tensor = fitted @ directions.T
-    return found
+    sizes /= largest
+    penalties = torch.cat([_penalties(some, sizes, share) for some in turned.split(_BLOCK)])
+    if together:
+        penalties = penalties[penalties > 0].quantile(_QUARTILE).expand_as(penalties)
+    fitted: Tensor = (turned * sizes / (sizes + penalties)) @ directions.T
+    return fitted
 
 
-def _shrunk(turned: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """The same in the directions of the moment, whose largest size is 1."""
+def _penalties(turned: Tensor, sizes: Tensor, share: float) -> Tensor:
+    """The penalty of each row that moves its outputs by a share; 0 where it computes nothing.
+
+    Args:
+        turned: Rows in the directions of the moment, ``[rows, entries]``.
+        sizes: The moment there, 1 at most, ``[entries]``.
+        share: Of the second moment of the outputs.
+    """
     outputs = turned.square() * sizes
     allowed = share * outputs.sum(1, keepdim=True)
     low = torch.full_like(allowed, -_REACH)
@@ -164,10 +179,7 @@ def _shrunk(turned: Tensor, sizes: Tensor, share: float) -> Tensor:
         moved = ((penalty / (sizes + penalty)).square() * outputs).sum(1, keepdim=True)
         below = moved <= allowed
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    # A row that computes nothing stays, with the smallest penalty.
-    low = torch.where(allowed > 0, low, -_REACH)
-    shrunk: Tensor = turned * sizes / (sizes + low.exp())
-    return shrunk
+    return torch.where(allowed > 0, low.exp(), 0.0)
 
 
 def _watched(model: nn.Module, shortest_row: int) -> dict[str, Watched]:

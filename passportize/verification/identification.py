@@ -28,7 +28,7 @@ from passportize.signature.reading import rows_of
 from passportize.signature.response import reach_of
 from passportize.thresholds import ACCEPT_STRENGTH, NAME_STRENGTH
 from passportize.verification.laid_beside import lay_beside
-from passportize.verification.refitted import refit_suspect, refit_tensors
+from passportize.verification.refitted import WAYS, refit_suspect, refit_tensors
 from passportize.verification.released import architecture_of, models_given, open_released
 from passportize.verification.suspect import Suspect, Weights, open_suspect
 
@@ -201,21 +201,24 @@ def _fitted(
 
     Nothing here depends on the bits of any licensee.
     """
-    fitted = refit_suspect(opened, batches)
-    if isinstance(fitted, str):
-        notes.append(f"inputs= were not used: {fitted}")
-        return opened, original
     key = ModelKey(passport, claim.layout)
-    plainly, anew = (
-        read_evidence(each.tensors, key, claim.layout).strength for each in (opened, fitted)
-    )
-    if anew <= plainly:
+    strength = read_evidence(opened.tensors, key, claim.layout).strength
+    best, way = opened, None
+    for together in WAYS:
+        fitted = refit_suspect(opened, batches, together)
+        if isinstance(fitted, str):
+            notes.append(f"inputs= were not used: {fitted}")
+            return opened, original
+        anew = read_evidence(fitted.tensors, key, claim.layout).strength
+        if anew > strength:
+            best, way, strength = fitted, together, anew
+    if way is None:
         return opened, original
     notes.append("read from the suspect's layers fitted anew to the owner's inputs")
     module = architecture or opened.module
     if original is not None and module is not None:
-        original = refit_tensors(original, module, batches)
-    return fitted, original
+        original = refit_tensors(original, module, batches, way)
+    return best, original
 
 
 def _found(

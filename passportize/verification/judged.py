@@ -13,7 +13,7 @@ from passportize.signature.model_key import ModelKey
 from passportize.utils.progress import Progress
 from passportize.verification.expectation import Expectation
 from passportize.verification.links import Links, judge_links
-from passportize.verification.refitted import refit_suspect, refit_tensors
+from passportize.verification.refitted import WAYS, refit_suspect, refit_tensors
 from passportize.verification.suspect import Suspect
 
 __all__ = ["Judged", "Released", "judge", "judge_fitted"]
@@ -105,7 +105,8 @@ def judge_fitted(
 ) -> Judged:
     """Judge a suspect once more, its layers fitted anew to what they compute on some inputs.
 
-    What it is compared with is fitted in the same way.
+    Row by row, and then with the rows of each weight together. What it is compared with is fitted
+    in the same way.
 
     Args:
         before: What was found in it as it is, which stands where this is not accepted.
@@ -119,30 +120,35 @@ def judge_fitted(
     Raises:
         InvalidArgument: The suspect cannot be run on them.
     """
-    fitted = refit_suspect(opened, batches, progress)
-    if isinstance(fitted, str):
-        return replace(before, notes=(f"inputs= were not used: {fitted}",))
-    if released is not None:
-        module = released.architecture or opened.module
-        assert module is not None
-        base = released.base
-        released = replace(
-            released,
-            weights=refit_tensors(released.weights, module, batches),
-            base=None if base is None else refit_tensors(base, module, batches),
-        )
-    found = judge(fitted, key, claimed, released, progress)
-    if not found.accepted:
-        note = (
-            "fitted anew to what they compute on the owner's inputs, the layers do not carry the "
-            f"signature either ({_counted(found)})"
-        )
-        return replace(before, notes=(note,))
+    best = before
+    for together in WAYS:
+        fitted = refit_suspect(opened, batches, together, progress)
+        if isinstance(fitted, str):
+            return replace(before, notes=(f"inputs= were not used: {fitted}",))
+        beside = released
+        if released is not None:
+            module = released.architecture or opened.module
+            assert module is not None
+            base = released.base
+            beside = replace(
+                released,
+                weights=refit_tensors(released.weights, module, batches, together),
+                base=None if base is None else refit_tensors(base, module, batches, together),
+            )
+        found = judge(fitted, key, claimed, beside, progress)
+        if found.accepted:
+            note = (
+                "read from the suspect's layers fitted anew to what they compute on the owner's "
+                f"inputs; as they are, {_counted(before)} match"
+            )
+            return replace(found, notes=(note,), fitted=True)
+        if best is before or found.evidence.strength > best.evidence.strength:
+            best = found
     note = (
-        "read from the suspect's layers fitted anew to what they compute on the owner's inputs; as "
-        f"they are, {_counted(before)} match"
+        "fitted anew to what they compute on the owner's inputs, the layers do not carry the "
+        f"signature either ({_counted(best)})"
     )
-    return replace(found, notes=(note,), fitted=True)
+    return replace(before, notes=(note,))
 
 
 def _counted(judged: Judged) -> str:

@@ -21,17 +21,21 @@ from passportize.training.refitting import refit_weights
 from passportize.utils.progress import Progress
 from passportize.verification.suspect import Suspect, open_suspect
 
-__all__ = ["refit_suspect", "refit_tensors"]
+__all__ = ["WAYS", "refit_suspect", "refit_tensors"]
+
+WAYS = (False, True)
+"""A suspect is fitted row by row, and with the rows of a weight together; both are paid for."""
 
 
 def refit_suspect(
-    opened: Suspect, batches: Sequence[Any], progress: Progress | None = None
+    opened: Suspect, batches: Sequence[Any], together: bool, progress: Progress | None = None
 ) -> Suspect | str:
     """The suspect with its layers fitted anew, or why that cannot be done; it stays as it is.
 
     Args:
         opened: The suspect.
         batches: The owner's inputs.
+        together: As in :func:`passportize.training.refitting.refit_weights`.
         progress: Called with batches done and their number.
 
     Raises:
@@ -44,7 +48,7 @@ def refit_suspect(
         return "the suspect lacks weights of model="
     module = copy.deepcopy(opened.module)
     try:
-        done = refit_weights(module, batches, progress=progress)
+        done = refit_weights(module, batches, together=together, progress=progress)
     except InvalidArgument:
         raise
     except Exception as error:  # whatever somebody else's model raises
@@ -58,7 +62,7 @@ def refit_suspect(
 
 
 def refit_tensors(
-    tensors: Mapping[str, Tensor], module: nn.Module, batches: Sequence[Any]
+    tensors: Mapping[str, Tensor], module: nn.Module, batches: Sequence[Any], together: bool
 ) -> dict[str, Tensor]:
     """Weights fitted anew in the same way, for a comparison; as they are where they do not fit.
 
@@ -66,11 +70,12 @@ def refit_tensors(
         tensors: Weights by name.
         module: A plain model of their architecture, which stays as it is.
         batches: The owner's inputs.
+        together: As in :func:`passportize.training.refitting.refit_weights`.
     """
     twin = copy.deepcopy(module)
     try:
         twin.load_state_dict(dict(tensors))
-        refit_weights(twin, batches)
+        refit_weights(twin, batches, together=together)
     except Exception:  # another architecture
         return dict(tensors)
     return {**tensors, **host_state_dict(twin)}

@@ -41,6 +41,24 @@ def test_it_is_ridge_regression_and_moves_every_output_by_the_share(share: float
         torch.testing.assert_close(after[row], fitted, rtol=1e-4, atol=1e-6 * float(fitted.norm()))
 
 
+def test_together_all_rows_have_the_upper_quartile_of_the_penalties() -> None:
+    x = inputs().double()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30, bias=False)).double()
+    y = x @ model[0].weight.detach().T
+
+    def penalties(together: bool) -> torch.Tensor:
+        fitted = copy.deepcopy(model)
+        refit_weights(fitted, [x], together=together)
+        after = fitted[0].weight.detach()
+        left = x.T @ (y - x @ after.T)
+        return (left.T * after).sum(1) / after.square().sum(1)
+
+    alone, together = penalties(False), penalties(True)
+    assert float(alone.max() / alone.min()) > 1.5
+    torch.testing.assert_close(together, alone.quantile(0.75).expand(30), rtol=1e-3, atol=0)
+
+
 def test_noise_where_no_input_is_goes_and_the_outputs_stay() -> None:
     torch.manual_seed(0)
     x = torch.randn(400, 12) @ torch.randn(12, 64)

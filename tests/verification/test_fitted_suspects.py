@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from passportize.signature.evidence import LOOKS_PRICE, read_evidence
 from passportize.signature.model_key import ModelKey
 from passportize.signature.vectors import SignVectors
 from passportize.training.refitting import refit_weights
-from passportize.verification.refitted import refit_suspect
+from passportize.verification.refitted import WAYS, refit_suspect
 from passportize.verification.suspect import open_suspect
 
 PASSPORT = pp.Passport.generate("Acme", secret=bytes(range(5, 37)))
@@ -241,9 +242,10 @@ def test_a_stranger_reads_at_chance_in_every_way() -> None:
         assert any("do not carry the signature either" in note for note in found.notes)
 
 
-def test_strangers_keys_match_half_of_the_bits_of_fitted_layers() -> None:
+@pytest.mark.parametrize("together", WAYS)
+def test_strangers_keys_match_half_of_the_bits_of_fitted_layers(together: bool) -> None:
     _, claim = released()
-    suspect = refit_suspect(open_suspect(released()[0], None), OWN)
+    suspect = refit_suspect(open_suspect(released()[0], None), OWN, together)
     assert not isinstance(suspect, str)
     shares = []
     for number in range(40):
@@ -255,11 +257,13 @@ def test_strangers_keys_match_half_of_the_bits_of_fitted_layers() -> None:
     assert abs(sum(shares) / len(shares) - total / 2) < 5 * (total / 4 / len(shares)) ** 0.5 + 2
 
 
-def test_a_second_way_of_looking_costs_a_bit_whether_it_is_used_or_not() -> None:
+def test_more_ways_of_looking_are_paid_for_whether_they_are_used_or_not() -> None:
     original, claim = released()
     for inputs in (None, OWN):
         found = pp.verify(original, PASSPORT, claim, inputs=inputs)
-        assert found.accepted and found.log2_alternatives == LOOKS_PRICE + 1
+        assert found.accepted and found.log2_alternatives == pytest.approx(
+            LOOKS_PRICE + math.log2(3)
+        )
         assert not any("fitted" in note for note in found.notes)
 
 
