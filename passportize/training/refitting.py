@@ -12,6 +12,7 @@ larger the penalty, the less is left of directions that they hardly use.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -36,6 +37,8 @@ _QUARTILE = 0.75
 
 _HALVINGS, _REACH = 40, 60.0
 """Steps in which a penalty is found, and its logarithm at most, in units of the largest size."""
+
+_SMALLEST = math.exp(-_REACH)
 
 
 def rows_with_moments(
@@ -155,14 +158,17 @@ def _refitted(rows: Tensor, moment: Tensor, share: float, together: bool) -> Ten
     turned = rows @ directions
     sizes /= largest
     penalties = torch.cat([_penalties(some, sizes, share) for some in turned.split(_BLOCK)])
-    if together:
-        penalties = penalties[penalties > 0].quantile(_QUARTILE).expand_as(penalties)
+    computing = penalties > _SMALLEST
+    if together and bool(computing.any()):
+        penalties = penalties[computing].quantile(_QUARTILE).expand_as(penalties)
     fitted: Tensor = (turned * sizes / (sizes + penalties)) @ directions.T
     return fitted
 
 
 def _penalties(turned: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """The penalty of each row that moves its outputs by a share; 0 where it computes nothing.
+    """The penalty of each row that moves its outputs by a share, ``[rows, 1]``.
+
+    That of a row that computes nothing is the smallest.
 
     Args:
         turned: Rows in the directions of the moment, ``[rows, entries]``.
@@ -179,7 +185,7 @@ def _penalties(turned: Tensor, sizes: Tensor, share: float) -> Tensor:
         moved = ((penalty / (sizes + penalty)).square() * outputs).sum(1, keepdim=True)
         below = moved <= allowed
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return torch.where(allowed > 0, low.exp(), 0.0)
+    return torch.where(allowed > 0, low.exp(), _SMALLEST).clamp_min(_SMALLEST)
 
 
 def _watched(model: nn.Module, shortest_row: int) -> dict[str, Watched]:

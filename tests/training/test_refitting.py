@@ -140,6 +140,20 @@ def test_little_memory_means_more_passes_and_the_same_numbers(
         assert torch.equal(left, right)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_rows_that_compute_nothing_stay_zero(together: bool) -> None:
+    x = torch.cat([torch.randn(50, 6), torch.zeros(50, 2)], dim=1)
+    model = nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 4))
+    with torch.no_grad():
+        model[0].weight[2] = 0
+        model[1].weight.zero_()
+    refit_weights(model, [x], together=together)
+    weights = [model[0].weight.detach(), model[1].weight.detach()]
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights)
+    assert not weights[0][2].any() and not weights[1].any() and bool(weights[0][0].any())
+    assert float(weights[0][:, 6:].abs().max()) < 1e-6
+
+
 @given(st.integers(1, 6), st.integers(1, 4), st.floats(1e-6, 0.9))
 def test_a_layer_whose_inputs_are_zero_stays(entries: int, rows: int, share: float) -> None:
     model = nn.Sequential(nn.Linear(entries, rows))
