@@ -162,11 +162,11 @@ def _fitted() -> list[str]:
         wrapped(
             "`python -m benchmarks.marking.fitted`, one seed: the strength that is read plainly, "
             "and with every layer of the suspect fitted anew to what it computes on 256 inputs of "
-            "the owner's, neither of which the thief has (`verify(inputs=)`; the stronger of both "
-            "counts, 64 bits are needed). Marked after the training with the defaults; with the "
-            "mark trained in; and with it put in once more before the release, at a share of 0.01 "
-            "of the outputs. Lost: points against the network without a mark. 'Drowned below' is "
-            "noise where the inputs have a ten-thousandth of their mean size."
+            "the owner's, which the thief has not got (`verify(inputs=)`, the better of its two "
+            "ways; the strongest reading counts, 64 bits are needed). Marked after the training "
+            "with the defaults; with the mark trained in; and with it put in once more before the "
+            "release, at a share of 0.01 of the outputs. Lost: points against the network without "
+            "a mark. 'Drowned below' is noise where the inputs have a ten-thousandth of their mean size."
         ),
         table(("network", "marked", "thief", "lost", "plainly", "with inputs"), body),
         _close(rows),
