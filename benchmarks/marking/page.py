@@ -166,7 +166,8 @@ def _fitted() -> list[str]:
             "ways; the strongest reading counts, 64 bits are needed). Marked after the training "
             "with the defaults; with the mark trained in; and with it put in once more before the "
             "release, at a share of 0.01 of the outputs. Lost: points against the network without "
-            "a mark. 'Drowned below' is noise where the inputs have a ten-thousandth of their mean size."
+            "a mark. 'Drowned below' is noise where the inputs have a ten-thousandth of their mean "
+            "size."
         ),
         table(("network", "marked", "thief", "lost", "plainly", "with inputs"), body),
         _close(rows),
