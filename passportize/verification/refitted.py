@@ -58,7 +58,9 @@ def refit_suspect(
         ) from None
     if not done:
         return "none of its layers shows what it multiplies its weight with"
-    return open_suspect(module, None)
+    fitted = open_suspect(module, None)
+    fitted.folded = opened.folded
+    return fitted
 
 
 def refit_tensors(

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 import passportize as pp
 from passportize.attacks import (
     add_noise,
     drown_weights,
+    permute_channels,
     project_weights,
     prune_weights,
     quantise_weights,
@@ -230,6 +232,22 @@ def test_a_row_that_a_thief_makes_huge_does_not_speak_for_the_others() -> None:
 
 def _strength_of_the_drowned() -> float:
     return pp.verify(drowned(), PASSPORT, released()[1], inputs=OWN).strength
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_norms_that_were_folded_away_do_not_matter(permuted: bool) -> None:
+    original, claim = released()
+    suspect = drowned()
+    if permuted:
+        permute_channels(suspect, torch.Generator().manual_seed(0), example_inputs=OWN[0][:4])
+    for place in (0, 3):
+        suspect[place] = fuse_linear_bn_eval(suspect[place], suspect[place + 1])
+        suspect[place + 1] = nn.Identity()
+    given = {"model": network(), "example_inputs": OWN[0][:4]}
+    if permuted:
+        given["released"] = original
+    assert not pp.verify(suspect.state_dict(), PASSPORT, claim, **given).accepted
+    assert pp.verify(suspect.state_dict(), PASSPORT, claim, inputs=OWN, **given).accepted
 
 
 def test_a_stranger_reads_at_chance_in_every_way() -> None:
