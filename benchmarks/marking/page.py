@@ -16,6 +16,7 @@ from benchmarks.common.csv_rows import read_rows
 from benchmarks.common.paths import RESULTS
 from benchmarks.marking.trained import DEFAULT
 from benchmarks.pages.markdown import table, wrapped
+from passportize.thresholds import ACCEPT_STRENGTH
 
 __all__ = ["draw", "page"]
 
@@ -177,9 +178,8 @@ def _fitted() -> list[str]:
 def _close(rows: Sequence[Row]) -> str:
     """Who is refused of the attacked networks that are still worth something."""
     close = [row for row in rows if row["thief"] != "nothing" and row["lost"] <= 5]
-    need = 64
-    plainly = sum(row["strength"] >= need for row in close)
-    both = [row for row in close if max(row["strength"], row["fitted_strength"]) < need]
+    plainly = sum(row["accepted"] for row in close)
+    both = [row for row in close if max(row["strength"], row["fitted_strength"]) < ACCEPT_STRENGTH]
     refused = "; ".join(
         f"{row['network']}, {row['way']}, {row['thief']} ({row['lost']:.2f} points)" for row in both
     )

@@ -265,7 +265,7 @@ class _Asked:
         """The passportized model of the checkpoint."""
         from passportize.integrations.timm.options import setting
         from passportize.integrations.timm.release import restore_checkpoint
-        from passportize.release.inputs_file import inputs_digest, load_inputs
+        from passportize.release.inputs_file import inputs_digest
 
         if self.model is None and (self.num_classes is not None or self.arg):
             raise InvalidArgument("--num-classes and --arg go with --model")
@@ -273,7 +273,7 @@ class _Asked:
         if self.formulation is not None or self.settings:
             values: dict[str, Any] = dict(setting(text) for text in self.settings or ())
             if self.inputs is not None:
-                values.setdefault("inputs", inputs_digest(load_inputs(self.inputs)))
+                values.setdefault("inputs", inputs_digest(self.inputs))
             config = PassportConfig.preset(self.formulation or "keyed", **values)
         made = None
         if self.model is not None:

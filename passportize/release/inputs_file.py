@@ -115,10 +115,7 @@ def read_inputs(inputs: Inputs, digest: str, who: str) -> list[Batch]:
             "chosen to suit the suspect; leave them out. For the next release: "
             "PassportConfig(inputs=save_inputs(...))"
         )
-    if isinstance(inputs, (str, os.PathLike)):
-        batches = load_inputs(inputs)
-    else:
-        batches = list(_batches(inputs))
+    batches = list(_opened(inputs))
     found = inputs_digest(batches)
     if found != digest:
         raise InvalidArgument(
@@ -128,13 +125,18 @@ def read_inputs(inputs: Inputs, digest: str, who: str) -> list[Batch]:
     return batches
 
 
-def inputs_digest(batches: Iterable[Any]) -> str:
-    """SHA-256 over some batches, as :func:`save_inputs` gives it.
+def inputs_digest(inputs: Inputs) -> str:
+    """SHA-256 over some batches, or those of a file, as :func:`save_inputs` gives it.
 
     Raises:
         InvalidArgument: As there.
+        DatasetError: The file cannot be read.
     """
-    return weights_digest(_named(batches))
+    return weights_digest(_named(_opened(inputs)))
+
+
+def _opened(inputs: Inputs) -> Iterable[Batch]:
+    return load_inputs(inputs) if isinstance(inputs, (str, os.PathLike)) else _batches(inputs)
 
 
 def _batches(batches: Iterable[Any]) -> Iterable[Batch]:

@@ -127,7 +127,7 @@ class _Steps:
 
     def __init__(self, groups: int, progress: Progress | None) -> None:
         self._groups, self._progress = groups, progress
-        self._done, self._passes, self._batches = 0, 0, 0
+        self._done, self._batches = 0, 0
 
     def batch(self) -> None:
         self._done += 1
@@ -135,7 +135,6 @@ class _Steps:
             self._progress(self._done, self._batches * self._groups)
 
     def group(self) -> None:
-        self._passes += 1
         if not self._batches:
             self._batches = self._done
             if self._progress is not None:

@@ -70,7 +70,7 @@ def rows_with_moments(
                 "be told; look at the batches, and at the model's outputs on them"
             )
         groups = len(moments.second)
-        rows = weights[name].values.detach().cpu().double().clone()
+        rows = weights[name].values.detach().to("cpu", torch.float64, copy=True)
         rows = rows.reshape(groups, -1, moments.first.shape[1])
         yield name, rows, [moments.moment(False, group) for group in range(groups)]
 
@@ -185,7 +185,7 @@ def _penalties(turned: Tensor, sizes: Tensor, share: float) -> Tensor:
         moved = ((penalty / (sizes + penalty)).square() * outputs).sum(1, keepdim=True)
         below = moved <= allowed
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return torch.where(allowed > 0, low.exp(), _SMALLEST).clamp_min(_SMALLEST)
+    return torch.where(allowed > 0, low.exp(), _SMALLEST)
 
 
 def _watched(model: nn.Module, shortest_row: int) -> dict[str, Watched]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,13 +27,14 @@ class Released:
         weights: The released weights.
         example_inputs: What the suspect is called with.
         base: A public ancestor.
-        architecture: The released model, live, where it was given so.
+        architecture: Gives the released model, live, where it was given so; it is a copy, so it is
+            made only where it is needed.
     """
 
     weights: Mapping[str, Tensor]
-    example_inputs: Any = None
-    base: Mapping[str, Tensor] | None = None
-    architecture: nn.Module | None = None
+    example_inputs: Any
+    base: Mapping[str, Tensor] | None
+    architecture: Callable[[], nn.Module | None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def judge(
         claimed,
         released.example_inputs,
         released.base,
-        released.architecture,
+        released.architecture(),
         progress,
     )
     if links.accepted:
@@ -127,7 +128,7 @@ def judge_fitted(
             return replace(before, notes=(f"inputs= were not used: {fitted}",))
         beside = released
         if released is not None:
-            module = released.architecture or opened.module
+            module = released.architecture() or opened.module
             assert module is not None
             base = released.base
             beside = replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -135,7 +136,7 @@ def verify(
     if released is not None:
         weights = open_released(released, claim)
         ancestor = None if base is None else open_weights(base, "verify: base=")
-        architecture = architecture_of(released, weights, other)
+        architecture = functools.cache(functools.partial(architecture_of, released, weights, other))
         beside = Released(weights, example_inputs, ancestor, architecture)
     found = judge(opened, key, claimed, beside, progress)
     if batches is not None and not found.accepted:

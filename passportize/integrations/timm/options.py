@@ -14,7 +14,7 @@ from passportize.config import FORMULATIONS, PassportConfig
 from passportize.errors import InvalidArgument
 from passportize.passport.file import PASSPHRASE
 from passportize.passport.passport import Passport
-from passportize.release.inputs_file import inputs_digest, load_inputs
+from passportize.release.inputs_file import inputs_digest
 
 __all__ = ["LaunchOptions", "parse_options", "refuse_unsupported", "setting"]
 
@@ -115,7 +115,7 @@ def parse_options(argv: Sequence[str]) -> LaunchOptions:
     options = parser.parse_args(argv)
     settings = dict(setting(text) for text in options.set)
     if options.inputs:
-        settings["inputs"] = inputs_digest(load_inputs(options.inputs))
+        settings["inputs"] = inputs_digest(options.inputs)
     config = PassportConfig.preset(options.preset, **settings)
     script = Path(options.script)
     if not script.is_file():
