@@ -171,8 +171,8 @@ def as_trained(make: Callable[[], nn.Module], seed: int) -> nn.Module:
                 module.running_var.uniform_(0.5, 2.0)  # type: ignore[operator]
                 module.running_mean.normal_(0, 0.3)  # type: ignore[operator]
         for key, parameter in model.named_parameters():
-            # A head that starts at zero would make every output the same.
-            if parameter.dim() > 1 and not bool(parameter.any()):
+            # A head that starts next to zero would make every output the same.
+            if parameter.dim() > 1 and float(parameter.square().mean()) < 1e-6:
                 parameter.normal_(0, 0.02)
             if parameter.dim() <= 1 or key.endswith(("gamma", "gamma_1", "gamma_2")):
                 if key.endswith("bias"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from passportize.alignment.spaces import Side
+from passportize.alignment.spaces import MatrixKind, Side
 from passportize.alignment.tied_channels import TiedChannels
 
 __all__ = ["HeadFeatures", "match_heads"]
@@ -28,7 +28,11 @@ class HeadFeatures:
     def __init__(self, tied: TiedChannels) -> None:
         self._parts: dict[int, list[tuple[Side, Side | None]]] = {}
         self._bundles: dict[int, Tensor] = {}
-        spaces = [space for space in tied.spaces if space.group is None and space.blocks > 1]
+        spaces = [
+            space
+            for space in tied.spaces
+            if space.group is None and space.blocks > 1 and space.kind is not MatrixKind.ROTARY
+        ]
         of_heads = {side.axis for space in spaces for side in space.sides}
         entries = {
             (axis, entry): (number, bundle)

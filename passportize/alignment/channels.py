@@ -31,7 +31,8 @@ class Axis:
         role: What becomes of the entries where their atom ``a`` is multiplied with ``c[a]``:
             ``"rows"`` of a weight and a ``"vector"`` (a bias, say) are multiplied with it,
             ``"columns"`` of a weight divided by it, a ``"mean"`` multiplied, a ``"variance"``
-            multiplied with its square, a norm's ``"scale"`` with ``c[a] * sign(c[inputs])``.
+            multiplied with its square, a norm's ``"scale"`` with ``c[a] * sign(c[inputs])``. A
+            ``"head"`` is there only to say that its channels stay among themselves.
         atoms: Atom of every entry, int64 ``[entries]``.
         step: Place of the layer in the forward pass.
         first: First entry along ``dim``.
@@ -136,17 +137,42 @@ class Diagonal:
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """Channels of attention: only products of ``queries`` and ``keys`` of a head are seen.
+    """Channels of attention, head by head.
 
     Attributes:
-        queries: Atoms, int64 ``[heads, channels]``.
+        scores: Atom of the weights of each head, int64 ``[heads]``; None where nothing is known of
+            what weighs.
+        queries: Atoms of which only products with those of ``keys`` are seen, int64
+            ``[heads, channels]``; None for values.
         keys: Likewise.
-        values: Atoms that are only averaged over positions.
+        values: Atoms that are only summed over positions; None for queries and keys.
     """
 
-    queries: Tensor
-    keys: Tensor
-    values: Tensor
+    scores: Tensor | None
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    @property
+    def sides(self) -> list[Tensor]:
+        """All that are there."""
+        return [side for side in (self.queries, self.keys, self.values) if side is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Sums over positions of channels times channels, head by head.
+
+    Attributes:
+        marks: Atoms of its first row and of the others, int64 ``[2, heads]``. They stand for the
+            table; where they come to be tied to anything, it was put to another use.
+        rows: Channels of the one side, int64 ``[heads, channels]``.
+        columns: Those of the other.
+    """
+
+    marks: Tensor
+    rows: Tensor
+    columns: Tensor
 
 
 class ChannelLabels:
@@ -157,6 +183,7 @@ class ChannelLabels:
         axes: What was found, in the order of the forward pass.
         diagonals: Factors of channels that neighbouring layers can take over.
         heads: Attention, as far as it was understood.
+        tables: Products of channels with channels.
         centred: Atoms whose mean a norm takes away, and whose length it fixes.
         spherical: Atoms whose length a norm fixes.
     """
@@ -166,6 +193,7 @@ class ChannelLabels:
         self.axes: list[Axis] = []
         self.diagonals: list[Diagonal] = []
         self.heads: list[Heads] = []
+        self.tables: list[Table] = []
         self.centred: list[Tensor] = []
         self.spherical: list[Tensor] = []
         self._rigid: list[Tensor] = []
@@ -213,7 +241,11 @@ class ChannelLabels:
     def classes(self) -> tuple[Tensor, Tensor]:
         """Number of the class of every atom: of those that move together, and of one scale."""
         moving = self._components([*self._same, *self._together])
-        return moving, self._components(self._same)
+        return moving, self.scales()
+
+    def scales(self) -> Tensor:
+        """Number of the class of one scale of every atom."""
+        return self._components(self._same)
 
     def limits(self, scales: Tensor) -> tuple[Tensor, Tensor]:
         """Which classes of one scale may be rescaled, and which may change their sign, too."""

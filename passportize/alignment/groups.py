@@ -64,8 +64,8 @@ def find_bundles(axes: Sequence[Axis], moving: Tensor) -> Bundles:
 
     def moves(bundle: int) -> bool:
         roles = {axes[number].role for number, _ in found[bundle]}
-        # What nothing reads is an output of the model.
-        return "columns" in roles and bool(roles & {"rows", "vector"})
+        # What nothing reads is an output of the model; channels of attention are read in products.
+        return bool(roles & {"columns", "head"}) and bool(roles & {"rows", "vector"})
 
     return {bundle: lying for bundle, lying in found.items() if moves(bundle)}
 

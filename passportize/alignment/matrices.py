@@ -47,12 +47,13 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
         kind: Which matrices may act.
         pairs: What to find them from; at least one.
     """
+    free = kind in (MatrixKind.LINEAR, MatrixKind.ROTARY)
     blocks, size, _ = pairs[0].own.shape
     products = torch.zeros(blocks, size, size, dtype=torch.float64)
     before, after = products.clone(), products.clone()
     for pair in pairs:
         own, other = pair.own.double(), pair.other.double()
-        if kind is MatrixKind.LINEAR:
+        if free:
             # One unit for both, since the matrix says how large the one is in the other.
             weight = 1.0 / (own if pair.writes else other).square().mean().clamp_min(1e-30)
         else:
@@ -64,11 +65,12 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
             after += weight * (other @ other.mT)
     # Numbers at the end of their range leave nothing to be found.
     products, before, after = (part.nan_to_num(0.0, 0.0, 0.0) for part in (products, before, after))
-    if kind is not MatrixKind.LINEAR:
+    if not free:
         left, _, right = torch.linalg.svd(products)
         rotations: Tensor = left @ right
         return _keeping_ones(rotations) if kind is MatrixKind.CENTRED else rotations
-    return _solved(before, after, products).nan_to_num(0.0, 0.0, 0.0)
+    solved = _solved(before, after, products).nan_to_num(0.0, 0.0, 0.0)
+    return _turning(solved) if kind is MatrixKind.ROTARY else solved
 
 
 def explain(matrices: Tensor, pairs: Sequence[Pair]) -> bool:
@@ -94,6 +96,15 @@ def _solved(before: Tensor, after: Tensor, products: Tensor) -> Tensor:
     sums = of_after[:, :, None] + of_before[:, None, :] + ridge[:, None, None]
     solution: Tensor = left @ (left.mT @ products @ right / sums) @ right.mT
     return solution
+
+
+def _turning(matrices: Tensor) -> Tensor:
+    """The nearest rotations with a factor, ``[blocks, 2, 2]``."""
+    quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    along: Tensor = matrices.diagonal(dim1=1, dim2=2).mean(1)
+    across = (matrices * quarter).sum((1, 2)) / 2
+    identity = torch.eye(2, dtype=torch.float64)
+    return along[:, None, None] * identity + across[:, None, None] * quarter
 
 
 def _keeping_ones(rotations: Tensor) -> Tensor:

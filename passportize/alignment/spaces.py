@@ -9,19 +9,22 @@ into the writers. Which matrices may act:
 - any orthogonal one before an RMSNorm;
 - one that keeps the vector of ones as well before a LayerNorm or a GroupNorm of one group;
 - any invertible one where there is no norm over channels (linear bottlenecks, and the values,
-  queries and keys of every head of attention).
+  queries and keys of every head of attention);
+- an orthogonal one on queries and keys of which the length is taken away;
+- a rotation with a factor on each pair of channels that rotary embeddings turn: both turn in one
+  plane.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import Axis, ChannelLabels, Diagonal
+from passportize.alignment.channels import FIXED, Axis, ChannelLabels, Diagonal, Heads
 
 __all__ = ["MatrixKind", "MatrixSpace", "Side", "find_spaces", "fold_factors"]
 
@@ -32,6 +35,7 @@ class MatrixKind(Enum):
     LINEAR = "any invertible matrix"
     ORTHOGONAL = "rotations"
     CENTRED = "rotations that keep the vector of ones"
+    ROTARY = "a rotation and a factor for pairs of channels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +93,20 @@ def find_spaces(
     """
     search = _Search(labels, axes, moving, scales)
     spaces = [search.stream(number, places) for number, places in enumerate(groups)]
-    for heads in labels.heads:
-        spaces.append(search.heads([(heads.queries, True), (heads.keys, False)]))
-        spaces.append(search.heads([(heads.values, True)]))
+    spaces += [search.heads(heads) for heads in labels.heads]
     found = [space for space in spaces if space is not None]
     return tuple(sorted(found, key=lambda space: space.sides[0].axis))
+
+
+def mixed_heads(labels: ChannelLabels) -> Callable[[Heads], bool]:
+    """Tells of channels of attention whether more than permutations may act within a head.
+
+    Args:
+        labels: What a walk over the model has found.
+    """
+    scales = labels.scales()
+    search = _Search(labels, labels.axes, scales, scales)
+    return lambda heads: search.heads(heads) is not None
 
 
 def fold_factors(
@@ -178,7 +191,7 @@ class _Search:
         sides, bases = [], []
         for at, where in places:
             axis = self._axes[at]
-            if axis.tensor in self._of_norms:
+            if axis.tensor in self._of_norms or axis.role == "head":
                 continue
             writes = axis.role != "columns"
             if not axis.moves or axis.role not in ("rows", "vector", "columns"):
@@ -220,31 +233,73 @@ class _Search:
                 kind = which
         return MatrixSpace(kind, len(base), 1, tuple(sides), tuple(diagonals), number)
 
-    def heads(self, parts: Sequence[tuple[Tensor, bool]]) -> MatrixSpace | None:
+    def heads(self, heads: Heads) -> MatrixSpace | None:
         """The space of values, or of queries and keys, of attention."""
-        sides = []
-        for atoms, covariant in parts:
-            classes = self._scales[atoms]
-            if bool(self._rigid[classes].any()):
-                return None
-            numbers = set.union(*(self._on.get(kind, set()) for kind in classes.flatten().tolist()))
-            for number in sorted(numbers):
-                axis = self._axes[number]
-                if axis.role not in ("rows", "vector", "columns") or not axis.moves:
-                    return None
-                position = torch.full((len(self._rigid),), -1)
-                position[self._scales[axis.atoms]] = torch.arange(len(axis.atoms))
-                places = position[classes]
-                if bool((places < 0).any()):
-                    return None
-                writes = covariant if axis.role != "columns" else not covariant
-                sides.append(Side(number, places[:, :, None], writes))
+        if heads.queries is not None and heads.keys is not None:
+            parts = [(heads.queries, True), (heads.keys, False)]
+        elif heads.values is not None:
+            parts = [(heads.values, True)]
+        else:
+            return None
+        atoms = torch.stack([part for part, _ in parts])
+        if bool((atoms <= FIXED).any()):
+            return None
+        classes = self._scales[atoms]
+        if bool(self._normed[MatrixKind.CENTRED][classes].any()):
+            return None
+        if bool(self._rigid[classes].any()):
+            return self._turned(classes) if len(parts) == 2 else None
+        marked = self._normed[MatrixKind.ORTHOGONAL][classes]
+        if bool(marked.any()) and not bool(marked.all()):
+            return None
+        sides = self._sides(classes, [covariant for _, covariant in parts], 1)
+        if sides is None:
+            return None
         roles = {(self._axes[side.axis].role, side.writes) for side in sides}
         if not roles or (len(parts) == 1 and ("columns", False) not in roles):
             return None
-        blocks, size = parts[0][0].shape
+        kind = MatrixKind.ORTHOGONAL if bool(marked.any()) else MatrixKind.LINEAR
+        blocks, size = classes.shape[1:]
+        return MatrixSpace(kind, size, blocks, tuple(sides), (), None)
+
+    def _turned(self, classes: Tensor) -> MatrixSpace | None:
+        """The space of queries and keys that rotary embeddings turn, pair by pair.
+
+        The two channels of a pair are added to each other, so they are of one class.
+        """
+        pairs = classes[:, :, :, None] == classes[:, :, None, :]
+        if not bool((pairs.sum(3) == 2).all()) or bool((pairs != pairs[0, :1]).any()):
+            return None
+        size = classes.shape[2]
+        first = pairs[0, 0].long().argmax(1) == torch.arange(size)
+        sides = self._sides(classes[:, :, first].reshape(2, -1, 1), [True, False], 2)
+        if not sides or any(self._axes[side.axis].role == "columns" for side in sides):
+            return None
+        blocks = sides[0].places.shape[0]
+        return MatrixSpace(MatrixKind.ROTARY, 2, blocks, tuple(sides), (), None)
+
+    def _sides(self, classes: Tensor, covariant: Sequence[bool], entries: int) -> list[Side] | None:
+        """Where channels lie, ``[parts, blocks, size]`` with some entries of every class each."""
+        sides = []
+        for part, acts in zip(classes, covariant, strict=True):
+            numbers = set.union(*(self._on.get(kind, set()) for kind in part.flatten().tolist()))
+            for number in sorted(numbers):
+                axis = self._axes[number]
+                if axis.role == "head":
+                    continue
+                if axis.role not in ("rows", "vector", "columns") or not axis.moves:
+                    return None
+                lying = self._scales[axis.atoms]
+                order = torch.argsort(lying, stable=True)
+                first = torch.searchsorted(lying[order], part.contiguous())
+                within = first[..., None] + torch.arange(entries)
+                there = lying[order][within.clamp_max(len(lying) - 1)]
+                if bool((there != part[..., None]).any()):
+                    return None
+                places = order[within.clamp_max(len(lying) - 1)].flatten(1)
+                sides.append(Side(number, places[:, :, None], acts != (axis.role == "columns")))
         sides.sort(key=lambda side: side.axis)
-        return MatrixSpace(MatrixKind.LINEAR, size, blocks, tuple(sides), (), None)
+        return sides
 
 
 def _followed(step: Tensor) -> Tensor:

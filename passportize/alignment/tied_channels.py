@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from passportize.alignment.channels import Axis, ChannelLabels, Diagonal
 from passportize.alignment.exchanges import find_exchanges
 from passportize.alignment.groups import Exchange, TiedGroup, find_bundles, find_groups
-from passportize.alignment.spaces import MatrixSpace, find_spaces
+from passportize.alignment.heads import settle_heads, settle_tables
+from passportize.alignment.spaces import MatrixSpace, find_spaces, mixed_heads
 from passportize.alignment.walk import LabelWalk
+from passportize.alignment.walk_layers import is_known_norm
 from passportize.errors import TracingError
 from passportize.surgery.norms import find_norms
 from passportize.tracing.trace import trace_model
@@ -105,7 +107,9 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     labels = walk.labels
     if walk.mixing:
         LabelWalk(model, trace.recordings[0].graph, walk)
+    settle_tables(labels)
     _settle_loose(labels, walk.loose)
+    settle_heads(labels, mixed_heads(labels))
     moving, scales = labels.classes()
     free, signed = labels.limits(scales)
     axes = sorted(labels.axes, key=lambda axis: axis.step)
@@ -128,10 +132,13 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
 
 
 def _spelled_out(norm: nn.Module) -> bool:
-    """Whether a norm's factors have the shape of what they act on, as in ResMLP's affine layers.
+    """Whether the steps of a norm are to say what it does, as they do for what a block computes.
 
-    Its steps then say what it does, as they do for factors that a block multiplies with.
+    So it is where factors have the shape of what they act on, as in ResMLP's affine layers, and for
+    norms of classes of their own (EvoNorm, a norm over responses).
     """
+    if not is_known_norm(norm):
+        return True
     parameters = list(norm.parameters())
     shaped = all(parameter.dim() > 1 for parameter in parameters)
     return bool(parameters) and shaped and not list(norm.buffers())

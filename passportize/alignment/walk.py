@@ -14,17 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, Diagonal, thin
+from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, Diagonal, thin
 from passportize.alignment.walk_arithmetic import (
     PAIRING_STEPS,
     REDUCING_STEPS,
     UNARY_STEPS,
+    label_padding,
     label_pair,
     label_reduction,
     label_unary,
 )
 from passportize.alignment.walk_attention import ATTENTION_STEPS, AttentionLabels
-from passportize.alignment.walk_layers import label_norm, label_weight, over_positions
+from passportize.alignment.walk_layers import (
+    Labelled,
+    channels_along,
+    label_norm,
+    label_product,
+    label_weight,
+    over_positions,
+    uniform_along,
+)
+from passportize.alignment.walk_products import WEIGHT_STEPS, ProductStep, product_of
 from passportize.tracing.graph import argument, shape_of, step_name
 from passportize.tracing.operations import RESHAPE_STEPS, Kind, steps
 
@@ -35,7 +45,7 @@ _LAYOUT = steps(
     *(Kind.CAT, Kind.STACK, Kind.SHUFFLE),
 )
 _FACTORS = steps(Kind.FACTOR)
-_MOST_ATOMS = 1 << 20
+_MOST_ATOMS = 1 << 22
 
 
 class LabelWalk:
@@ -68,8 +78,11 @@ class LabelWalk:
             **dict(model.named_buffers()),
             **dict(model.named_parameters()),
         }
+        self._stored = set(model.state_dict())
         self._names = {id(tensor): name for name, tensor in self._tensors.items()}
         self._done: set[str] = set()
+        self._layers: dict[str, Labelled] = {}
+        self._used: set[str] = set()
         self._values: dict[fx.Node, Any] = {}
         for step, node in enumerate(graph.nodes):
             self._values[node] = self._label(node, step)
@@ -83,8 +96,12 @@ class LabelWalk:
             return None
         name = step_name(node)
         shape = shape_of(node)
-        if name in _LAYOUT:
+        if name in _LAYOUT or node.target is torch.Tensor.unfold:
             value = self._moved(node, name)
+        elif name in WEIGHT_STEPS and (product := product_of(node, self._tensors)) is not None:
+            value = self._summed(node, product, step)
+        elif name == "embedding":
+            value = self._looked_up(node, step)
         elif name in ATTENTION_STEPS:
             value = self._attention.label(node, name, [self._of(a) for a in _nodes(node.args)])
         elif shape is not None and name in UNARY_STEPS | REDUCING_STEPS | PAIRING_STEPS:
@@ -106,18 +123,26 @@ class LabelWalk:
         value = torch.tensor(FIXED).expand(shape)
         if node.op == "get_attr":
             name = str(node.target)
-            parameter = self._tensors.get(name) if not node.meta.get("constant") else None
-            if value.numel() == 1:
+            tensor = self._tensors.get(name) if not node.meta.get("constant") else None
+            if value.numel() == 1 or (tensor is not None and self._is_nothing(name)):
                 value = torch.tensor(BLANK).expand(shape)
             elif (
-                isinstance(parameter, nn.Parameter)
+                tensor is not None
+                and (isinstance(tensor, nn.Parameter) or name in self._stored)
+                and tensor.is_floating_point()
                 and value.numel() <= _MOST_ATOMS
                 and self._making is None
             ):
                 value = self.labels.fresh(value.numel()).view(shape)
                 self.loose[name] = (value, len(self._values))
+                self._used.add(name)
         self._values[node] = value
         return value
+
+    def _is_nothing(self, name: str) -> bool:
+        """Whether a tensor that is not trained is zero (the bias that keys do not have, say)."""
+        tensor = self._tensors[name]
+        return not (isinstance(tensor, nn.Parameter) or tensor.is_meta or bool(tensor.any()))
 
     def _unknown(self, node: fx.Node) -> Tensor | None:
         for source in node.all_input_nodes:
@@ -140,27 +165,89 @@ class LabelWalk:
         source = node.args[0] if node.args else None
         found = None
         values = self._of(source) if isinstance(source, fx.Node) else None
+        if isinstance(values, Tensor) and kind == "weight":
+            kernel = len(getattr(module, "kernel_size", ()))
+            values = self._attention.along(values, values.dim() - 1 - kernel)
         if shape is not None and isinstance(values, Tensor):
             passed = self._passed(name, module, values, shape)
             if passed is not None:
                 return passed
-        if shape is not None and isinstance(source, fx.Node) and name not in self._done:
-            before = len(self.labels.axes)
-            if isinstance(values, Tensor) and kind in ("weight", "norm"):
+        if shape is not None and isinstance(values, Tensor) and kind in ("weight", "norm"):
+            if name in self._layers:
+                found = self._again(name, values)
+            elif name not in self._done:
+                before = len(self.labels.axes)
                 label = label_weight if kind == "weight" else label_norm
-                found = label(self.labels, module, self._names, values, step)
-            if found is None:
-                del self.labels.axes[before:]
-        elif name in self._done:
-            own = {self._names[id(tensor)] for tensor in module.parameters()}
+                if self._used.isdisjoint(self._names[id(one)] for one in module.parameters()):
+                    found = label(self.labels, module, self._names, values, step)
+                if found is None:
+                    del self.labels.axes[before:]
+        own = {self._names[id(tensor)] for tensor in module.parameters()}
+        if found is None and (name in self._done or own & self._used):
             for axis in self.labels.axes:
                 if axis.tensor in own:
                     self.labels.pin(axis.atoms)
         self._done.add(name)
-        if found is None or shape is None or len(found[0]) != shape[found[1]]:
+        self._used |= own
+        return self._behind(node, name, found)
+
+    def _again(self, name: str, values: Tensor) -> Labelled | None:
+        """A layer that is called once more: its channels are those of its first call."""
+        first = self._layers[name]
+        dim = first.dim - first.rank + values.dim()
+        if not 0 <= dim < values.dim() or values.shape[dim] != len(first.inputs):
+            return None
+        if uniform_along(values, dim):
+            return None
+        self.labels.tie(first.inputs, channels_along(self.labels, values, dim))
+        return first._replace(dim=dim, rank=values.dim())
+
+    def _behind(self, node: fx.Node, name: str, found: Labelled | None) -> Tensor | None:
+        """Labels of what a layer makes."""
+        shape = shape_of(node)
+        if found is None or shape is None or len(found.outputs) != shape[found.dim]:
             return self._unknown(node)
-        outputs, dim = found
-        return outputs.view([-1 if d == dim else 1 for d in range(len(shape))]).expand(shape)
+        self._layers[name] = found
+        size = [-1 if d == found.dim else 1 for d in range(len(shape))]
+        return found.outputs.view(size).expand(shape)
+
+    def _looked_up(self, node: fx.Node, step: int) -> Tensor | None:
+        """Rows of a table, whose columns are the channels."""
+        shape, table = shape_of(node), argument(node, 1, "weight")
+        if shape is None or not isinstance(table, fx.Node) or table.op != "get_attr":
+            return None
+        name = str(table.target)
+        if self._making is not None or not isinstance(self._tensors.get(name), nn.Parameter):
+            return None
+        if name in self._used:
+            return None
+        self._used.add(name)
+        channels = self.labels.fresh(shape[-1])
+        self.labels.axes.append(Axis(name, 1, "vector", channels, step))
+        return channels.expand(shape)
+
+    def _summed(self, node: fx.Node, product: ProductStep, step: int) -> Tensor | None:
+        """A weight that is used as a function uses it."""
+        values, name = self._of(product.source), product.weight.name
+        if not isinstance(values, Tensor):
+            return None
+        if self._making is not None:
+            shape = shape_of(node)
+            still = shape is not None and not bool((values > FIXED).any())
+            return torch.tensor(FIXED).expand(shape) if still and shape is not None else None
+        if name in self._layers:
+            found = self._again(name, values)
+        elif name in self._used:
+            return None
+        else:
+            self._used.add(name)
+            found = label_product(self.labels, product.weight, values, step)
+        bias = self._of(product.bias) if product.bias is not None else None
+        if found is not None and bias is not None:
+            if not isinstance(bias, Tensor) or tuple(bias.shape) != tuple(found.outputs.shape):
+                return None
+            self.labels.tie(found.outputs, bias)
+        return self._behind(node, name, found)
 
     def _passed(
         self, name: str, module: nn.Module, values: Tensor, shape: tuple[int, ...]
@@ -172,7 +259,7 @@ class LabelWalk:
             and not bool((values > FIXED).any())
         ):
             return torch.tensor(FIXED).expand(shape)
-        dim = over_positions(module, values)
+        dim = over_positions(self.labels, module, values)
         if dim is None or (name in self._done and name not in self.mixing):
             return None
         self.labels.unscale(values)
@@ -186,10 +273,23 @@ class LabelWalk:
 
     def _moved(self, node: fx.Node, name: str) -> Any:
         """A step that moves entries, carried out on labels."""
-        if name == "getitem" and any(isinstance(a, fx.Node) for a in _flat(node.args[1:])):
-            return None
+        shape = shape_of(node)
+        if name == "pad":
+            source = self._source(node)
+            if source is None or shape is None:
+                return None
+            return label_padding(self.labels, source, node, shape)
+        known: dict[fx.Node, Tensor] = {}
+        if name == "getitem":
+            for index in {a for a in _flat(node.args[1:]) if isinstance(a, fx.Node)}:
+                constant = self._constant(index)
+                if constant is None:
+                    return None
+                known[index] = constant
 
         def given(value: Any) -> Any:
+            if value in known:
+                return known[value]
             if isinstance(value, fx.Node):
                 labels = self._of(value)
                 return labels.view(labels.shape) if isinstance(labels, Tensor) else labels
@@ -197,10 +297,6 @@ class LabelWalk:
 
         args: Any = fx.node.map_aggregate(node.args, given)
         kwargs: Any = fx.node.map_aggregate(node.kwargs, given)
-        if name == "pad":
-            if argument(node, 2, "mode", "constant") != "constant":
-                return None
-            return torch.nn.functional.pad(args[0], args[1], value=BLANK)
         if not callable(node.target):
             return None
         try:
@@ -212,6 +308,22 @@ class LabelWalk:
             return node.target(args[0].contiguous(), *args[1:], **kwargs)
         except (RuntimeError, TypeError, NotImplementedError):
             return None
+
+    def _constant(self, node: fx.Node) -> Tensor | None:
+        """What an index is that follows from the model alone; None where it does not."""
+        if node.meta.get("floating", True):
+            return None
+        if node.op == "get_attr":
+            found = node.meta.get("indices", self._tensors.get(str(node.target)))
+            return found.cpu() if isinstance(found, Tensor) and not found.is_meta else None
+        if node.op != "call_function" or step_name(node) not in _LAYOUT:
+            return None
+        known = {source: self._constant(source) for source in node.all_input_nodes}
+        if any(value is None for value in known.values()) or not callable(node.target):
+            return None
+        arguments: Any = fx.node.map_arg((node.args, node.kwargs), lambda item: known[item])
+        value = node.target(*arguments[0], **arguments[1])
+        return value if isinstance(value, Tensor) else None
 
     def _source(self, node: fx.Node) -> Tensor | None:
         first = node.args[0] if node.args else next(iter(node.kwargs.values()), None)
@@ -225,6 +337,9 @@ class LabelWalk:
             found = [self._of(item) for item in operands]
             if not found or not all(isinstance(value, Tensor) for value in found):
                 return None
+            table = self._attention.scaled(found, shape)
+            if table is not None:
+                return table
             if name in _FACTORS and len(found) == 2:
                 scaled = self._scaled(found, shape)
                 if scaled is not None:
@@ -233,6 +348,11 @@ class LabelWalk:
         values = self._source(node)
         if values is None:
             return None
+        if name == "normalize" and _only_along(values, argument(node, 2, "dim", 1)):
+            # The length of each head is fixed, as by a norm over channels.
+            self.labels.unscale(values)
+            self.labels.spherical.append(torch.unique(thin(values)))
+            return values
         if name in REDUCING_STEPS:
             return label_reduction(self.labels, node, values)
         return label_unary(self.labels, name, values, shape)
@@ -270,6 +390,14 @@ class LabelWalk:
             size = [-1 if d == dims[-1] else 1 for d in range(len(shape))]
             return outputs.view(size).expand(shape)
         return None
+
+
+def _only_along(values: Tensor, dim: Any) -> bool:
+    """Whether channels lie along one dimension, and at most heads along others."""
+    narrow = thin(values)
+    varied = [d for d in range(narrow.dim()) if bool((narrow != narrow.narrow(d, 0, 1)).any())]
+    known = isinstance(dim, int) and dim % values.dim() in varied and len(varied) <= 2
+    return known and len(torch.unique(narrow)) == narrow.numel() and bool((narrow > FIXED).all())
 
 
 def _nodes(arguments: Any) -> list[fx.Node]:

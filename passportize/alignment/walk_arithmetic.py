@@ -15,6 +15,7 @@ __all__ = [
     "PAIRING_STEPS",
     "REDUCING_STEPS",
     "UNARY_STEPS",
+    "label_padding",
     "label_pair",
     "label_reduction",
     "label_unary",
@@ -57,9 +58,51 @@ def label_unary(
     for dim, size in enumerate(shape):
         if size != values.shape[dim] or (pooled and dim >= 2):
             if bool((narrow != narrow.narrow(dim, 0, 1)).any()):
-                return None
+                if not pooled or dim < 2:
+                    return None
+                # Positions that are pooled have to move alike; padding has no say.
+                highest = narrow.amax(dim, keepdim=True)
+                labels.tie(highest, narrow)
+                narrow = highest
             narrow = narrow.narrow(dim, 0, 1)
     return narrow.expand(shape)
+
+
+def label_padding(
+    labels: ChannelLabels, values: Tensor, node: fx.Node, shape: tuple[int, ...]
+) -> Tensor | None:
+    """More entries at the ends of some dimensions; None where channels would come twice.
+
+    Args:
+        labels: Where to write down what was found.
+        values: Labels of the input.
+        node: The step.
+        shape: Shape of its output.
+    """
+    number = argument(node, 3, "value", None) or 0
+    constant = argument(node, 2, "mode", "constant") == "constant"
+    if constant and number != 0:
+        labels.stiffen(values)
+        if number in (float("inf"), float("-inf")):
+            labels.positive(values)
+        else:
+            labels.unscale(values)
+    pads = list(argument(node, 1, "pad", ()))
+    result = thin(values)
+    for at in range(len(pads) // 2):
+        dim = values.dim() - 1 - at
+        if not any(pads[2 * at : 2 * at + 2]):
+            continue
+        if not bool((result != result.narrow(dim, 0, 1)).any()):
+            result = result.narrow(dim, 0, 1)
+        elif constant and min(pads[2 * at : 2 * at + 2]) >= 0:
+            whole = [-1] * values.dim()
+            whole[dim] = values.shape[dim]
+            ends = [0, 0] * at + pads[2 * at : 2 * at + 2]
+            result = torch.nn.functional.pad(result.expand(whole), ends, value=BLANK)
+        else:
+            return None
+    return result.expand(shape)
 
 
 def label_reduction(labels: ChannelLabels, node: fx.Node, values: Tensor) -> Tensor | None:
@@ -118,7 +161,8 @@ def label_pair(
             labels.tie(result, value)
         elif not neutral:
             # They move together; a gate has no scale of its own.
-            labels.accompany(result, value)
+            heads = _alike_in_blocks(thin(result), found[at])
+            labels.accompany(result, value if heads is None else heads)
             labels.unscale(value)
         equal = found[at].numel() == found[main].numel()
         if name in _PRODUCTS:
@@ -135,8 +179,27 @@ def _differ(values: Tensor) -> bool:
 
 
 def _spread(values: Tensor) -> int:
-    """How many entries may differ."""
-    return thin(values).numel() if bool((thin(values) > FIXED).any()) else 0
+    """How many channels it has."""
+    found = torch.unique(thin(values))
+    return int((found > FIXED).sum())
+
+
+def _alike_in_blocks(values: Tensor, fixed: Tensor) -> Tensor | None:
+    """First channels of every head, where a fixed tensor does the same to all heads.
+
+    Channels keep their places within a head then (rotary embeddings), and heads can change theirs.
+    None where that is not so.
+    """
+    if bool((thin(fixed) != FIXED).any()):
+        return None
+    varied = [d for d in range(values.dim()) if bool((values != values.narrow(d, 0, 1)).any())]
+    if len(varied) != 2 or not bool((values > FIXED).all()):
+        return None
+    heads, channels = varied
+    at = heads - (values.dim() - fixed.dim())
+    if at >= 0 and fixed.shape[at] != 1:
+        return None
+    return values.narrow(channels, 0, 1)
 
 
 def _even_where_varied(values: Tensor, other: Tensor) -> bool:

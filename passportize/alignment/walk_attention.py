@@ -1,28 +1,50 @@
-"""What attention does to labelled channels: it sees products of queries and keys, head by head.
+"""What attention does to labelled channels: it sees products of tensors, head by head.
 
-The scores of a head are sums over its channels of query times key, so any invertible matrix may act
-on the queries if its inverse, transposed, acts on the keys. Values are averaged over positions, so
-any matrix on them goes through to whatever reads the output. Heads can change places.
+Of a product of two tensors three kinds are known, by where their channels lie:
+
+- sums over channels of query times key (scores): any invertible matrix may act on the queries of a
+  head if its inverse, transposed, acts on the keys;
+- sums over positions of a weight times a value: whatever the weights are, any matrix on the values
+  of a head goes through to whatever reads the output;
+- sums over positions of one channel times another (cross-covariance, linear attention): a table of
+  channels, which weighs channels in turn. Channels of a head can only change places, those that are
+  summed over together.
+
+Heads can change places where both factors are known.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
-from passportize.alignment.channels import FIXED, ChannelLabels, Heads, thin
+from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, Heads, Table, thin
 from passportize.tracing.graph import argument, shape_of
 
 __all__ = ["ATTENTION_STEPS", "AttentionLabels"]
 
-_PRODUCTS = frozenset({"matmul", "bmm"})
+_PRODUCTS = frozenset({"matmul", "bmm", "rmatmul"})
 ATTENTION_STEPS = _PRODUCTS | {"scaled_dot_product_attention"}
 
 
+class _Channels(NamedTuple):
+    """Channels of a factor, head by head.
+
+    Attributes:
+        atoms: int64 ``[heads, channels]``.
+        head: The dimension that counts heads; None if there is one head.
+        dim: The dimension that counts channels.
+    """
+
+    atoms: Tensor
+    head: int | None
+    dim: int
+
+
 class AttentionLabels:
-    """The scores that a walk has met, to know them again when they weigh values.
+    """The products that a walk has met, to know them again when they weigh something.
 
     Args:
         labels: Where to write down what is found.
@@ -30,7 +52,8 @@ class AttentionLabels:
 
     def __init__(self, labels: ChannelLabels) -> None:
         self._labels = labels
-        self._scores: dict[int, tuple[Tensor, Tensor]] = {}
+        self._scores: set[int] = set()
+        self._tables: dict[int, Table] = {}
 
     def label(self, node: fx.Node, name: str, found: list[Any]) -> Tensor | None:
         """Labels of the output of a step; None where it is no attention that is understood.
@@ -44,90 +67,218 @@ class AttentionLabels:
         if shape is None or not all(isinstance(value, Tensor) for value in found):
             return None
         if name in _PRODUCTS:
-            return self._product(found[0], found[1], shape) if len(found) == 2 else None
+            pair = found[::-1] if name == "rmatmul" else found
+            return self._product(pair[0], pair[1], shape) if len(found) == 2 else None
         if len(found) < 3:
             return None
         queries, keys, values = found[:3]
-        scores = self._score(queries, keys.transpose(-1, -2), (*queries.shape[:-1], keys.shape[-2]))
+        scores = self._product(
+            queries, keys.transpose(-1, -2), (*queries.shape[:-1], keys.shape[-2])
+        )
         if scores is None:
-            return None
+            for side in (queries, keys):
+                self._labels.pin(side)
+            scores = torch.tensor(FIXED).expand(*shape[:-1], keys.shape[-2])
         mask = argument(node, 3, "attn_mask", None)
         if isinstance(mask, fx.Node):
-            there = shape_of(mask) or ()
-            # One mask for each head keeps the heads in their places.
-            if len(there) >= 3 and there[-3] != 1:
-                self._labels.accompany(thin(scores), torch.tensor(FIXED))
-        return self._weighted(scores, values, shape)
+            self._masked(scores, found[3] if len(found) > 3 else None, shape_of(mask) or ())
+        return self._product(scores, values, shape)
+
+    def _masked(self, scores: Tensor, mask: Tensor | None, shape: tuple[int, ...]) -> None:
+        """What is added to scores: a mask for each head keeps the heads in their places."""
+        if len(shape) < 3 or shape[-3] == 1:
+            return
+        moving = mask is not None and bool((thin(mask) > FIXED).any())
+        by_head = mask if moving and mask is not None else torch.tensor(FIXED)
+        self._labels.accompany(thin(scores), by_head)
 
     def _product(self, left: Tensor, right: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        if left.dim() != right.dim() or left.dim() < 2:
+        if not (left.dim() == right.dim() == len(shape)) or len(shape) < 2:
             return None
-        narrow = thin(left)
-        if narrow.shape[-1] == 1 and int(narrow.flatten()[0]) in self._scores:
-            return self._weighted(left, right, shape)
-        return self._score(left, right, shape)
+        last = len(shape) - 1
+        one, other = _channels_of(left), _channels_of(right)
+        for table, factor, first in ((left, other, False), (right, one, True)):
+            if (known := self._table(table)) is not None:
+                return self._through(known, factor, shape, first) if factor is not None else None
+        if one is not None and other is not None:
+            if one.dim == last and other.dim == last - 1:
+                return self._score(one, other, shape)
+            if one.dim == last - 1 and other.dim == last:
+                return self._tabled(one, other, shape)
+            # Those that are summed over meet what has no channels of its own there.
+            if one.dim == last:
+                self._labels.pin(one.atoms)
+                one = None
+            else:
+                self._labels.pin(other.atoms)
+                other = None
+        if other is not None and other.dim == last:
+            return self._weighted(left, other, shape)
+        if one is not None and one.dim == last - 1:
+            return self._weighted(right, one, shape)
+        return None
 
-    def _score(self, left: Tensor, right: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        """Sums over the last dimension of the one and the last but one of the other."""
-        turned = right.transpose(-1, -2)
-        if not (left.dim() == right.dim() == len(shape)):
+    def _score(self, queries: _Channels, keys: _Channels, shape: tuple[int, ...]) -> Tensor | None:
+        """Sums over channels."""
+        if not _fit(queries, keys) or queries.atoms.shape != keys.atoms.shape:
             return None
-        queries, keys = _by_head(left), _by_head(turned)
-        if queries is None or keys is None or queries[0].shape != keys[0].shape:
+        labels = self._labels
+        if bool((torch.stack([queries.atoms, keys.atoms]) <= FIXED).any()):
             return None
-        dim = queries[1]
-        if dim != keys[1]:
-            return None
-        labels, (atoms, others) = self._labels, (queries[0], keys[0])
-        scores = labels.fresh(len(atoms))
-        for side in (atoms, others):
-            labels.accompany(scores[:, None], side)
+        (own, others), places = _heads(queries.atoms, keys.atoms)
+        fresh = labels.fresh(len(own))
+        for side in (own, others, fresh):
             labels.unscale(side)
-        labels.unscale(scores)
-        for score in scores.tolist():
-            self._scores[score] = (atoms, others)
-        size = [-1 if d == dim else 1 for d in range(len(shape))]
-        return scores.view(size if dim is not None else [1] * len(shape)).expand(shape)
+        labels.heads.append(Heads(fresh, own, others))
+        self._scores.update(fresh.tolist())
+        scores = fresh[places]
+        size = [-1 if d == queries.head else 1 for d in range(len(shape))]
+        return scores.view(size if queries.head is not None else [1] * len(shape)).expand(shape)
 
-    def _weighted(self, scores: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        """Means of values over positions, by scores."""
-        found = _by_head(values)
-        if found is None or scores.dim() != values.dim() or values.dim() != len(shape):
-            return None
-        atoms, dim = found
-        weighing = thin(scores)
-        varied = [d for d in range(weighing.dim()) if weighing.shape[d] > 1]
-        if varied != ([dim] if dim is not None else []):
-            return None
-        heads = weighing.reshape(-1)
-        known = self._scores.get(int(heads[0]))
-        if len(heads) != len(atoms) or known is None:
-            return None
-        self._labels.accompany(heads[:, None], atoms)
+    def _weighted(self, weighing: Tensor, values: _Channels, shape: tuple[int, ...]) -> Tensor:
+        """Sums of values over positions, with any weights."""
+        atoms = values.atoms
+        found = _heads_of(weighing)
+        weighing_heads = torch.zeros(len(atoms), 0, dtype=torch.int64)
+        fits = found is not None and found[1] == values.head and len(found[0]) == len(atoms)
+        if found is not None and fits and int(found[0][0]) in self._scores:
+            weighing_heads = found[0][:, None]
+        (scores, own), _ = _heads(weighing_heads, atoms)
         self._labels.unscale(atoms)
-        self._labels.heads.append(Heads(*known, atoms))
-        size = [1] * len(shape)
-        size[-1] = atoms.shape[1]
-        if dim is not None:
-            size[dim] = len(atoms)
-        return atoms.reshape(size).expand(shape)
+        known = scores[:, 0] if scores.shape[1] else None
+        self._labels.heads.append(Heads(known, values=own))
+        return _spread(atoms, values, values.dim, shape)
+
+    def _tabled(self, rows: _Channels, columns: _Channels, shape: tuple[int, ...]) -> Tensor | None:
+        """Sums over positions of one channel times another.
+
+        The first row of the table has an atom of its own, so that a transposition shows.
+        """
+        if not _fit(rows, columns) or min(shape[-2:]) < 2:
+            return None
+        labels = self._labels
+        (own, others), places = _heads(rows.atoms, columns.atoms)
+        marks = labels.fresh(2 * len(own)).view(2, -1)
+        labels.tables.append(Table(marks, own, others))
+        self._tables.update(dict.fromkeys(marks[0].tolist(), labels.tables[-1]))
+        whole = marks[1][places][:, None].repeat(1, shape[-2])
+        whole[:, 0] = marks[0][places]
+        return _spread(whole, rows, len(shape) - 2, shape)
+
+    def along(self, values: Tensor, dim: int) -> Tensor:
+        """Labels of a table as those of a tensor with channels along one dimension alone."""
+        known = self._table(values)
+        if known is None or dim not in (values.dim() - 1, values.dim() - 2):
+            return values
+        kept, other = known.rows, known.columns
+        if dim == values.dim() - 1:
+            kept, other = other, kept
+        if len(kept) > 1:
+            return values
+        self._labels.pin(other)
+        size = [1] * values.dim()
+        size[dim] = kept.shape[1]
+        return kept.reshape(size).expand(values.shape)
+
+    def scaled(self, found: list[Tensor], shape: tuple[int, ...]) -> Tensor | None:
+        """Labels of a table and what has one number for each head; None where there is no such."""
+        tables = [value for value in found if self._table(value) is not None]
+        others = [value for value in found if self._table(value) is None]
+        if len(tables) != 1 or tuple(tables[0].shape) != shape:
+            return None
+        for value in others:
+            if any(dim >= value.dim() - 2 for dim in _varied(thin(value))):
+                return None
+            self._labels.pin(value)
+        return tables[0]
+
+    def _table(self, values: Tensor) -> Table | None:
+        """The table that labels stand for, as it lies now."""
+        narrow = thin(values)
+        if narrow.dim() < 2 or not narrow.numel():
+            return None
+        corner = int(narrow[(0,) * narrow.dim()])
+        known = self._tables.get(corner)
+        if known is None:
+            return None
+        if narrow.shape[-2] > 1 and int(narrow[(*(0,) * (narrow.dim() - 2), 1, 0)]) != corner:
+            return known
+        return Table(known.marks, known.columns, known.rows)
+
+    def _through(
+        self, table: Table, factor: _Channels, shape: tuple[int, ...], first: bool
+    ) -> Tensor | None:
+        """Channels weighed by a table; ``first`` if they stand before it."""
+        summed, made = (table.rows, table.columns) if first else (table.columns, table.rows)
+        last = len(shape) - 1
+        if factor.dim != (last if first else last - 1) or factor.atoms.shape != summed.shape:
+            return None  # heads that come again for every input are not followed
+        labels = self._labels
+        labels.accompany(factor.atoms, summed)
+        for side in (factor.atoms, table.rows, table.columns):
+            labels.stiffen(side)
+            labels.unscale(side)
+        for side in (table.rows, table.columns):
+            labels.heads.append(Heads(None, values=side))
+        outputs = labels.fresh(made.numel()).view(made.shape)
+        labels.accompany(outputs, made)
+        labels.stiffen(outputs)
+        labels.unscale(outputs)
+        outputs = torch.where(made == BLANK, BLANK, outputs)
+        return _spread(outputs, factor, last if first else last - 1, shape)
 
 
-def _by_head(labels: Tensor) -> tuple[Tensor, int | None] | None:
-    """Atoms as ``[heads, channels]`` and the dimension of the heads, None if there is one head.
+def _heads(one: Tensor, other: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Two sides of heads without those that come again for every input, and where each went."""
+    width = one.shape[1]
+    whole, places = torch.unique(torch.cat([one, other], 1), dim=0, return_inverse=True)
+    return (whole[:, :width], whole[:, width:]), places
 
-    None where labels differ along other dimensions, or channels come twice.
-    """
+
+def _fit(one: _Channels, other: _Channels) -> bool:
+    return one.head == other.head and len(one.atoms) == len(other.atoms)
+
+
+def _spread(atoms: Tensor, like: _Channels, dim: int, shape: tuple[int, ...]) -> Tensor:
+    """Atoms of every head along two dimensions of a tensor."""
+    size = [1] * len(shape)
+    size[dim] = atoms.shape[1]
+    if like.head is not None:
+        size[like.head] = len(atoms)
+    return atoms.reshape(size).expand(shape)
+
+
+def _heads_of(labels: Tensor) -> tuple[Tensor, int | None] | None:
+    """Atoms that differ from head to head alone, and the dimension of the heads."""
     narrow = thin(labels)
-    varied = [d for d in range(narrow.dim()) if bool((narrow != narrow.narrow(d, 0, 1)).any())]
-    last = labels.dim() - 1
-    if last not in varied or len(varied) > 2 or (len(varied) == 2 and varied[0] == last - 1):
+    varied = _varied(narrow)
+    if len(varied) > 1 or any(dim >= labels.dim() - 2 for dim in varied):
         return None
     for dim in range(narrow.dim()):
         if dim not in varied:
             narrow = narrow.narrow(dim, 0, 1)
-    head = varied[0] if len(varied) == 2 else None
-    atoms = narrow.reshape(-1, narrow.shape[-1])
-    if bool((atoms <= FIXED).any()) or len(torch.unique(atoms)) < atoms.numel():
+    return narrow.reshape(-1), varied[0] if varied else None
+
+
+def _varied(narrow: Tensor) -> list[int]:
+    return [d for d in range(narrow.dim()) if bool((narrow != narrow.narrow(d, 0, 1)).any())]
+
+
+def _channels_of(labels: Tensor) -> _Channels | None:
+    """Channels of a factor; None where it has none, or they lie otherwise or come twice."""
+    narrow = thin(labels)
+    varied, last = _varied(narrow), labels.dim() - 1
+    along = [dim for dim in varied if dim >= last - 1]
+    if len(along) != 1 or len(varied) > 2:
         return None
-    return atoms, head
+    for dim in range(narrow.dim()):
+        if dim not in varied:
+            narrow = narrow.narrow(dim, 0, 1)
+    head = next((dim for dim in varied if dim < last - 1), None)
+    narrow = narrow.movedim(along[0], -1)
+    atoms = narrow.reshape(-1, narrow.shape[-1])
+    heads = torch.unique(atoms, dim=0)
+    known = heads[heads > FIXED]
+    if bool((atoms == FIXED).any()) or len(torch.unique(known)) < known.numel():
+        return None
+    return _Channels(atoms, head, along[0])

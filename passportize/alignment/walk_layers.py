@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, Diagonal, thin
 from passportize.tracing.weight_layers import expert_shape_of, standardises_weight
 
-__all__ = ["channels_along", "label_norm", "label_weight", "over_positions"]
+__all__ = [
+    "Labelled",
+    "Product",
+    "channels_along",
+    "is_known_norm",
+    "label_norm",
+    "label_product",
+    "label_weight",
+    "over_positions",
+    "uniform_along",
+]
 
 _NORM_ROLES = {
     "running_mean": "mean",
@@ -34,17 +44,21 @@ def channels_along(labels: ChannelLabels, values: Tensor, dim: int) -> Tensor:
     return first
 
 
-def _uniform_along(values: Tensor, dim: int) -> bool:
+def uniform_along(values: Tensor, dim: int) -> bool:
     """Whether labels are equal along a dimension, but not all of them are equal."""
     narrow = thin(values)
     same = bool((narrow == narrow.narrow(dim, 0, 1)).all())
     return same and bool((narrow != narrow.flatten()[0]).any())
 
 
-def over_positions(module: nn.Module, values: Tensor) -> int | None:
+def over_positions(labels: ChannelLabels, module: nn.Module, values: Tensor) -> int | None:
     """The dimension whose entries a module mixes, or norms, if labels are equal along it.
 
+    Where a few tensors with channels of their own are laid side by side to be mixed, their channels
+    become the same ones.
+
     Args:
+        labels: Where to write that down.
         module: A linear layer, a convolution of single entries or a norm; none for any other.
         values: Labels of its input.
     """
@@ -60,37 +74,77 @@ def over_positions(module: nn.Module, values: Tensor) -> int | None:
         dim = _counted_by(module, values)
     else:
         return None
-    return dim if 0 <= dim < values.dim() and _uniform_along(values, dim) else None
+    if not 0 <= dim < values.dim():
+        return None
+    if uniform_along(values, dim):
+        return dim
+    narrow = thin(values)
+    across = [d for d in range(narrow.dim()) if d != dim and _varies_along(narrow, d)]
+    if len(across) == 1 and values.shape[dim] < values.shape[across[0]]:
+        first = narrow.narrow(dim, 0, 1)
+        if isinstance(module, _NORMS) or not bool((narrow > FIXED).all()):
+            return None
+        labels.tie(first, narrow)
+        return dim
+    return None
 
 
-def label_weight(
-    labels: ChannelLabels, module: nn.Module, names: dict[int, str], values: Tensor, step: int
-) -> tuple[Tensor, int] | None:
-    """A linear layer or convolution.
+def _varies_along(narrow: Tensor, dim: int) -> bool:
+    return bool((narrow != narrow.narrow(dim, 0, 1)).any())
+
+
+class Product(NamedTuple):
+    """A weight by which channels are summed.
+
+    Attributes:
+        name: Its name in the state dict.
+        shape: Its shape.
+        kernel: Number of dimensions of its kernel.
+        groups: Groups of channels.
+        transposed: Whether it lists its inputs first.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kernel: int = 0
+    groups: int = 1
+    transposed: bool = False
+
+
+class Labelled(NamedTuple):
+    """Channels before and behind a layer.
+
+    Attributes:
+        inputs: Atom of every input channel.
+        outputs: Of every output channel.
+        dim: The dimension that counts them.
+        rank: Number of dimensions of the input.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    dim: int
+    rank: int
+
+
+def label_product(
+    labels: ChannelLabels, product: Product, values: Tensor, step: int
+) -> Labelled | None:
+    """Sums over channels by a weight, without what is added behind; None where nothing is known.
 
     Args:
         labels: Where to write down what was found.
-        module: The layer.
-        names: Name of every parameter and buffer, by identity.
+        product: The weight.
         values: Labels of the input.
         step: Place in the forward pass.
-
-    Returns:
-        The atoms of the output channels and the dimension that counts them; None where nothing is
-        known.
     """
-    weight = module._parameters.get("weight")
-    kernel = len(getattr(module, "kernel_size", ()))
+    name, shape, kernel, groups, transposed = product
     dim = values.dim() - 1 - kernel
-    if weight is None or expert_shape_of(module) or dim < 0:
-        return None
-    transposed, groups = bool(getattr(module, "transposed", False)), getattr(module, "groups", 1)
-    if _uniform_along(values, dim):
+    if dim < 0 or uniform_along(values, dim):
         return None
     inputs = channels_along(labels, values, dim)
-    width = weight.shape[1] * groups if transposed else weight.shape[0]
+    width = shape[1] * groups if transposed else shape[0]
     outputs = labels.fresh(width)
-    name = names[id(weight)]
     if groups == 1:
         labels.axes.append(Axis(name, 1 - int(transposed), "columns", inputs, step))
         labels.axes.append(Axis(name, int(transposed), "rows", outputs, step))
@@ -111,6 +165,44 @@ def label_weight(
     if groups > 1:
         labels.stiffen(inputs)
         labels.stiffen(outputs)
+    return Labelled(inputs, outputs, dim, values.dim())
+
+
+def label_weight(
+    labels: ChannelLabels, module: nn.Module, names: dict[int, str], values: Tensor, step: int
+) -> Labelled | None:
+    """A linear layer or convolution.
+
+    Args:
+        labels: Where to write down what was found.
+        module: The layer.
+        names: Name of every parameter and buffer, by identity.
+        values: Labels of the input.
+        step: Place in the forward pass.
+
+    Returns:
+        Its channels; None where nothing is known.
+    """
+    weight = module._parameters.get("weight")
+    if weight is None or expert_shape_of(module):
+        return None
+    groups = int(getattr(module, "groups", 1))
+    found = label_product(
+        labels,
+        Product(
+            names[id(weight)],
+            tuple(weight.shape),
+            len(getattr(module, "kernel_size", ())),
+            groups,
+            bool(getattr(module, "transposed", False)),
+        ),
+        values,
+        step,
+    )
+    if found is None:
+        return None
+    inputs, outputs = found.inputs, found.outputs
+    width = len(outputs)
     if standardises_weight(module):
         for atoms in (inputs, outputs):
             labels.unscale(atoms)
@@ -129,19 +221,24 @@ def label_weight(
         if key != "bias":
             labels.unscale(inputs)
             labels.unscale(outputs)
-    return outputs, dim
+    return found
+
+
+def is_known_norm(norm: nn.Module) -> bool:
+    """Whether a norm is of a kind of which :func:`label_norm` knows what it does."""
+    return isinstance(norm, (*_PER_CHANNEL, nn.GroupNorm)) or hasattr(norm, "normalized_shape")
 
 
 def label_norm(
     labels: ChannelLabels, norm: nn.Module, names: dict[int, str], values: Tensor, step: int
-) -> tuple[Tensor, int] | None:
+) -> Labelled | None:
     """A norm; arguments and result as for :func:`label_weight`."""
     per_channel = isinstance(norm, _PER_CHANNEL)
     over_channels = hasattr(norm, "normalized_shape")
-    if not per_channel and not over_channels and not isinstance(norm, nn.GroupNorm):
+    if not is_known_norm(norm):
         return None
     dim = _counted_by(norm, values)
-    if values.dim() <= dim or _uniform_along(values, dim):
+    if values.dim() <= dim or uniform_along(values, dim):
         return None
     width = values.shape[dim]
     groups = int(getattr(norm, "num_groups", 1))
@@ -183,7 +280,7 @@ def label_norm(
     _note_factors(
         labels, norm, {key: names[id(tensors[key])] for key in tensors}, inputs, outputs, step
     )
-    return outputs, dim
+    return Labelled(inputs, outputs, dim, values.dim())
 
 
 def _counted_by(norm: nn.Module, values: Tensor) -> int:

@@ -230,6 +230,10 @@ def random_element(
         exponents = torch.rand(size, generator=generator, dtype=torch.float64) - 0.5
         spread = torch.pow(torch.tensor(condition, dtype=torch.float64), exponents)
         return _rotation(size, generator) * spread @ _rotation(size, generator)
+    if kind is MatrixKind.ROTARY:
+        angle, exponent = torch.rand(2, generator=generator, dtype=torch.float64)
+        turned = torch.polar(condition ** (exponent - 0.5), 2 * math.pi * angle)
+        return torch.stack([turned.real, -turned.imag, turned.imag, turned.real]).view(2, 2)
     return _rotation(size, generator)
 
 

@@ -118,7 +118,7 @@ OPERATIONS: Mapping[str, Operation] = {
     **_rows(Kind.BROADCAST, _SHIFTED, "expand"),
     **_rows(Kind.BROADCAST, _LINEAR, "expand_as broadcast_to"),
     **_rows(Kind.MOVE, _SHIFTED, "roll repeat"),
-    **_rows(Kind.MOVE, _LINEAR, "flip tile"),
+    **_rows(Kind.MOVE, _LINEAR, "flip tile repeat_interleave"),
     **_rows(Kind.MOVE, Trait.SHIFTED, "pad"),
     **_rows(Kind.SPLIT, _SHIFTED | Trait.SEVERAL, "chunk split"),
     **_rows(Kind.SPLIT, _LINEAR | Trait.SEVERAL, "split_with_sizes tensor_split"),
