@@ -34,7 +34,7 @@ from passportize.alignment.walk_layers import (
     over_positions,
     uniform_along,
 )
-from passportize.alignment.walk_products import WEIGHT_STEPS, ProductStep, product_of
+from passportize.alignment.walk_products import WEIGHT_STEPS, ProductStep, is_blur, product_of
 from passportize.tracing.graph import argument, shape_of, step_name
 from passportize.tracing.operations import RESHAPE_STEPS, Kind, steps
 
@@ -45,6 +45,7 @@ _LAYOUT = steps(
     *(Kind.CAT, Kind.STACK, Kind.SHUFFLE),
 )
 _FACTORS = steps(Kind.FACTOR)
+_BLUR = "avg_pool2d"
 _MOST_ATOMS = 1 << 22
 
 
@@ -100,6 +101,9 @@ class LabelWalk:
             value = self._moved(node, name)
         elif name in WEIGHT_STEPS and (product := product_of(node, self._tensors)) is not None:
             value = self._summed(node, product, step)
+        elif name in WEIGHT_STEPS and shape is not None and is_blur(node, self._tensors):
+            source = self._source(node)
+            value = source if source is None else label_unary(self.labels, _BLUR, source, shape)
         elif name == "embedding":
             value = self._looked_up(node, step)
         elif name in ATTENTION_STEPS:
@@ -340,7 +344,7 @@ class LabelWalk:
             table = self._attention.scaled(found, shape)
             if table is not None:
                 return table
-            if name in _FACTORS and len(found) == 2:
+            if name in _FACTORS and len(found) == 2 and not any(map(self._attention.weighs, found)):
                 scaled = self._scaled(found, shape)
                 if scaled is not None:
                     return scaled

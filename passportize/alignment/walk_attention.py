@@ -180,6 +180,10 @@ class AttentionLabels:
         size[dim] = kept.shape[1]
         return kept.reshape(size).expand(values.shape)
 
+    def weighs(self, values: Tensor) -> bool:
+        """Whether labels are those of scores."""
+        return values.numel() > 0 and int(values[(0,) * values.dim()]) in self._scores
+
     def scaled(self, found: list[Tensor], shape: tuple[int, ...]) -> Tensor | None:
         """Labels of a table and what has one number for each head; None where there is no such."""
         tables = [value for value in found if self._table(value) is not None]

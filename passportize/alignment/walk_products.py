@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from passportize.alignment.walk_layers import Product
 from passportize.tracing.graph import argument
 
-__all__ = ["WEIGHT_STEPS", "ProductStep", "product_of"]
+__all__ = ["WEIGHT_STEPS", "ProductStep", "is_blur", "product_of"]
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _PLAIN = frozenset({"matmul", "mm"})
@@ -30,6 +30,26 @@ class ProductStep:
     source: fx.Node
     weight: Product
     bias: fx.Node | None
+
+
+def is_blur(node: fx.Node, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a step puts the same fixed kernel over every channel: a pool with weights.
+
+    Args:
+        node: The step, one of :data:`WEIGHT_STEPS` by name.
+        tensors: Parameters and buffers of the model, by name.
+    """
+    target = getattr(node.target, "__name__", str(node.target))
+    weight = argument(node, 1, "weight")
+    if target not in _CONVOLUTIONS or not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        return False
+    kernel = tensors.get(str(weight.target))
+    if kernel is None or isinstance(kernel, nn.Parameter) or kernel.is_meta:
+        return False
+    if isinstance(argument(node, 2, "bias"), fx.Node):
+        return False
+    alone = argument(node, 6, "groups", 1) == len(kernel) and kernel.shape[1] == 1
+    return alone and bool((kernel == kernel[:1]).all())
 
 
 def product_of(node: fx.Node, tensors: Mapping[str, Tensor]) -> ProductStep | None:

@@ -23,22 +23,29 @@ def centred_rotation(size: int) -> Tensor:
     return basis @ inner @ basis.t()
 
 
+def turning(factors: Tensor) -> Tensor:
+    """A rotation with a factor for each row of two numbers."""
+    real, imaginary = factors.unbind(-1)
+    return torch.stack([real, -imaginary, imaginary, real], -1).view(-1, 2, 2)
+
+
 TRUE = {
     MatrixKind.LINEAR: drawn(2, 6, 6, seed=3),
     MatrixKind.ORTHOGONAL: torch.linalg.qr(drawn(2, 6, 6, seed=4))[0],
     MatrixKind.CENTRED: centred_rotation(6)[None],
+    MatrixKind.ROTARY: turning(drawn(2, 2, seed=9)),
 }
 
 
 def pairs_of(matrices: Tensor, kind: MatrixKind, noise: float = 0.0) -> list[Pair]:
-    blocks = len(matrices)
-    writer, reader = drawn(blocks, 6, 20, seed=5), drawn(blocks, 6, 30, seed=6)
+    blocks, size = matrices.shape[:2]
+    writer, reader = drawn(blocks, size, 20, seed=5), drawn(blocks, size, 30, seed=6)
     if kind is MatrixKind.CENTRED:
         writer, reader = (x - x.mean(1, keepdim=True) for x in (writer, reader))
     contra = torch.linalg.inv(matrices).transpose(1, 2)
     return [
-        Pair(writer, matrices @ writer + noise * drawn(blocks, 6, 20, seed=7), True),
-        Pair(reader, contra @ reader + noise * drawn(blocks, 6, 30, seed=8), False),
+        Pair(writer, matrices @ writer + noise * drawn(blocks, size, 20, seed=7), True),
+        Pair(reader, contra @ reader + noise * drawn(blocks, size, 30, seed=8), False),
     ]
 
 
@@ -49,7 +56,7 @@ def test_known_matrices_are_found(kind: MatrixKind, which: slice) -> None:
     found = find_matrices(kind, pairs_of(true, kind)[which])
     assert torch.allclose(found, true, atol=1e-4)
     assert torch.allclose(
-        inverse_of(found) @ true, torch.eye(6).double().expand_as(true), atol=1e-3
+        inverse_of(found) @ true, torch.eye(true.shape[-1]).double().expand_as(true), atol=1e-3
     )
 
 

@@ -1,0 +1,178 @@
+"""Steps that channels are followed through: each hides something from who does not know it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from passportize.alignment.alignment import align
+from passportize.alignment.held_out import HeldOut
+from passportize.alignment.spaces import MatrixKind
+from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
+from passportize.attacks.disguise import disguise
+from tests.support import looked_through as kinds
+
+
+def drawn(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def built(make: object, *arguments: object) -> nn.Module:
+    """A model as after a training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: nn.Module = make(*arguments)  # type: ignore[operator]
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
+                    module.weight.uniform_(0.5, 1.5)
+                    module.bias.normal_(0, 0.1)
+                if isinstance(module, nn.BatchNorm2d):
+                    module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+    return model.eval()
+
+
+def moved_rows(tied: TiedChannels, name: str) -> int:
+    """How many rows of a weight can move, or have a matrix on them."""
+    rows: set[int] = set()
+    sides = [(side.axis, side.places) for space in tied.spaces for side in space.sides]
+    for at, places in [*(place for group in tied.groups for place in group.places), *sides]:
+        axis = tied.axes[at]
+        if axis.tensor == name and axis.role == "rows":
+            rows |= set((axis.first + places).flatten().tolist())
+    return len(rows)
+
+
+def disguised(model: nn.Module, x: Tensor) -> nn.Module:
+    """A copy under the full disguise, whose outputs are the same."""
+    suspect = copy.deepcopy(model)
+    disguise(suspect, drawn(1), example_inputs=x)
+    with torch.no_grad():
+        torch.testing.assert_close(suspect(x), model(x), atol=2e-4, rtol=2e-4)
+    return suspect
+
+
+def alike_rows(model: nn.Module, suspect: nn.Module, x: Tensor) -> dict[str, float]:
+    """Share of the rows of every weight that come back up to sign and size."""
+    tied = find_tied_channels(suspect, x)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    bound = [name for name, shape in shapes.items() if name.endswith("weight") and len(shape) > 1]
+    held_out = HeldOut(tied, shapes, bound)
+    aligned = align(model.state_dict(), suspect.state_dict(), tied, held_out).tensors
+    found = {}
+    for name, own in model.state_dict().items():
+        if name.endswith("weight") and own.dim() > 1 and own[0].numel() >= 16:
+            pair = [tensor.flatten(1) for tensor in (own, aligned[name])]
+            # What writes a stream between LayerNorms is known up to a vector added to all rows.
+            free = [tensor - tensor.mean(0) for tensor in pair]
+            cosine = torch.maximum(
+                *(nn.functional.cosine_similarity(*x).abs() for x in (pair, free))
+            )
+            found[name] = float((cosine > 0.95).float().mean())
+    return found
+
+
+ATTENTION = [
+    kinds.Attention,
+    kinds.BiasOfParts,
+    kinds.Cosine,
+    kinds.Rotary,
+    kinds.Halves,
+    kinds.CrossCovariance,
+    kinds.LinearAttention,
+    kinds.TableOfHeads,
+    kinds.ConvolvedValues,
+]
+
+
+@pytest.mark.parametrize("kind", ATTENTION)
+def test_attention_of_every_kind_comes_back(kind: type[nn.Module]) -> None:
+    model, x = built(kinds.Tokens, kind), torch.randn(2, 6, kinds.INPUTS, generator=drawn())
+    tied = find_tied_channels(model, x)
+    assert moved_rows(tied, "attention.qkv.weight") == 3 * kinds.INNER
+    (stream,) = [space for space in tied.spaces if space.kind is MatrixKind.CENTRED]
+    assert stream.size == kinds.WIDTH
+    suspect = disguised(model, x)
+    for name in ("attention.qkv.weight", "attention.out.weight", "mlp.0.weight", "mlp.2.weight"):
+        own, other = (m.state_dict()[name] for m in (model, suspect))
+        cosine = nn.functional.cosine_similarity(own, other).abs()
+        assert float((cosine > 0.9).float().mean()) < 0.2, name
+    assert min(alike_rows(model, suspect, x).values()) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("kind", "sort", "size", "blocks"),
+    [
+        (kinds.Attention, MatrixKind.LINEAR, 16, 3),
+        (kinds.BiasOfParts, MatrixKind.LINEAR, 16, 3),
+        (kinds.TableOfHeads, MatrixKind.LINEAR, 16, 3),
+        (kinds.Cosine, MatrixKind.ORTHOGONAL, 16, 3),
+        (kinds.Rotary, MatrixKind.ROTARY, 2, 24),
+        (kinds.Halves, MatrixKind.ROTARY, 2, 24),
+    ],
+)
+def test_what_may_act_on_queries_and_keys(
+    kind: type[nn.Module], sort: MatrixKind, size: int, blocks: int
+) -> None:
+    tied = find_tied_channels(built(kinds.Tokens, kind), torch.randn(2, 6, kinds.INPUTS))
+    queries, values = [space for space in tied.spaces if space.group is None]
+    assert (queries.kind, queries.size, queries.blocks) == (sort, size, blocks)
+    assert (values.kind, values.size, values.blocks) == (MatrixKind.LINEAR, 16, 3)
+    # Heads change places too, and what belongs to each with them.
+    (heads,) = [group for group in tied.groups if group.size == kinds.HEADS]
+    names = {tied.axes[at].tensor for at, _ in heads.places}
+    table = {kinds.TableOfHeads: "attention.table", kinds.Cosine: "attention.scale"}.get(kind)
+    assert {"attention.qkv.weight", "attention.out.weight"} <= names
+    assert table is None or table in names
+
+
+def test_values_go_through_weights_that_are_not_known() -> None:
+    model, x = (
+        built(kinds.Tokens, kinds.UnknownScores),
+        torch.randn(2, 6, kinds.INPUTS, generator=drawn()),
+    )
+    tied = find_tied_channels(model, x)
+    assert moved_rows(tied, "attention.qkv.weight") == kinds.INNER
+    found = alike_rows(model, disguised(model, x), x)
+    assert min(found.values()) >= 0.95
+
+
+@pytest.mark.parametrize(
+    "step", [kinds.Blurred, kinds.PaddedPool, kinds.Twice, lambda: kinds.OwnNorm(32)]
+)
+def test_steps_between_convolutions(step: object) -> None:
+    model = built(lambda: kinds.Pictures(step()))  # type: ignore[operator]
+    x = torch.randn(2, 3, 12, 12, generator=drawn())
+    tied = find_tied_channels(model, x)
+    assert moved_rows(tied, "stem.weight") == moved_rows(tied, "body.weight") == 32
+    suspect = disguised(model, x)
+    own, other = (m.state_dict()["stem.weight"].flatten(1) for m in (model, suspect))
+    assert float((nn.functional.cosine_similarity(own, other).abs() > 0.9).float().mean()) < 0.5
+    found = alike_rows(model, suspect, x)
+    assert found["stem.weight"] == found["body.weight"] == 1.0
+
+
+def test_a_table_of_words_and_places_of_another_length_write_the_stream() -> None:
+    model, x = built(kinds.Words), torch.randint(kinds.WORDS, (2, 6), generator=drawn())
+    (stream,) = [s for s in find_tied_channels(model, x).spaces if s.kind is MatrixKind.CENTRED]
+    assert stream.size == kinds.WIDTH
+    found = alike_rows(model, disguised(model, x), x)
+    assert min(found["mlp.0.weight"], found["mlp.2.weight"]) >= 0.95
+
+
+def test_a_table_that_is_also_the_classifier_stays_as_it_is() -> None:
+    model, x = built(kinds.Words, True), torch.randint(kinds.WORDS, (2, 6), generator=drawn())
+    tied = find_tied_channels(model, x)
+    assert not [space for space in tied.spaces if space.kind is MatrixKind.CENTRED]
+    suspect = disguised(model, x)
+    assert torch.equal(suspect.words, model.words)  # type: ignore[arg-type]
+
+
+def test_streams_that_are_laid_side_by_side_have_the_same_channels() -> None:
+    model, x = built(kinds.SideBySide), torch.randn(2, 6, kinds.INPUTS, generator=drawn())
+    tied = find_tied_channels(model, x)
+    assert all(moved_rows(tied, f"streams.{at}.weight") == kinds.WIDTH for at in range(3))
+    assert min(alike_rows(model, disguised(model, x), x).values()) == 1.0
