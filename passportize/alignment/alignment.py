@@ -168,7 +168,7 @@ class _Search:
         self._changes = 0.0
         self._waiting = self._rows_to_compare()
         self._tested: list[tuple[float, int]] = []
-        self.stranger = False
+        self._judged = self.stranger = False
 
     def _order_of_steps(self) -> list[tuple[int, list[int], list[int]]]:
         """Units and spaces that are first met at each step of the forward pass."""
@@ -241,14 +241,15 @@ class _Search:
 
         Whatever comes later in the forward pass is compared by what was found before.
         """
-        if len(self._tested) >= _FIRST_WEIGHTS:
+        if self._judged:
             return False
         while self._waiting and self._tied.axes[self._waiting[0][0]].step <= step:
             number, places = self._waiting.pop(0)
             if self._undoing.ready(number):
                 self._test(number, places)
-        if len(self._tested) < _FIRST_WEIGHTS:
+        if not self._tested or (self._waiting and len(self._tested) < _FIRST_WEIGHTS):
             return False
+        self._judged = True
         total = sum(count for _, count in self._tested)
         return sum(value * count for value, count in self._tested) / total < _STRANGER
 

@@ -23,7 +23,16 @@ from benchmarks.coverage.rows import read_table
 from benchmarks.coverage.timm_suite_page import write_page as write_timm_suite
 from benchmarks.marking import page as marking
 from benchmarks.point_clouds import pointnet_table, public
-from benchmarks.proof import detectors, disguises, dummies_page, kin, null, predictions, symmetries
+from benchmarks.proof import (
+    detectors,
+    disguises,
+    dummies_page,
+    followed,
+    kin,
+    null,
+    predictions,
+    symmetries,
+)
 from benchmarks.robustness import crafted_files, interruptions
 from benchmarks.suspects import kinds
 from benchmarks.train_scripts import day
@@ -72,6 +81,7 @@ PAGES: dict[str, Callable[[Path], object]] = {
     "disguises": suspects,
     "marking": lambda path: path.write_text(marking.page()),
     "dummies": lambda path: path.write_text(dummies_page.page(record("dummies"))),
+    "followed": lambda path: path.write_text(followed.table(record("followed"))),
     "symmetries": lambda path: path.write_text(symmetries.table(record("symmetries"))),
     "kin": lambda path: path.write_text(kin.table(record("kin"))),
     "suspect_kinds": lambda path: path.write_text(kinds.page(record("suspect_kinds"))),
