@@ -25,6 +25,7 @@ __all__ = [
     "dimensions_of",
     "map_of",
     "product",
+    "side_by_side",
 ]
 
 
@@ -176,6 +177,12 @@ def layer_of(like: nn.Module, step: LinearMap) -> nn.Module:
         layer.groups = step.groups
     module: nn.Module = layer
     return module
+
+
+def side_by_side(maps: Sequence[LinearMap]) -> LinearMap:
+    """One map with the outputs of several that read the same, one after the other."""
+    weight = torch.cat([one.dense() for one in maps])
+    return LinearMap(weight, 1, torch.cat([one.shift for one in maps]))
 
 
 def product(maps: Sequence[LinearMap]) -> LinearMap | None:

@@ -34,6 +34,8 @@ def values_of(stretch: Stretch, whole: LinearMap, joined: bool = False) -> Layer
         By names of released modules; empty where a product says too little. None where the map is
         none that such layers can compute.
     """
+    if stretch.beside:
+        return _parts(stretch, whole)
     if len(stretch.layers) > 1:
         if joined:
             return {stretch.layers[0].name: whole}
@@ -61,6 +63,8 @@ def own_values(
         modules: The released model's, by name.
         joined: As in :func:`values_of`.
     """
+    if stretch.beside:
+        return {step.name: map_of(modules[step.name]) for step in stretch.layers}
     if joined:
         one = product([map_of(modules[step.name]) for step in stretch.released])
         assert one is not None  # no stretch has two kernels
@@ -83,6 +87,16 @@ def own_values(
         names = [step.name for step in stretch.layers]
         found[names[0]] = LinearMap(first.weight, first.groups, torch.zeros_like(first.shift))
         found[names[1]] = LinearMap(second.weight, second.groups, shift)
+    return found
+
+
+def _parts(stretch: Stretch, whole: LinearMap) -> LayerValues:
+    """Layers that lie side by side, from what they make together."""
+    found: LayerValues = {}
+    first = 0
+    for layer in stretch.layers:
+        rows = slice(first, first := first + layer.outputs)
+        found[layer.name] = LinearMap(whole.weight[rows], whole.groups, whole.shift[rows])
     return found
 
 

@@ -66,15 +66,18 @@ class Stretch:
     Attributes:
         suspect: The suspect's.
         released: The released model's.
+        beside: Whether the steps of the one that has several read the same and lie side by side
+            (queries, keys and values), so that their outputs together are those of the other.
     """
 
     suspect: tuple[Step, ...]
     released: tuple[Step, ...]
+    beside: bool = False
 
     @property
     def same(self) -> bool:
         """Whether it is one step of one kind in both."""
-        if len(self.suspect) != 1 or len(self.released) != 1:
+        if self.beside or len(self.suspect) != 1 or len(self.released) != 1:
             return False
         mine, other = self.suspect[0], self.released[0]
         if mine.norm != other.norm or mine.separate != other.separate:

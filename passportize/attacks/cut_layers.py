@@ -20,11 +20,11 @@ from passportize.alignment.spaces import MatrixKind
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
 from passportize.attacks.disguise import random_element
-from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
 from passportize.surgery.norms import find_norms
 from passportize.tracing.linear_chains import is_frozen_norm, is_linear_layer
 from passportize.tracing.trace import trace_model
+from passportize.tracing.unchanged import FunctionCheck
 
 __all__ = ["WAYS", "cut_layers", "put_modules"]
 

@@ -27,8 +27,8 @@ from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
 from passportize.attacks.neuron_scale import scale_neurons
 from passportize.attacks.permutation import permute_channels
-from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
+from passportize.tracing.unchanged import FunctionCheck
 
 __all__ = ["Disguise", "disguise", "mix_channels", "random_element"]
 

@@ -22,8 +22,8 @@ from passportize.alignment.channels import Axis
 from passportize.alignment.tied_channels import TiedChannels, TiedGroup, find_tied_channels
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
-from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
+from passportize.tracing.unchanged import FunctionCheck
 from passportize.utils.resized import put_tensor, tensor_of
 
 __all__ = ["VARIANTS", "add_dummy_neurons", "can_resize"]

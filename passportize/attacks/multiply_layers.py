@@ -16,11 +16,11 @@ from passportize.alignment.linear_maps import layer_of, map_of, product, steppin
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.cut_layers import put_modules
 from passportize.attacks.descent import example_of
-from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
 from passportize.surgery.norms import find_norms
 from passportize.tracing.linear_chains import Chain, is_linear_layer, units_of
 from passportize.tracing.trace import trace_model
+from passportize.tracing.unchanged import FunctionCheck
 
 __all__ = ["multiply_layers"]
 

@@ -18,8 +18,8 @@ from passportize.alignment.channels import Axis
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
-from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
+from passportize.tracing.unchanged import FunctionCheck
 
 __all__ = ["scale_neurons"]
 

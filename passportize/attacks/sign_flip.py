@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
-from passportize.attacks.unchanged import FunctionCheck
 from passportize.config import PassportConfig
 from passportize.errors import InvalidArgument
 from passportize.layers.private_branch import has_statistics
 from passportize.layers.unregistered_norm import adapter_of
 from passportize.signature.site import AnchorPart, Role, Site
 from passportize.surgery.planning import plan
+from passportize.tracing.unchanged import FunctionCheck
 
 __all__ = ["DisguisedSite", "flip_channel_signs"]
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
-from passportize.attacks.unchanged import FunctionCheck
 from passportize.errors import InvalidArgument
 from passportize.signature.rows import added_to_rows, row_positions
 from passportize.signature.site import AnchorPart
 from passportize.surgery.planning import plan
+from passportize.tracing.unchanged import FunctionCheck
 
 __all__ = ["shift_streams"]
 

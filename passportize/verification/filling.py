@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.linear_maps import map_of, product
+from passportize.alignment.linear_maps import map_of, product, side_by_side
 from passportize.alignment.stretch_values import own_values, values_of
 from passportize.alignment.stretches import Step, Stretch, step_of
 from passportize.alignment.tied_channels import aliases_of
@@ -166,7 +166,8 @@ class Filling:
     def _refit(self, stretch: Stretch) -> str:
         """Values for released steps from several others, or from others in kind."""
         names = [step.name for step in stretch.suspect]
-        whole = product([map_of(self._mine.modules[name]) for name in names])
+        maps = [map_of(self._mine.modules[name]) for name in names]
+        whole = side_by_side(maps) if stretch.beside else product(maps)
         joined = bool(stretch.layers) and stretch.layers[0].name in self._joined
         found = values_of(stretch, whole, joined) if whole is not None else None
         if found is not None and not found:
@@ -179,6 +180,8 @@ class Filling:
         own = own_values(stretch, self._other.modules, joined)
         self._architecture.note(stretch, own, joined)
         self._values |= self._architecture.tensors(found)
+        if stretch.beside:
+            return ""
         if len(stretch.released) > 1 or stretch.released[0].norm:
             self._released |= self._architecture.tensors(own)
         if joined:

@@ -9,7 +9,10 @@ get values that compute the same. What only the product of several layers says i
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,9 +25,19 @@ from passportize.alignment.tied_channels import find_tied_channels
 from passportize.surgery.norms import find_norms
 from passportize.tracing.linear_chains import Chain, Other, Unit, units_of
 from passportize.tracing.trace import trace_model
+from passportize.tracing.unchanged import FunctionCheck
 from passportize.verification.filling import Filling, ReadModel, Refitted
 
 __all__ = ["Refitted", "in_released_layers"]
+
+_FURTHEST = 8
+"""Units among which layers that lie side by side are looked for."""
+
+_MOST_BESIDE = 3
+"""Layers side by side of which every order is tried: queries, keys and values."""
+
+_SAME = 1e-3
+"""Difference of outputs, as a share of the largest, that rounding may make."""
 
 
 @torch.no_grad()
@@ -57,7 +70,7 @@ def in_released_layers(
             units = [unit for unit in map(mine.without_nothing, found) if unit is not None]
             matched = _matched(mine, other, units, wanted, any_width)
             if not isinstance(matched, str):
-                return _filled(mine, other, *matched, example_inputs)
+                return _in_order(mine, other, *matched, example_inputs)
             reason = reason or matched
     return reason
 
@@ -72,11 +85,20 @@ def _matched(
     """What stands for what, unit by unit in the order of both forward passes."""
     stretches: list[Stretch] = []
     others: list[tuple[Other, Other]] = []
-    for unit, partner in zip(units, wanted, strict=False):
+    left, right = list(units), list(wanted)
+    while left and right:
+        unit, partner = left[0], right[0]
         if isinstance(unit, Chain) and isinstance(partner, Chain):
             found = cut_in_stretches(mine.steps(unit), other.steps(partner), any_width)
+            aside = (
+                None if found is not None and not found[0] else _beside(mine, other, left, right)
+            )
+            if aside is not None:
+                stretches.append(aside)
+                continue
             if found is not None:
                 stretches += found[1]
+                del left[0], right[0]
                 continue
         if isinstance(unit, Other) and isinstance(partner, Other):
             shapes = [
@@ -87,12 +109,88 @@ def _matched(
             norms = bool(unit.norm) and bool(partner.norm) and not shapes[0]
             if shapes[0] == shapes[1] or (any_width and ranks[0] == ranks[1]) or norms:
                 others.append((unit, partner))
+                del left[0], right[0]
                 continue
         return f"{_name(unit)} of the suspect stands where {_name(partner)} was released"
-    if len(units) != len(wanted):
-        longer, whose = (units, "the suspect") if len(units) > len(wanted) else (wanted, "released")
-        return f"nothing corresponds to {_name(longer[min(len(units), len(wanted))])} of {whose}"
+    if left or right:
+        whose = "the suspect" if left else "released"
+        return f"nothing corresponds to {_name((left or right)[0])} of {whose}"
     return stretches, others
+
+
+def _beside(
+    mine: ReadModel, other: ReadModel, left: list[Unit], right: list[Unit]
+) -> Stretch | None:
+    """Layers of the one model that lie side by side in the other, taken out of both lists.
+
+    They read as many channels and together make as many; whether it is the same that they read,
+    the comparison of what both compute has to show.
+    """
+    for several, one, of_several, of_one in (
+        (left, right, mine, other),
+        (right, left, other, mine),
+    ):
+        whole = of_one.steps(one[0]) if isinstance(one[0], Chain) else []
+        if len(whole) != 1 or whole[0].norm or whole[0].groups > 1:
+            continue
+        taken, made = [], 0
+        for unit in several[:_FURTHEST]:
+            steps = of_several.steps(unit) if isinstance(unit, Chain) else []
+            if len(steps) != 1 or steps[0].norm or steps[0].groups > 1:
+                continue
+            if (steps[0].inputs, steps[0].kernel) != (whole[0].inputs, whole[0].kernel):
+                continue
+            taken.append((unit, steps[0]))
+            made += steps[0].outputs
+            if made >= whole[0].outputs:
+                break
+        if len(taken) < 2 or made != whole[0].outputs or taken[0][0] is not several[0]:
+            continue
+        for unit, _ in taken:
+            several.remove(unit)
+        del one[0]
+        parts = tuple(step for _, step in taken)
+        pair = (parts, (whole[0],)) if several is left else ((whole[0],), parts)
+        return Stretch(pair[0], pair[1], beside=True)
+    return None
+
+
+def _in_order(
+    mine: ReadModel,
+    other: ReadModel,
+    stretches: Sequence[Stretch],
+    others: Sequence[tuple[Other, Other]],
+    example_inputs: Any,
+) -> Refitted | str:
+    """Layers that lie side by side in the order in which the network computes what it did."""
+    counts = [
+        len(stretch.suspect) * len(stretch.released) for stretch in stretches if stretch.beside
+    ]
+    if not counts or max(counts) > _MOST_BESIDE:
+        return _filled(mine, other, stretches, others, example_inputs)
+    check = FunctionCheck(mine.model, example_inputs)
+    best: tuple[float, Refitted | str] | None = None
+    for order in itertools.permutations(range(max(counts))):
+        ordered = [_ordered(stretch, order) for stretch in stretches]
+        found = _filled(mine, other, ordered, others, example_inputs)
+        apart = math.inf if isinstance(found, str) else check.difference(found.module)
+        if best is None or apart < best[0]:
+            best = apart, found
+        if apart <= _SAME:
+            break
+    assert best is not None
+    return best[1]
+
+
+def _ordered(stretch: Stretch, order: Sequence[int]) -> Stretch:
+    """A stretch with its parts in another order."""
+    if not stretch.beside:
+        return stretch
+    suspect, released = (
+        tuple(side[at] for at in order if at < len(side))
+        for side in (stretch.suspect, stretch.released)
+    )
+    return replace(stretch, suspect=suspect, released=released)
 
 
 def _name(unit: Unit) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from passportize.attacks.cut_layers import cut_layers
 from passportize.attacks.multiply_layers import multiply_layers
-from tests.support.widths import EXAMPLE, FAMILIES, Dense, Residual, _normed
+from tests.support.widths import EXAMPLE, FAMILIES, Dense, Residual, _normed, transformer
 
 
 class Chained(nn.Module):
@@ -66,6 +66,61 @@ def shared(model: nn.Module) -> nn.Module:
     found.behind.bias.zero_()
     found.head.weight.copy_(found.head.weight @ other.t())
     return found
+
+
+class Parts(nn.Module):
+    """Attention of timm with queries, keys and values in layers of their own, in some order."""
+
+    def __init__(self, attention: nn.Module, order: str = "qkv") -> None:
+        super().__init__()
+        self.order, self.heads = order, int(attention.num_heads)  # type: ignore[arg-type]
+        width = attention.qkv.in_features  # type: ignore[union-attr]
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))  # type: ignore[arg-type]
+        self.out: nn.Module = attention.proj  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+        made = {key: getattr(self, key)(x) for key in self.order}
+        queries, keys, values = (
+            made[key].unflatten(2, (self.heads, -1)).transpose(1, 2) for key in "qkv"
+        )
+        seen = nn.functional.scaled_dot_product_attention(queries, keys, values)
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
+@torch.no_grad()
+def in_parts(model: nn.Module, order: str = "qkv") -> nn.Module:
+    """Queries, keys and values of a vision transformer taken apart, in place."""
+    for block in model.blocks:  # type: ignore[union-attr]
+        own = block.attn  # type: ignore[union-attr]
+        parts = Parts(own, order)
+        weights, biases = own.qkv.weight.chunk(3), own.qkv.bias.chunk(3)
+        for layer, weight, bias in zip((parts.q, parts.k, parts.v), weights, biases, strict=True):
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+        block.attn = parts
+    return model.eval()
+
+
+def transformer_in_parts() -> nn.Module:
+    """The transformer of the other tests, released with its attention in parts."""
+    return in_parts(transformer())
+
+
+FAMILIES["parts"] = transformer_in_parts
+
+
+@torch.no_grad()
+def in_one(model: nn.Module) -> nn.Module:
+    """A copy of a transformer in parts with queries, keys and values in one layer each."""
+    found = transformer()
+    state = model.state_dict()
+    for at, _block in enumerate(found.blocks):  # type: ignore[arg-type, union-attr]
+        for key in ("weight", "bias"):
+            parts = [state.pop(f"blocks.{at}.attn.{part}.{key}") for part in "qkv"]
+            state[f"blocks.{at}.attn.qkv.{key}"] = torch.cat(parts)
+            state[f"blocks.{at}.attn.proj.{key}"] = state.pop(f"blocks.{at}.attn.out.{key}")
+    found.load_state_dict(state)
+    return found.eval()
 
 
 class WithoutFactors(nn.Module):

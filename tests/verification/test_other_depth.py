@@ -15,7 +15,7 @@ from passportize.attacks.dummy_neurons import add_dummy_neurons
 from passportize.errors import InvalidArgument
 from passportize.release.claim import claim_of
 from passportize.verification.other_depth import Refitted, in_released_layers
-from tests.support.depths import Chained, WithoutFactors, reshaped, shared
+from tests.support.depths import Chained, WithoutFactors, in_one, in_parts, reshaped, shared
 from tests.support.small_protected import PASSPORT
 from tests.support.widths import (
     EXAMPLE,
@@ -156,6 +156,36 @@ def test_layers_put_in_where_several_read_one_tensor() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("order", ["qkv", "kvq"])
+@pytest.mark.parametrize("disguised", [False, True], ids=["alone", "disguised"])
+def test_queries_keys_and_values_in_layers_of_their_own(order: str, disguised: bool) -> None:
+    suspect = stolen("transformer")
+    if disguised:
+        disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+    in_parts(suspect, order)
+    torch.testing.assert_close(outputs(suspect), outputs(stolen("transformer")), atol=1e-4, rtol=0)
+    found = in_released_layers(suspect, released("transformer")[0], EXAMPLE)
+    assert isinstance(found, Refitted)
+    torch.testing.assert_close(outputs(found.module), outputs(suspect), atol=1e-4, rtol=0)
+    if disguised:
+        verdict = judged("transformer", suspect)
+        assert verdict.accepted is True and verdict.links is not None
+        assert verdict.links.aligned_matched >= 0.98 * verdict.links.entries_matched
+    stranger = in_parts(as_trained(FAMILIES["transformer"], 7), order)
+    links = judged("transformer", stranger).links
+    assert links is not None and links.accepted is False and links.aligned_strength < 12
+
+
+def test_queries_keys_and_values_in_one_layer_that_were_released_apart() -> None:
+    suspect = stolen("parts")
+    disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+    suspect = in_one(suspect)
+    torch.testing.assert_close(outputs(suspect), outputs(stolen("parts")), atol=1e-4, rtol=0)
+    links = judged("parts", suspect).links
+    assert links is not None and links.accepted
+    assert links.aligned_matched >= 0.98 * links.entries_matched
+
+
 def test_a_norm_whose_factors_its_readers_have() -> None:
     suspect = stolen("transformer")
     disguise(suspect, seeded(3), example_inputs=EXAMPLE)

@@ -1,7 +1,8 @@
-"""Whether a model still computes what it did: for attacks that must not change its function."""
+"""Whether a model still computes what it did, or another one what it does."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,10 +38,17 @@ class FunctionCheck:
             outputs = self._inputs.call(model.eval())
         return [tensor.to(torch.float64) for tensor in tensors_in(outputs)]
 
+    def difference(self, model: nn.Module) -> float:
+        """Largest difference of an output, as a share of the largest one; 0 where unknown."""
+        largest = 0.0
+        for before, after in zip(self._before, self._outputs(model), strict=True):
+            if before.shape != after.shape:
+                return math.inf
+            spread = before.abs().max().clamp_min(1e-6)
+            apart = float((before - after).abs().max() / spread)
+            largest = max(largest, math.inf if math.isnan(apart) else apart)
+        return largest
+
     def changed(self, model: nn.Module) -> bool:
         """Whether the outputs differ by more than rounding."""
-        for before, after in zip(self._before, self._outputs(model), strict=True):
-            spread = before.abs().max().clamp_min(1e-6)
-            if not float((before - after).abs().max() / spread) <= 1e-3:
-                return True
-        return False
+        return not self.difference(model) <= 1e-3
