@@ -102,6 +102,13 @@ def lay_beside(
             names = {name: name for name in suspect}
         elif len(names) < len(found):
             return f"{NOT_OF_IT}: {other}"
+    elif architecture is not None and not folded and names:
+        # What may move is read from code that the owner knows: a suspect's can have steps that do
+        # nothing and hide what does.
+        known = _in_known_code(suspect, names, architecture)
+        if known is not None:
+            module, suspect = known
+            names = {name: name for name in suspect}
     changed = refitted.released if refitted is not None else {}
     own = {
         name: changed[name].to(suspect[name].dtype) if name in changed else released[partner].cpu()
@@ -140,6 +147,20 @@ def lay_beside(
         refitted,
         fitted.widened,
     )
+
+
+def _in_known_code(
+    suspect: Mapping[str, Tensor], names: Mapping[str, str], architecture: nn.Module
+) -> tuple[nn.Module, dict[str, Tensor]] | None:
+    """The released architecture in the suspect's sizes, and the suspect's tensors by its names."""
+    own = architecture.state_dict()
+    renamed = {partner: suspect[name] for name, partner in names.items()}
+    if renamed.keys() != own.keys() or any(renamed[key].dim() != own[key].dim() for key in own):
+        return None
+    try:
+        return of_widths(architecture, renamed), renamed
+    except (PassportizeError, RuntimeError, ValueError):
+        return None
 
 
 def _tensors_of(module: nn.Module) -> dict[str, Tensor]:

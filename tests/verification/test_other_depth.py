@@ -155,7 +155,6 @@ def test_layers_put_in_where_several_read_one_tensor() -> None:
     assert links.aligned_matched == links.entries_matched
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("order", ["qkv", "kvq"])
 @pytest.mark.parametrize("disguised", [False, True], ids=["alone", "disguised"])
 def test_queries_keys_and_values_in_layers_of_their_own(order: str, disguised: bool) -> None:
@@ -186,6 +185,7 @@ def test_queries_keys_and_values_in_one_layer_that_were_released_apart() -> None
     assert links.aligned_matched >= 0.98 * links.entries_matched
 
 
+@torch.no_grad()
 def test_a_norm_whose_factors_its_readers_have() -> None:
     suspect = stolen("transformer")
     disguise(suspect, seeded(3), example_inputs=EXAMPLE)
