@@ -157,7 +157,14 @@ def label_pair(
         if not (not blank and name in _SUMS) and not (neutral and name in _PRODUCTS):
             labels.stiffen(result)
             labels.stiffen(value)
-        if not blank and name in _SUMS:
+        single = _spread(value) == 1 < _spread(result) and not _differ(thin(value))
+        if single:
+            # One channel that is the same to all others (spatial attention) stays as it is.
+            labels.pin(value)
+            if name in _SUMS:
+                labels.unscale(result)
+                labels.stiffen(result)
+        elif not blank and name in _SUMS:
             labels.tie(result, value)
         elif not neutral:
             # They move together; a gate has no scale of its own.

@@ -140,9 +140,17 @@ def test_values_go_through_weights_that_are_not_known() -> None:
     assert min(found.values()) >= 0.95
 
 
-@pytest.mark.parametrize(
-    "step", [kinds.Blurred, kinds.PaddedPool, kinds.Twice, lambda: kinds.OwnNorm(32)]
-)
+STEPS = {
+    "blur": kinds.Blurred,
+    "padded pool": kinds.PaddedPool,
+    "called twice": kinds.Twice,
+    "own norm": lambda: kinds.OwnNorm(32),
+    "times one channel": lambda: kinds.OneForAll("times"),
+    "plus one channel": lambda: kinds.OneForAll("plus"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 def test_steps_between_convolutions(step: object) -> None:
     model = built(lambda: kinds.Pictures(step()))  # type: ignore[operator]
     x = torch.randn(2, 3, 12, 12, generator=drawn())
@@ -153,6 +161,12 @@ def test_steps_between_convolutions(step: object) -> None:
     assert float((nn.functional.cosine_similarity(own, other).abs() > 0.9).float().mean()) < 0.5
     found = alike_rows(model, suspect, x)
     assert found["stem.weight"] == found["body.weight"] == 1.0
+
+
+def test_fixed_numbers_of_their_own_keep_channels_in_their_places() -> None:
+    model, x = built(lambda: kinds.Pictures(kinds.FixedForEach())), torch.randn(2, 3, 12, 12)
+    tied = find_tied_channels(model, x)
+    assert moved_rows(tied, "stem.weight") == 0 and moved_rows(tied, "body.weight") == 32
 
 
 def test_a_table_of_words_and_places_of_another_length_write_the_stream() -> None:

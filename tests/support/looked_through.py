@@ -278,3 +278,30 @@ class SideBySide(nn.Module):
             norm(stream(x)).mean(1) for stream, norm in zip(self.streams, self.norms, strict=True)
         ]
         return self.head(self.mix(torch.stack(found, 1)).squeeze(1))
+
+
+class OneForAll(nn.Module):
+    """One channel that all others are multiplied with, and one that is added to them."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self.step, self.narrow = step, nn.Conv2d(32, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(x)
+        one = torch.sigmoid(self.narrow(x))
+        return torch.relu(x * one if self.step == "times" else x + one)
+
+
+class FixedForEach(nn.Module):
+    """A fixed number for each channel, which keeps every one in its place."""
+
+    numbers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        numbers = torch.linspace(0.5, 2.0, 32).view(1, -1, 1, 1)
+        self.register_buffer("numbers", numbers, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) * self.numbers
