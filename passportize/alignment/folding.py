@@ -55,6 +55,9 @@ class Folded:
             part = axis.of(result)
             if kind is MatrixKind.CENTRED:
                 turned = part.movedim(axis.dim, 0)
+                if _whole(side, turned):
+                    turned -= turned.mean(0, keepdim=True)
+                    continue
                 flat = side.places.reshape(-1)
                 chosen = turned.index_select(0, flat)
                 bundles = chosen.view(*side.places.shape, *turned.shape[1:])
@@ -79,6 +82,13 @@ class Folded:
         return [(self._tied.axes[number], self._factors[number]) for number in sorted(numbers)]
 
 
+def _whole(side: Side, part: Tensor) -> bool:
+    """Whether a side is all channels of a part, in their order: most residual streams are."""
+    if side.places.shape != (1, len(part), 1) or part.dim() < 2:
+        return False
+    return bool((side.places.reshape(-1) == torch.arange(len(part))).all())
+
+
 def act(matrices: Tensor, side: Side, axis: Axis, part: Tensor) -> Tensor:
     """Matrices on the channels of a space along one axis of a tensor.
 
@@ -93,6 +103,9 @@ def act(matrices: Tensor, side: Side, axis: Axis, part: Tensor) -> Tensor:
     """
     turned = part.movedim(axis.dim, 0)
     blocks, size, copies = side.places.shape
+    if _whole(side, turned):
+        mixed = matrices[0].to(turned) @ turned.flatten(1)
+        return mixed.view(turned.shape).movedim(0, axis.dim)
     flat = side.places.reshape(-1)
     chosen = turned[flat].reshape(blocks, size, -1)
     mixed = torch.bmm(matrices.to(chosen), chosen)

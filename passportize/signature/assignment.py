@@ -8,9 +8,10 @@ most their number times as large (union bound), and that number is the price.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -23,6 +24,9 @@ from passportize.signature.site import AnchorPart
 from passportize.signature.vectors import Vectors
 
 __all__ = ["Assignment", "assign_tensors"]
+
+_Reader: TypeAlias = tuple[Formulation, AnchorPart, Vectors, Tensor]
+"""How a part of a weight is read, with which vectors, and the bits that are expected."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,20 @@ class Assignment:
     log2_alternatives: float
 
 
-def assign_tensors(key: ModelKey, layout: Layout, tensors: Mapping[str, Tensor]) -> Assignment:
+def assign_tensors(
+    key: ModelKey,
+    layout: Layout,
+    tensors: Mapping[str, Tensor],
+    known: MutableMapping[str, dict[str, int]] | None = None,
+) -> Assignment:
     """Find the assignment of a suspect's tensors to the weights of a layout that matches most.
 
     Args:
         key: Made from a passport and ``layout``.
         layout: Where the bits lie.
         tensors: The suspect's tensors by name; the names are not looked at.
+        known: Bits that match, by name of a tensor and of a weight, from an earlier look at the
+            same tensors; what is read now is added.
     """
     # Here, because importing scipy takes longer than the rest of passportize together.
     from scipy.optimize import linear_sum_assignment
@@ -54,14 +65,17 @@ def assign_tensors(key: ModelKey, layout: Layout, tensors: Mapping[str, Tensor])
         claimed.setdefault(shape, []).append(weight)
     readers = _readers(key, layout, {tuple(tensor.shape) for tensor in tensors.values()})
     found: dict[str, str] = {}
+    known = {} if known is None else known
     price = 0.0
     for shape, weights in claimed.items():
         there = [name for name, tensor in tensors.items() if readable(tensor, shape)]
         if not there:
             continue
-        scores = [
-            [_matched(readers[weight], tensors[name]) for name in there] for weight in weights
-        ]
+        for name in there:
+            before = known.setdefault(name, {})
+            if not before.keys() >= set(weights):
+                before |= _matched({weight: readers[weight] for weight in weights}, tensors[name])
+        scores = [[known[name][weight] for name in there] for weight in weights]
         rows, columns = linear_sum_assignment(scores, maximize=True)
         found.update(
             (weights[row], there[column]) for row, column in zip(rows, columns, strict=True)
@@ -73,13 +87,13 @@ def assign_tensors(key: ModelKey, layout: Layout, tensors: Mapping[str, Tensor])
 
 def _readers(
     key: ModelKey, layout: Layout, there: AbstractSet[tuple[int, ...]]
-) -> dict[str, list[tuple[Formulation, AnchorPart, Vectors, Tensor]]]:
+) -> dict[str, list[_Reader]]:
     """What is read from each weight: with which vectors, and the bits that are expected.
 
     No vectors are drawn for sites with a weight whose shape is not ``there``.
     """
     expected = key.bits()
-    readers: dict[str, list[tuple[Formulation, AnchorPart, Vectors, Tensor]]] = {}
+    readers: dict[str, list[_Reader]] = {}
     start = 0
     for index, site in enumerate(layout.sites):
         if there.isdisjoint(layout.shapes[index]):
@@ -93,9 +107,21 @@ def _readers(
     return readers
 
 
-def _matched(readers: list[tuple[Formulation, AnchorPart, Vectors, Tensor]], tensor: Tensor) -> int:
-    """Bits that match if a tensor stands for a weight."""
-    return sum(
-        int(((formulation.respond([rows_of(tensor, part)], [vectors]).gamma >= 0) == bits).sum())
-        for formulation, part, vectors, bits in readers
-    )
+def _matched(readers: Mapping[str, list[_Reader]], tensor: Tensor) -> dict[str, int]:
+    """Bits that match if a tensor stands for each of some weights."""
+    rows: dict[AnchorPart, Tensor] = {}
+
+    def rows_for(part: AnchorPart) -> Tensor:
+        # Most weights of a shape are read alike.
+        kind = replace(part, weight="")
+        if kind not in rows:
+            rows[kind] = rows_of(tensor, part)
+        return rows[kind]
+
+    return {
+        weight: sum(
+            int(((formulation.respond([rows_for(part)], [vectors]).gamma >= 0) == bits).sum())
+            for formulation, part, vectors, bits in its
+        )
+        for weight, its in readers.items()
+    }

@@ -104,20 +104,25 @@ def read_evidence(tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout) 
         if best.strength >= ACCEPT_STRENGTH and best.reading.total == layout.bits:
             return best
     # The names may be those of other layers (a Sequential counted anew), or nobody's.
-    second = _read_by_assignment(tensors, key, layout, BY_ASSIGNMENT)
+    known: dict[str, dict[str, int]] = {}
+    second = _read_by_assignment(tensors, key, layout, BY_ASSIGNMENT, known)
     best = second if second.strength > best.strength else best
     # Also where that suffices: a square matrix can be read, to no avail, in the wrong layout.
     turned = in_other_layouts(tensors, set(layout.weights.values()))
     if not turned:
         return best
-    third = _read_by_assignment({**tensors, **turned}, key, layout, BY_LAYOUT)
+    third = _read_by_assignment({**tensors, **turned}, key, layout, BY_LAYOUT, known)
     return third if third.strength > best.strength else best
 
 
 def _read_by_assignment(
-    tensors: Mapping[str, Tensor], key: ModelKey, layout: Layout, matched_by: str
+    tensors: Mapping[str, Tensor],
+    key: ModelKey,
+    layout: Layout,
+    matched_by: str,
+    known: dict[str, dict[str, int]],
 ) -> Evidence:
-    assigned = assign_tensors(key, layout, tensors)
+    assigned = assign_tensors(key, layout, tensors, known)
     price = assigned.log2_alternatives
     return _weigh(tensors, key, layout, assigned.found, price, matched_by)
 
