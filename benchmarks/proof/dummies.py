@@ -38,7 +38,7 @@ from benchmarks.common.paths import RESULTS
 from benchmarks.common.records import earlier_rows, heading, write_record
 from benchmarks.proof.dummies_page import page
 from benchmarks.proof.permutation_aligner import read_by_permutation
-from benchmarks.proof.symmetries import NOISE, OWNER, as_trained, drawn, judge, read_undisguised
+from benchmarks.proof.symmetries import NOISE, OWNER, as_trained, drawn, judge
 from passportize.attacks.disguise import disguise
 from passportize.attacks.dummy_neurons import VARIANTS, add_dummy_neurons
 from passportize.attacks.neuron_scale import scale_neurons
@@ -200,11 +200,6 @@ class Release:
             "outputs": float((before - after).abs().max() / before.abs().max()),
             **judge(model, released, claim, x),
         }
-        if row["accepted"] and "aligned" not in row:
-            # Enough tensors have the released shape; what an alignment gives is of interest still.
-            start = time.process_time()
-            row |= read_undisguised(model, released, claim, x)
-            row["seconds"] = round(row["seconds"] + time.process_time() - start, 1)
         start = time.process_time()
         row["baseline"] = read_by_permutation(model, released, claim, x)
         row["baseline seconds"] = round(time.process_time() - start, 1)

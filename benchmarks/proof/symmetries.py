@@ -202,13 +202,19 @@ def judge(
     """The plain reading, and the one through the released weights."""
     start = time.process_time()
     verdict = pp.verify(suspect, OWNER, claim, released=released, example_inputs=example_inputs)
-    row: dict[str, Any] = {
+    # Where it is accepted as it stands, what an alignment leaves is asked all the same.
+    aligned = (
+        linked(verdict.links)
+        if verdict.links is not None
+        else read_aligned(suspect, released, claim, example_inputs)
+    )
+    return {
         "plain": verdict.matched,
         "total": verdict.total,
         "accepted": verdict.accepted,
         "seconds": round(time.process_time() - start, 1),
+        **aligned,
     }
-    return row | (linked(verdict.links) if verdict.links is not None else {})
 
 
 def linked(links: Links) -> dict[str, Any]:
@@ -224,10 +230,10 @@ def linked(links: Links) -> dict[str, Any]:
     }
 
 
-def read_undisguised(
+def read_aligned(
     suspect: nn.Module, released: nn.Module, claim: Claim, example_inputs: Any
 ) -> dict[str, Any]:
-    """The same entries of a suspect that has no disguise, read as if it had one."""
+    """What is read of a suspect after an alignment, also where it is accepted without."""
     expected = Expectation.from_claim(claim)
     key = ModelKey(OWNER, expected.layout)
     opened = open_suspect(suspect, None, example_inputs)
@@ -266,7 +272,6 @@ def measure(name: str) -> dict[str, Any]:
         "stranger": lambda: disguised(build(name, 7)),
     }
     rows = {which: judge(make(), released, claim, example) for which, make in suspects.items()}
-    rows["noise, undisguised"] |= read_undisguised(noise, released, claim, example)
     return {
         "parameters": sum(parameter.numel() for parameter in released.parameters()),
         "outputs": float((before - after).abs().max() / before.abs().max()),
@@ -333,9 +338,9 @@ def table(record: dict[str, Any]) -> str:
     lines += [
         "",
         f"{len(models)} models. All strangers: {bits} of {read} bits, {deviation:+.1f} standard "
-        f"deviations from a half; {sum(row['accepted'] for row in strangers)} accepted. Where a "
-        "copy was accepted plainly, nothing was aligned: the walk does not understand all of the "
-        "model, and the disguise touches little.",
+        f"deviations from a half; {sum(row['accepted'] for row in strangers)} accepted. A copy may "
+        "be accepted as it stands (ecaresnet26t: a convolution over channels fixes the order of "
+        "its streams); what an alignment leaves is shown all the same.",
     ]
     return "\n".join(lines) + "\n"
 
