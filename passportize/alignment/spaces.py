@@ -178,10 +178,18 @@ class _Search:
         self._of_norms = {
             name for diagonal in self._diagonals for name in diagonal.tensors.values()
         }
-        self._on: dict[int, set[int]] = {}
-        for number, axis in enumerate(axes):
-            for kind in torch.unique(scales[axis.atoms]).tolist():
-                self._on.setdefault(kind, set()).add(number)
+        lying = [scales[axis.atoms] for axis in axes]
+        self._lying = torch.cat(lying) if lying else torch.zeros(0, dtype=torch.int64)
+        self._axis_of = torch.arange(len(lying)).repeat_interleave(
+            torch.tensor([len(part) for part in lying], dtype=torch.int64)
+        )
+
+    def _numbers(self, classes: Tensor) -> list[int]:
+        """Numbers of the axes on which some classes lie."""
+        wanted = torch.zeros(len(self._rigid), dtype=torch.bool)
+        wanted[classes] = True
+        found: list[int] = torch.unique(self._axis_of[wanted[self._lying]]).tolist()
+        return found
 
     def stream(self, number: int, places: Sequence[tuple[int, Tensor]]) -> MatrixSpace | None:
         """The space of a group whose bundles are single channels of one tensor."""
@@ -282,8 +290,7 @@ class _Search:
         """Where channels lie, ``[parts, blocks, size]`` with some entries of every class each."""
         sides = []
         for part, acts in zip(classes, covariant, strict=True):
-            numbers = set.union(*(self._on.get(kind, set()) for kind in part.flatten().tolist()))
-            for number in sorted(numbers):
+            for number in self._numbers(part):
                 axis = self._axes[number]
                 if axis.role == "head":
                     continue
