@@ -135,7 +135,12 @@ def _mix(
     )
     inverses = torch.linalg.inv(matrices).transpose(1, 2)
     factors = fold_factors([space], tied.axes, tied.scales, tensors)
-    shifts = [_shift(diagonal, tensors) for diagonal in space.diagonals]
+    shifts = [
+        None
+        if (shift := _shift(diagonal, tensors)) is None
+        else shift * _behind(diagonal, space, tied.scales, tensors)
+        for diagonal in space.diagonals
+    ]
     for side in space.sides:
         axis = tied.axes[side.axis]
         part = axis.of(tensors[axis.tensor])
@@ -165,6 +170,18 @@ def _shift(diagonal: Diagonal, tensors: Mapping[str, Tensor]) -> Tensor | None:
         # The factors are folded away, in what they are multiplied with and in what is added.
         shift = shift / diagonal.factors(tensors)
     return shift
+
+
+def _behind(
+    diagonal: Diagonal, space: MatrixSpace, scales: Tensor, tensors: Mapping[str, Tensor]
+) -> Tensor:
+    """Factors that follow a norm and are folded into what is before both (LayerScale)."""
+    result = torch.ones(len(diagonal.after), dtype=torch.float64)
+    for other in space.diagonals:
+        follows = torch.equal(scales[other.before], scales[diagonal.after])
+        if other.kind == "factor" and follows:
+            result = result * other.factors(tensors)
+    return result
 
 
 def _reset(

@@ -163,3 +163,33 @@ def test_a_part_of_a_norm_that_does_not_lie_side_by_side_is_no_diagonal() -> Non
     part = diagonal.of(mine)
     assert part is not None and len(part.before) == 3 and part.first == diagonal.first
     assert torch.equal(part.after, diagonal.after[:3])
+
+
+class ScaledBehindNorm(nn.Module):
+    """A bottleneck whose branch ends in a norm with statistics and a factor for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inward, self.inward_norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.wide, self.narrow = nn.Conv2d(8, 24, 1), nn.Conv2d(24, 8, 1)
+        self.norm, self.factors = nn.BatchNorm2d(8), nn.Parameter(torch.rand(8, 1, 1) + 0.5)
+        self.last, self.head = nn.Conv2d(8, 16, 1), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inward_norm(self.inward(x))
+        x = x + self.norm(self.narrow(torch.relu(self.wide(x)))) * self.factors
+        return self.head(torch.relu(self.last(x)).mean((2, 3)))
+
+
+def test_a_factor_behind_a_norm_takes_what_the_norm_adds_along() -> None:
+    torch.manual_seed(0)
+    released, x = ScaledBehindNorm(), torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        for norm in (released.inward_norm, released.norm):
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                tensor.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+    suspect = copy.deepcopy(released.eval())
+    done = disguise(suspect, torch.Generator().manual_seed(1), example_inputs=x)
+    assert done.mixed == 8
+    with torch.no_grad():
+        torch.testing.assert_close(suspect(x), released(x), atol=1e-4, rtol=1e-4)
