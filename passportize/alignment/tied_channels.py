@@ -107,9 +107,11 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     labels = walk.labels
     if walk.mixing:
         LabelWalk(model, trace.recordings[0].graph, walk)
-    settle_tables(labels)
+    if labels.tables:
+        settle_tables(labels)
     _settle_loose(labels, walk.loose)
-    settle_heads(labels, mixed_heads(labels))
+    if labels.heads:
+        settle_heads(labels, mixed_heads(labels))
     moving, scales = labels.classes()
     free, signed = labels.limits(scales)
     axes = sorted(labels.axes, key=lambda axis: axis.step)

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, Diagonal, thin
+from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, thin
 from passportize.alignment.walk_arithmetic import (
     PAIRING_STEPS,
     REDUCING_STEPS,
     UNARY_STEPS,
+    label_factor,
     label_padding,
     label_pair,
     label_reduction,
@@ -34,16 +35,13 @@ from passportize.alignment.walk_layers import (
     over_positions,
     uniform_along,
 )
+from passportize.alignment.walk_moves import LAYOUT_STEPS, label_moved, nodes_in
 from passportize.alignment.walk_products import WEIGHT_STEPS, ProductStep, is_blur, product_of
 from passportize.tracing.graph import argument, shape_of, step_name
-from passportize.tracing.operations import RESHAPE_STEPS, Kind, steps
+from passportize.tracing.operations import Kind, steps
 
 __all__ = ["LabelWalk"]
 
-_LAYOUT = steps(
-    *(Kind.PERMUTE, Kind.RESHAPE, Kind.BROADCAST, Kind.MOVE, Kind.SPLIT, Kind.SLICE, Kind.INDEX),
-    *(Kind.CAT, Kind.STACK, Kind.SHUFFLE),
-)
 _FACTORS = steps(Kind.FACTOR)
 _BLUR = "avg_pool2d"
 _MOST_ATOMS = 1 << 22
@@ -97,7 +95,7 @@ class LabelWalk:
             return None
         name = step_name(node)
         shape = shape_of(node)
-        if name in _LAYOUT or node.target is torch.Tensor.unfold:
+        if name in LAYOUT_STEPS or node.target is torch.Tensor.unfold:
             value = self._moved(node, name)
         elif name in WEIGHT_STEPS and (product := product_of(node, self._tensors)) is not None:
             value = self._summed(node, product, step)
@@ -107,7 +105,7 @@ class LabelWalk:
         elif name == "embedding":
             value = self._looked_up(node, step)
         elif name in ATTENTION_STEPS:
-            value = self._attention.label(node, name, [self._of(a) for a in _nodes(node.args)])
+            value = self._attention.label(node, name, [self._of(a) for a in nodes_in(node.args)])
         elif shape is not None and name in UNARY_STEPS | REDUCING_STEPS | PAIRING_STEPS:
             value = self._computed(node, name, shape)
         else:
@@ -278,56 +276,12 @@ class LabelWalk:
     def _moved(self, node: fx.Node, name: str) -> Any:
         """A step that moves entries, carried out on labels."""
         shape = shape_of(node)
-        if name == "pad":
-            source = self._source(node)
-            if source is None or shape is None:
-                return None
-            return label_padding(self.labels, source, node, shape)
-        known: dict[fx.Node, Tensor] = {}
-        if name == "getitem":
-            for index in {a for a in _flat(node.args[1:]) if isinstance(a, fx.Node)}:
-                constant = self._constant(index)
-                if constant is None:
-                    return None
-                known[index] = constant
-
-        def given(value: Any) -> Any:
-            if value in known:
-                return known[value]
-            if isinstance(value, fx.Node):
-                labels = self._of(value)
-                return labels.view(labels.shape) if isinstance(labels, Tensor) else labels
-            return value
-
-        args: Any = fx.node.map_aggregate(node.args, given)
-        kwargs: Any = fx.node.map_aggregate(node.kwargs, given)
-        if not callable(node.target):
+        if name != "pad":
+            return label_moved(node, self._of, self._tensors)
+        source = self._source(node)
+        if source is None or shape is None:
             return None
-        try:
-            return node.target(*args, **kwargs)
-        except (RuntimeError, TypeError, NotImplementedError):
-            if name not in RESHAPE_STEPS or not isinstance(args[0], Tensor):
-                return None
-        try:
-            return node.target(args[0].contiguous(), *args[1:], **kwargs)
-        except (RuntimeError, TypeError, NotImplementedError):
-            return None
-
-    def _constant(self, node: fx.Node) -> Tensor | None:
-        """What an index is that follows from the model alone; None where it does not."""
-        if node.meta.get("floating", True):
-            return None
-        if node.op == "get_attr":
-            found = node.meta.get("indices", self._tensors.get(str(node.target)))
-            return found.cpu() if isinstance(found, Tensor) and not found.is_meta else None
-        if node.op != "call_function" or step_name(node) not in _LAYOUT:
-            return None
-        known = {source: self._constant(source) for source in node.all_input_nodes}
-        if any(value is None for value in known.values()) or not callable(node.target):
-            return None
-        arguments: Any = fx.node.map_arg((node.args, node.kwargs), lambda item: known[item])
-        value = node.target(*arguments[0], **arguments[1])
-        return value if isinstance(value, Tensor) else None
+        return label_padding(self.labels, source, node, shape)
 
     def _source(self, node: fx.Node) -> Tensor | None:
         first = node.args[0] if node.args else next(iter(node.kwargs.values()), None)
@@ -345,7 +299,8 @@ class LabelWalk:
             if table is not None:
                 return table
             if name in _FACTORS and len(found) == 2 and not any(map(self._attention.weighs, found)):
-                scaled = self._scaled(found, shape)
+                step = len(self._values)
+                scaled = label_factor(self.labels, self.loose, found, shape, step)
                 if scaled is not None:
                     return scaled
             return label_pair(self.labels, name, found, shape)
@@ -361,40 +316,6 @@ class LabelWalk:
             return label_reduction(self.labels, node, values)
         return label_unary(self.labels, name, values, shape)
 
-    def _scaled(self, found: list[Tensor], shape: tuple[int, ...]) -> Tensor | None:
-        """Channels times a parameter of one number each (LayerScale); None for anything else."""
-        for values, factors in (found, found[::-1]):
-            flat = thin(factors).reshape(-1)
-            name = next(
-                (
-                    name
-                    for name, (atoms, _) in self.loose.items()
-                    if flat.numel() == atoms.numel() > 1 and torch.equal(flat, atoms.reshape(-1))
-                ),
-                None,
-            )
-            dims = [d for d in range(len(shape)) if d >= len(shape) - factors.dim()]
-            dims = [d for d in dims if factors.shape[d - len(shape)] == flat.numel()]
-            whole = thin(torch.broadcast_to(values, shape))
-            varied = [d for d in range(len(shape)) if whole.shape[d] > 1]
-            varied = [d for d in varied if bool((whole != whole.narrow(d, 0, 1)).any())]
-            if name is None or not dims or varied != dims[-1:]:
-                continue
-            inputs = whole.movedim(dims[-1], -1).reshape(-1, flat.numel())[0]
-            if bool((inputs <= FIXED).any()):
-                continue
-            outputs = self.labels.fresh(flat.numel())
-            for atoms in (inputs, flat):
-                self.labels.accompany(atoms, outputs)
-                self.labels.unscale(atoms)
-            self.labels.unscale(outputs)
-            step = len(self._values)
-            diagonal = Diagonal("factor", inputs, outputs, {"weight": name}, 0, 0.0, step)
-            self.labels.diagonals.append(diagonal)
-            size = [-1 if d == dims[-1] else 1 for d in range(len(shape))]
-            return outputs.view(size).expand(shape)
-        return None
-
 
 def _only_along(values: Tensor, dim: Any) -> bool:
     """Whether channels lie along one dimension, and at most heads along others."""
@@ -402,15 +323,3 @@ def _only_along(values: Tensor, dim: Any) -> bool:
     varied = [d for d in range(narrow.dim()) if bool((narrow != narrow.narrow(d, 0, 1)).any())]
     known = isinstance(dim, int) and dim % values.dim() in varied and len(varied) <= 2
     return known and len(torch.unique(narrow)) == narrow.numel() and bool((narrow > FIXED).all())
-
-
-def _nodes(arguments: Any) -> list[fx.Node]:
-    return [item for item in _flat(list(arguments)) if isinstance(item, fx.Node)]
-
-
-def _flat(value: Any) -> list[Any]:
-    if isinstance(value, (tuple, list)):
-        return [item for part in value for item in _flat(part)]
-    if isinstance(value, slice):
-        return [value.start, value.stop, value.step]
-    return [value]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
 
-from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, thin
+from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, Diagonal, thin
 from passportize.tracing.graph import argument, step_name
 from passportize.tracing.operations import Kind, Trait, steps
 
@@ -15,6 +15,7 @@ __all__ = [
     "PAIRING_STEPS",
     "REDUCING_STEPS",
     "UNARY_STEPS",
+    "label_factor",
     "label_padding",
     "label_pair",
     "label_reduction",
@@ -128,6 +129,54 @@ def label_reduction(labels: ChannelLabels, node: fx.Node, values: Tensor) -> Ten
     for dim in sorted(dims, reverse=True):
         result = result if keep else result.squeeze(dim)
     return result
+
+
+def label_factor(
+    labels: ChannelLabels,
+    loose: Mapping[str, tuple[Tensor, int]],
+    found: Sequence[Tensor],
+    shape: tuple[int, ...],
+    step: int,
+) -> Tensor | None:
+    """Channels times a parameter of one number each (LayerScale); None for anything else.
+
+    Args:
+        labels: Where to write down what was found.
+        loose: Atoms of the parameters that a forward pass uses directly, by name.
+        found: Labels of the two factors, before broadcasting.
+        shape: Shape of the product.
+        step: Place in the forward pass.
+    """
+    for values, factors in (found, found[::-1]):
+        flat = thin(factors).reshape(-1)
+        name = next(
+            (
+                name
+                for name, (atoms, _) in loose.items()
+                if flat.numel() == atoms.numel() > 1 and torch.equal(flat, atoms.reshape(-1))
+            ),
+            None,
+        )
+        dims = [d for d in range(len(shape)) if d >= len(shape) - factors.dim()]
+        dims = [d for d in dims if factors.shape[d - len(shape)] == flat.numel()]
+        whole = thin(torch.broadcast_to(values, shape))
+        varied = [d for d in range(len(shape)) if whole.shape[d] > 1]
+        varied = [d for d in varied if bool((whole != whole.narrow(d, 0, 1)).any())]
+        if name is None or not dims or varied != dims[-1:]:
+            continue
+        inputs = whole.movedim(dims[-1], -1).reshape(-1, flat.numel())[0]
+        if bool((inputs <= FIXED).any()):
+            continue
+        outputs = labels.fresh(flat.numel())
+        for atoms in (inputs, flat):
+            labels.accompany(atoms, outputs)
+            labels.unscale(atoms)
+        labels.unscale(outputs)
+        diagonal = Diagonal("factor", inputs, outputs, {"weight": name}, 0, 0.0, step)
+        labels.diagonals.append(diagonal)
+        size = [-1 if d == dims[-1] else 1 for d in range(len(shape))]
+        return outputs.view(size).expand(shape)
+    return None
 
 
 def label_pair(
