@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, Diagonal, thin
+from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, Diagonal, Heads, thin
 from passportize.tracing.graph import argument, step_name
 from passportize.tracing.operations import Kind, Trait, steps
 
@@ -124,6 +124,12 @@ def label_reduction(labels: ChannelLabels, node: fx.Node, values: Tensor) -> Ten
     if name not in _MEANS or bool((low != high).any()):
         labels.unscale(narrow)
         labels.stiffen(narrow)
+    if bool((low != high).any()) and _differ(low):
+        # Channels of several groups, each reduced by itself, stay within theirs.
+        groups = _in_groups(narrow, dims)
+        if groups is None:
+            return None
+        labels.heads.append(Heads(None, values=groups))
     result = torch.where(low == high, low, BLANK)
     result = result.expand([1 if d in dims else size for d, size in enumerate(values.shape)])
     for dim in sorted(dims, reverse=True):
@@ -228,6 +234,20 @@ def label_pair(
         if not scaled:
             labels.unscale(result)
     return result
+
+
+def _in_groups(narrow: Tensor, dims: Sequence[int]) -> Tensor | None:
+    """Atoms ``[groups, channels]`` of which some dimensions are reduced; None where that fails."""
+    varied = [d for d in range(narrow.dim()) if bool((narrow != narrow.narrow(d, 0, 1)).any())]
+    within, across = ([d for d in varied if (d in dims) == inside] for inside in (True, False))
+    if len(within) != 1 or len(across) != 1:
+        return None
+    for dim in range(narrow.dim()):
+        if dim not in varied:
+            narrow = narrow.narrow(dim, 0, 1)
+    atoms = narrow.movedim((*across, *within), (0, 1)).reshape(-1, narrow.shape[within[0]])
+    distinct = len(torch.unique(atoms)) == atoms.numel() and bool((atoms > FIXED).all())
+    return atoms if distinct else None
 
 
 def _differ(values: Tensor) -> bool:

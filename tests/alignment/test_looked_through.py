@@ -13,6 +13,7 @@ from passportize.alignment.held_out import HeldOut
 from passportize.alignment.spaces import MatrixKind
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
 from passportize.attacks.disguise import disguise
+from passportize.attacks.permutation import permute_channels
 from tests.support import looked_through as kinds
 
 
@@ -145,6 +146,7 @@ STEPS = {
     "padded pool": kinds.PaddedPool,
     "called twice": kinds.Twice,
     "own norm": lambda: kinds.OwnNorm(32),
+    "groups by their size": kinds.GroupSizes,
     "times one channel": lambda: kinds.OneForAll("times"),
     "plus one channel": lambda: kinds.OneForAll("plus"),
 }
@@ -157,6 +159,9 @@ def test_steps_between_convolutions(step: object) -> None:
     tied = find_tied_channels(model, x)
     assert moved_rows(tied, "stem.weight") == moved_rows(tied, "body.weight") == 32
     suspect = disguised(model, x)
+    # Nothing that was thought to move had to be put back.
+    again = copy.deepcopy(model)
+    assert len(permute_channels(again, drawn(2), example_inputs=x)) == len(tied.units)
     own, other = (m.state_dict()["stem.weight"].flatten(1) for m in (model, suspect))
     assert float((nn.functional.cosine_similarity(own, other).abs() > 0.9).float().mean()) < 0.5
     found = alike_rows(model, suspect, x)

@@ -305,3 +305,11 @@ class FixedForEach(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x) * self.numbers
+
+
+class GroupSizes(nn.Module):
+    """Channels by the size of their group, in steps (EvoNorm over groups)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = torch.relu(x).unflatten(1, (4, 8))
+        return (parts / (parts.square().mean((2, 3, 4), keepdim=True) + 0.1).sqrt()).flatten(1, 2)
