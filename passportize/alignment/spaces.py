@@ -93,8 +93,11 @@ def find_spaces(
     """
     search = _Search(labels, axes, moving, scales)
     spaces = [search.stream(number, places) for number, places in enumerate(groups)]
-    spaces += [search.heads(heads) for heads in labels.heads]
     found = [space for space in spaces if space is not None]
+    # The values of a single head are a group of channels, too.
+    known = {_lying(space) for space in found}
+    of_heads = [space for heads in labels.heads if (space := search.heads(heads)) is not None]
+    found += [space for space in of_heads if _lying(space) not in known]
     return tuple(sorted(found, key=lambda space: space.sides[0].axis))
 
 
@@ -260,7 +263,7 @@ class _Search:
         marked = self._normed[MatrixKind.ORTHOGONAL][classes]
         if bool(marked.any()) and not bool(marked.all()):
             return None
-        sides = self._sides(classes, [covariant for _, covariant in parts], 1)
+        sides = self._sides(classes, [covariant for _, covariant in parts])
         if sides is None:
             return None
         roles = {(self._axes[side.axis].role, side.writes) for side in sides}
@@ -280,14 +283,19 @@ class _Search:
             return None
         size = classes.shape[2]
         first = pairs[0, 0].long().argmax(1) == torch.arange(size)
-        sides = self._sides(classes[:, :, first].reshape(2, -1, 1), [True, False], 2)
+        sides = self._sides(classes[:, :, first].reshape(2, -1, 1), [True, False], paired=True)
         if not sides or any(self._axes[side.axis].role == "columns" for side in sides):
             return None
         blocks = sides[0].places.shape[0]
         return MatrixSpace(MatrixKind.ROTARY, 2, blocks, tuple(sides), (), None)
 
-    def _sides(self, classes: Tensor, covariant: Sequence[bool], entries: int) -> list[Side] | None:
-        """Where channels lie, ``[parts, blocks, size]`` with some entries of every class each."""
+    def _sides(
+        self, classes: Tensor, covariant: Sequence[bool], paired: bool = False
+    ) -> list[Side] | None:
+        """Where channels lie that are of some classes, ``[parts, blocks, size]``.
+
+        Several entries of one class are copies, or the two channels of a pair.
+        """
         sides = []
         for part, acts in zip(classes, covariant, strict=True):
             for number in self._numbers(part):
@@ -298,15 +306,23 @@ class _Search:
                     return None
                 lying = self._scales[axis.atoms]
                 order = torch.argsort(lying, stable=True)
-                first = torch.searchsorted(lying[order], part.contiguous())
-                within = first[..., None] + torch.arange(entries)
-                there = lying[order][within.clamp_max(len(lying) - 1)]
-                if bool((there != part[..., None]).any()):
+                wanted = part.contiguous()
+                first = torch.searchsorted(lying[order], wanted)
+                counts = torch.searchsorted(lying[order], wanted, right=True) - first
+                count = int(counts.flatten()[0])
+                if bool((counts != count).any()) or not count or (paired and count != 2):
                     return None
-                places = order[within.clamp_max(len(lying) - 1)].flatten(1)
-                sides.append(Side(number, places[:, :, None], acts != (axis.role == "columns")))
+                places = order[first[..., None] + torch.arange(count)]
+                if paired:
+                    places = places.transpose(1, 2)
+                sides.append(Side(number, places, acts != (axis.role == "columns")))
         sides.sort(key=lambda side: side.axis)
         return sides
+
+
+def _lying(space: MatrixSpace) -> frozenset[tuple[int, frozenset[int]]]:
+    """Where the channels of a space lie."""
+    return frozenset((side.axis, frozenset(side.places.flatten().tolist())) for side in space.sides)
 
 
 def _followed(step: Tensor) -> Tensor:

@@ -130,6 +130,15 @@ def test_what_may_act_on_queries_and_keys(
     assert table is None or table in names
 
 
+def test_values_that_several_heads_share() -> None:
+    model, x = built(kinds.Tokens, kinds.OneForAllHeads), torch.randn(2, 6, kinds.INPUTS)
+    (values,) = [s for s in find_tied_channels(model, x).spaces if s.kind is MatrixKind.LINEAR]
+    assert [side.places.shape[2] for side in values.sides] == [1, 1, kinds.HEADS]
+    suspect = disguised(model, x)
+    assert disguise(copy.deepcopy(model), drawn(1), example_inputs=x).mixed == 96 + 16
+    assert min(alike_rows(model, suspect, x).values()) >= 0.95
+
+
 def test_values_go_through_weights_that_are_not_known() -> None:
     model, x = (
         built(kinds.Tokens, kinds.UnknownScores),

@@ -149,6 +149,21 @@ class ConvolvedValues(Attention):
         return super().seen(queries, keys, values) + near
 
 
+class OneForAllHeads(nn.Module):
+    """Several heads of queries share keys and values (multi-query attention)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.out = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+        self.k, self.v = nn.Linear(WIDTH, SIZE), nn.Linear(WIDTH, SIZE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries = self.q(x).unflatten(2, (HEADS, SIZE)).transpose(1, 2)
+        keys, values = self.k(x)[:, None], self.v(x)[:, None]
+        seen = nn.functional.scaled_dot_product_attention(queries, keys, values)
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
 class UnknownScores(Attention):
     """Weights of values that nothing is known of."""
 
