@@ -92,6 +92,7 @@ def lay_beside(
     if len(names) < len(found):
         names = find_of_any_width(structure_of(suspect), structure_of(released))
     refitted: Refitted | None = None
+    wide: TiedChannels | None = None
     if len(names) < len(found) or (architecture is not None and _lacks(names, released)):
         if architecture is None:
             return f"{NOT_OF_IT}; if it has other layers, {HOW_TO_REFIT}"
@@ -105,9 +106,9 @@ def lay_beside(
     elif architecture is not None and not folded and names:
         # What may move is read from code that the owner knows: a suspect's can have steps that do
         # nothing and hide what does.
-        known = _in_known_code(suspect, names, architecture)
+        known = _in_known_code(suspect, names, architecture, example_inputs)
         if known is not None:
-            module, suspect = known
+            module, suspect, wide = known
             names = {name: name for name in suspect}
     changed = refitted.released if refitted is not None else {}
     own = {
@@ -116,7 +117,7 @@ def lay_beside(
     }
     own = in_unfolded_form(module, own, folded or {})
     try:
-        wide = find_tied_channels(module, example_inputs)
+        wide = wide or find_tied_channels(module, example_inputs)
     except TracingError as error:
         return str(error)
     ends = _open_ends(own, suspect, wide)
@@ -150,15 +151,22 @@ def lay_beside(
 
 
 def _in_known_code(
-    suspect: Mapping[str, Tensor], names: Mapping[str, str], architecture: nn.Module
-) -> tuple[nn.Module, dict[str, Tensor]] | None:
-    """The released architecture in the suspect's sizes, and the suspect's tensors by its names."""
+    suspect: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    architecture: nn.Module,
+    example_inputs: Any,
+) -> tuple[nn.Module, dict[str, Tensor], TiedChannels] | None:
+    """The released architecture in the suspect's sizes, with the suspect's tensors by its names.
+
+    None where tensors do not correspond, or the architecture does not take such sizes.
+    """
     own = architecture.state_dict()
     renamed = {partner: suspect[name] for name, partner in names.items()}
     if renamed.keys() != own.keys() or any(renamed[key].dim() != own[key].dim() for key in own):
         return None
     try:
-        return of_widths(architecture, renamed), renamed
+        module = of_widths(architecture, renamed)
+        return module, renamed, find_tied_channels(module, example_inputs)
     except (PassportizeError, RuntimeError, ValueError):
         return None
 
