@@ -116,6 +116,11 @@ MODELS = (
     "gmlp_ti16_224",
     "volo_d1_224",
     "visformer_tiny",
+    "davit_tiny",
+    "swinv2_tiny_window8_256",
+    "efficientvit_b0",
+    "vit_tiny_patch16_dinov3_qkvb",
+    "efficientvit_m0",
 )
 
 
