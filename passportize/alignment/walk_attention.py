@@ -66,9 +66,11 @@ class AttentionLabels:
         shape = shape_of(node)
         if shape is None or not all(isinstance(value, Tensor) for value in found):
             return None
+        if name in _PRODUCTS and len(found) != 2:
+            return None
         if name in _PRODUCTS:
-            pair = found[::-1] if name == "rmatmul" else found
-            return self._product(pair[0], pair[1], shape) if len(found) == 2 else None
+            left, right = reversed(found) if name == "rmatmul" else found
+            return self._product(left, right, shape)
         if len(found) < 3:
             return None
         queries, keys, values = found[:3]
@@ -139,6 +141,8 @@ class AttentionLabels:
         """Sums of values over positions, with any weights."""
         atoms = values.atoms
         found = _heads_of(weighing)
+        if found is None:
+            self._labels.pin(weighing)
         weighing_heads = torch.zeros(len(atoms), 0, dtype=torch.int64)
         fits = found is not None and found[1] == values.head and len(found[0]) == len(atoms)
         if found is not None and fits and int(found[0][0]) in self._scores:
