@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ import torch
 from torch import nn
 
 from benchmarks.common.paths import RESULTS
-from benchmarks.common.records import earlier_rows, heading, write_record
+from benchmarks.common.records import heading, measure_models
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
-from passportize.errors import PassportizeError
 
 LARGEST = 1e8
 """Parameters beyond which the smallest model of a module is left out."""
@@ -33,7 +32,7 @@ MOST = 0.97
 """Share of rows from which a model counts as followed; the classifier's rows never move."""
 
 
-def smallest_models() -> dict[str, str]:
+def smallest_models() -> list[str]:
     """The model with the fewest parameters of every module of timm."""
     best: dict[str, tuple[int, str]] = {}
     for name in timm.list_models():
@@ -45,7 +44,7 @@ def smallest_models() -> dict[str, str]:
         size = sum(parameter.numel() for parameter in model.parameters())
         module = type(model).__module__.rpartition(".")[2]
         best[module] = min(best.get(module, (size, name)), (size, name))
-    return {module: name for module, (size, name) in sorted(best.items()) if size <= LARGEST}
+    return [name for _, (size, name) in sorted(best.items()) if size <= LARGEST]
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -79,17 +78,12 @@ def _weights(model: nn.Module) -> list[tuple[str, int]]:
     ]
 
 
-class _Numbers(dict[str, set[int]]):
-    def __missing__(self, key: str) -> set[int]:
-        return self.setdefault(key, set())
-
-
-def _rows(tied: TiedChannels, spaces: bool) -> _Numbers:
+def _rows(tied: TiedChannels, spaces: bool) -> defaultdict[str, set[int]]:
     """Numbers of the rows of every weight that are in a group, or in a space."""
     places = [place for group in tied.groups for place in group.places]
     if spaces:
         places = [(side.axis, side.places) for space in tied.spaces for side in space.sides]
-    rows = _Numbers()
+    rows: defaultdict[str, set[int]] = defaultdict(set)
     for at, entries in places:
         axis = tied.axes[at]
         if axis.role == "rows" and axis.rows is None:
@@ -133,17 +127,9 @@ def main() -> None:
     record: dict[str, Any] = {
         **heading("how much of every architecture is followed", "benchmarks.proof.followed"),
         "timm": timm.__version__,
-        "models": earlier_rows(arguments.out),
     }
-    for name in arguments.models or smallest_models().values():
-        if name in record["models"]:
-            continue
-        try:
-            record["models"][name] = measure(name)
-        except (PassportizeError, RuntimeError) as error:
-            record["models"][name] = {"error": str(error).partition("\n")[0][:120]}
-        print(name, record["models"][name], flush=True)
-        write_record(arguments.out, record, table(record))
+    names = arguments.models or smallest_models()
+    measure_models(arguments.out, record, names, measure, table)
 
 
 if __name__ == "__main__":

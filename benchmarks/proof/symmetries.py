@@ -27,9 +27,8 @@ from torch import Tensor, nn
 
 import passportize as pp
 from benchmarks.common.paths import RESULTS
-from benchmarks.common.records import earlier_rows, heading, write_record
+from benchmarks.common.records import heading, measure_models
 from passportize.attacks.disguise import disguise
-from passportize.errors import PassportizeError
 from passportize.release.claim import Claim, claim_of
 from passportize.signature.model_key import ModelKey
 from passportize.surgery.branches import take_out_branches
@@ -369,17 +368,8 @@ def main() -> None:
             "benchmarks.proof.symmetries",
         ),
         "timm": timm.__version__,
-        "models": earlier_rows(arguments.out),
     }
-    for name in arguments.models:
-        if name in record["models"]:
-            continue
-        try:
-            record["models"][name] = measure(name)
-        except (PassportizeError, RuntimeError) as error:
-            record["models"][name] = {"error": str(error).partition("\n")[0][:120]}
-        print(name, record["models"][name], flush=True)
-        write_record(arguments.out, record, table(record))
+    measure_models(arguments.out, record, arguments.models, measure, table)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,25 @@ addition), so that it is also scaled alike. Atom 0, :data:`FIXED`, can do neithe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["BLANK", "FIXED", "Axis", "ChannelLabels", "Diagonal", "Heads", "thin"]
+__all__ = [
+    "BLANK",
+    "FIXED",
+    "Axis",
+    "ChannelLabels",
+    "Diagonal",
+    "Heads",
+    "Table",
+    "first_along_others",
+    "thin",
+    "varied",
+]
 
 FIXED = 0
 BLANK = -1
@@ -279,6 +290,19 @@ def thin(labels: Tensor) -> Tensor:
     """The same labels with dimensions of equal entries (stride 0) cut to length 1."""
     for dim, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True)):
         if stride == 0 and size > 1:
+            labels = labels.narrow(dim, 0, 1)
+    return labels
+
+
+def varied(labels: Tensor) -> list[int]:
+    """The dimensions along which labels differ."""
+    return [d for d in range(labels.dim()) if bool((labels != labels.narrow(d, 0, 1)).any())]
+
+
+def first_along_others(labels: Tensor, kept: Sequence[int]) -> Tensor:
+    """The first entry along every dimension but some, whose length becomes one."""
+    for dim in range(labels.dim()):
+        if dim not in kept:
             labels = labels.narrow(dim, 0, 1)
     return labels
 

@@ -246,28 +246,22 @@ class _Search:
 
     def heads(self, heads: Heads) -> MatrixSpace | None:
         """The space of values, or of queries and keys, of attention."""
-        if heads.queries is not None and heads.keys is not None:
-            parts = [(heads.queries, True), (heads.keys, False)]
-        elif heads.values is not None:
-            parts = [(heads.values, True)]
-        else:
-            return None
-        atoms = torch.stack([part for part, _ in parts])
+        atoms = torch.stack(heads.sides)
         if bool((atoms <= FIXED).any()):
             return None
         classes = self._scales[atoms]
         if bool(self._normed[MatrixKind.CENTRED][classes].any()):
             return None
         if bool(self._rigid[classes].any()):
-            return self._turned(classes) if len(parts) == 2 else None
+            return self._turned(classes) if heads.values is None else None
         marked = self._normed[MatrixKind.ORTHOGONAL][classes]
         if bool(marked.any()) and not bool(marked.all()):
             return None
-        sides = self._sides(classes, [covariant for _, covariant in parts])
+        sides = self._sides(classes)
         if sides is None:
             return None
         roles = {(self._axes[side.axis].role, side.writes) for side in sides}
-        if not roles or (len(parts) == 1 and ("columns", False) not in roles):
+        if not roles or (heads.values is not None and ("columns", False) not in roles):
             return None
         kind = MatrixKind.ORTHOGONAL if bool(marked.any()) else MatrixKind.LINEAR
         blocks, size = classes.shape[1:]
@@ -283,32 +277,31 @@ class _Search:
             return None
         size = classes.shape[2]
         first = pairs[0, 0].long().argmax(1) == torch.arange(size)
-        sides = self._sides(classes[:, :, first].reshape(2, -1, 1), [True, False], paired=True)
+        sides = self._sides(classes[:, :, first].reshape(2, -1, 1), paired=True)
         if not sides or any(self._axes[side.axis].role == "columns" for side in sides):
             return None
         blocks = sides[0].places.shape[0]
         return MatrixSpace(MatrixKind.ROTARY, 2, blocks, tuple(sides), (), None)
 
-    def _sides(
-        self, classes: Tensor, covariant: Sequence[bool], paired: bool = False
-    ) -> list[Side] | None:
+    def _sides(self, classes: Tensor, paired: bool = False) -> list[Side] | None:
         """Where channels lie that are of some classes, ``[parts, blocks, size]``.
+
+        What acts on the first part acts on the second, if there is one, by its inverse.
 
         Several entries of one class are copies, or the two channels of a pair.
         """
         sides = []
-        for part, acts in zip(classes, covariant, strict=True):
+        for part, acts in zip(classes, (True, False), strict=False):
             for number in self._numbers(part):
                 axis = self._axes[number]
                 if axis.role == "head":
                     continue
                 if axis.role not in ("rows", "vector", "columns") or not axis.moves:
                     return None
-                lying = self._scales[axis.atoms]
-                order = torch.argsort(lying, stable=True)
+                lying, order = torch.sort(self._scales[axis.atoms], stable=True)
                 wanted = part.contiguous()
-                first = torch.searchsorted(lying[order], wanted)
-                counts = torch.searchsorted(lying[order], wanted, right=True) - first
+                first = torch.searchsorted(lying, wanted)
+                counts = torch.searchsorted(lying, wanted, right=True) - first
                 count = int(counts.flatten()[0])
                 if bool((counts != count).any()) or not count or (paired and count != 2):
                     return None

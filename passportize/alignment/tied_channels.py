@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from passportize.alignment.channels import Axis, ChannelLabels, Diagonal
+from passportize.alignment.channels import Axis, ChannelLabels, Diagonal, varied
 from passportize.alignment.exchanges import find_exchanges
 from passportize.alignment.groups import Exchange, TiedGroup, find_bundles, find_groups
 from passportize.alignment.heads import settle_heads, settle_tables
@@ -160,22 +160,16 @@ def _settle_loose(labels: ChannelLabels, loose: Mapping[str, tuple[Tensor, int]]
         wrong = [
             name
             for name, (atoms, _) in waiting.items()
-            if len(_varied(moving[atoms])) > 1 or len(_varied(scales[atoms])) > 1
+            if len(varied(moving[atoms])) > 1 or len(varied(scales[atoms])) > 1
         ]
         if not wrong:
             break
         for name in wrong:
             labels.pin(waiting.pop(name)[0])
     for name, (atoms, step) in waiting.items():
-        for dim in _varied(moving[atoms]):
+        for dim in varied(moving[atoms]):
             first = atoms.movedim(dim, 0).flatten(1)[:, 0] if atoms.dim() > 1 else atoms
             labels.axes.append(Axis(name, dim, "vector", first, step))
-
-
-def _varied(classes: Tensor) -> list[int]:
-    return [
-        dim for dim in range(classes.dim()) if bool((classes != classes.narrow(dim, 0, 1)).any())
-    ]
 
 
 def aliases_of(model: nn.Module) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, thin
+from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, thin, varied
 from passportize.alignment.walk_arithmetic import (
     PAIRING_STEPS,
     REDUCING_STEPS,
@@ -320,6 +320,6 @@ class LabelWalk:
 def _only_along(values: Tensor, dim: Any) -> bool:
     """Whether channels lie along one dimension, and at most heads along others."""
     narrow = thin(values)
-    varied = [d for d in range(narrow.dim()) if bool((narrow != narrow.narrow(d, 0, 1)).any())]
-    known = isinstance(dim, int) and dim % values.dim() in varied and len(varied) <= 2
+    along = varied(narrow)
+    known = isinstance(dim, int) and dim % values.dim() in along and len(along) <= 2
     return known and len(torch.unique(narrow)) == narrow.numel() and bool((narrow > FIXED).all())

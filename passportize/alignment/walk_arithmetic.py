@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, Diagonal, Heads, thin
+from passportize.alignment.channels import (
+    BLANK,
+    FIXED,
+    ChannelLabels,
+    Diagonal,
+    Heads,
+    first_along_others,
+    thin,
+    varied,
+)
 from passportize.tracing.graph import argument, step_name
 from passportize.tracing.operations import Kind, Trait, steps
 
@@ -92,15 +101,15 @@ def label_padding(
     result = thin(values)
     for at in range(len(pads) // 2):
         dim = values.dim() - 1 - at
-        if not any(pads[2 * at : 2 * at + 2]):
+        ends = pads[2 * at : 2 * at + 2]
+        if not any(ends):
             continue
         if not bool((result != result.narrow(dim, 0, 1)).any()):
             result = result.narrow(dim, 0, 1)
-        elif constant and min(pads[2 * at : 2 * at + 2]) >= 0:
+        elif constant and min(ends) >= 0:
             whole = [-1] * values.dim()
             whole[dim] = values.shape[dim]
-            ends = [0, 0] * at + pads[2 * at : 2 * at + 2]
-            result = torch.nn.functional.pad(result.expand(whole), ends, value=BLANK)
+            result = torch.nn.functional.pad(result.expand(whole), [0, 0] * at + ends, value=BLANK)
         else:
             return None
     return result.expand(shape)
@@ -166,9 +175,7 @@ def label_factor(
         dims = [d for d in range(len(shape)) if d >= len(shape) - factors.dim()]
         dims = [d for d in dims if factors.shape[d - len(shape)] == flat.numel()]
         whole = thin(torch.broadcast_to(values, shape))
-        varied = [d for d in range(len(shape)) if whole.shape[d] > 1]
-        varied = [d for d in varied if bool((whole != whole.narrow(d, 0, 1)).any())]
-        if name is None or not dims or varied != dims[-1:]:
+        if name is None or not dims or varied(whole) != dims[-1:]:
             continue
         inputs = whole.movedim(dims[-1], -1).reshape(-1, flat.numel())[0]
         if bool((inputs <= FIXED).any()):
@@ -202,7 +209,8 @@ def label_pair(
             labels.stiffen(found[0])
         return torch.broadcast_to(found[0], shape)
     whole = [torch.broadcast_to(value, shape) for value in found]
-    main = max(range(len(found)), key=lambda at: (found[at].numel(), _spread(found[at])))
+    counts = [_spread(value) for value in found]
+    main = max(range(len(found)), key=lambda at: (found[at].numel(), counts[at]))
     result = whole[main]
     for at, value in enumerate(whole):
         if at == main:
@@ -212,7 +220,7 @@ def label_pair(
         if not (not blank and name in _SUMS) and not (neutral and name in _PRODUCTS):
             labels.stiffen(result)
             labels.stiffen(value)
-        single = _spread(value) == 1 < _spread(result) and not _differ(thin(value))
+        single = counts[at] == 1 < counts[main] and not _differ(thin(value))
         if single:
             # One channel that is the same to all others (spatial attention) stays as it is.
             labels.pin(value)
@@ -238,13 +246,11 @@ def label_pair(
 
 def _in_groups(narrow: Tensor, dims: Sequence[int]) -> Tensor | None:
     """Atoms ``[groups, channels]`` of which some dimensions are reduced; None where that fails."""
-    varied = [d for d in range(narrow.dim()) if bool((narrow != narrow.narrow(d, 0, 1)).any())]
-    within, across = ([d for d in varied if (d in dims) == inside] for inside in (True, False))
+    along = varied(narrow)
+    within, across = ([d for d in along if (d in dims) == inside] for inside in (True, False))
     if len(within) != 1 or len(across) != 1:
         return None
-    for dim in range(narrow.dim()):
-        if dim not in varied:
-            narrow = narrow.narrow(dim, 0, 1)
+    narrow = first_along_others(narrow, along)
     atoms = narrow.movedim((*across, *within), (0, 1)).reshape(-1, narrow.shape[within[0]])
     distinct = len(torch.unique(atoms)) == atoms.numel() and bool((atoms > FIXED).all())
     return atoms if distinct else None
@@ -268,10 +274,10 @@ def _alike_in_blocks(values: Tensor, fixed: Tensor) -> Tensor | None:
     """
     if bool((thin(fixed) != FIXED).any()):
         return None
-    varied = [d for d in range(values.dim()) if bool((values != values.narrow(d, 0, 1)).any())]
-    if len(varied) != 2 or not bool((values > FIXED).all()):
+    along = varied(values)
+    if len(along) != 2 or not bool((values > FIXED).all()):
         return None
-    heads, channels = varied
+    heads, channels = along
     at = heads - (values.dim() - fixed.dim())
     if at >= 0 and fixed.shape[at] != 1:
         return None
@@ -288,7 +294,7 @@ def _even_where_varied(values: Tensor, other: Tensor) -> bool:
         return False
     shift = other.dim() - values.dim()
     for dim in range(other.dim()):
-        varied = bool((other != other.narrow(dim, 0, 1)).any())
-        if varied and dim - shift >= 0 and values.shape[dim - shift] != 1:
+        differs = bool((other != other.narrow(dim, 0, 1)).any())
+        if differs and dim - shift >= 0 and values.shape[dim - shift] != 1:
             return False
     return True

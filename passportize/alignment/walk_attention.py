@@ -20,7 +20,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from passportize.alignment.channels import BLANK, FIXED, ChannelLabels, Heads, Table, thin
+from passportize.alignment.channels import (
+    BLANK,
+    FIXED,
+    ChannelLabels,
+    Heads,
+    Table,
+    first_along_others,
+    thin,
+    varied,
+)
 from passportize.tracing.graph import argument, shape_of
 
 __all__ = ["ATTENTION_STEPS", "AttentionLabels"]
@@ -195,7 +204,7 @@ class AttentionLabels:
         if len(tables) != 1 or tuple(tables[0].shape) != shape:
             return None
         for value in others:
-            if any(dim >= value.dim() - 2 for dim in _varied(thin(value))):
+            if any(dim >= value.dim() - 2 for dim in varied(thin(value))):
                 return None
             self._labels.pin(value)
         return tables[0]
@@ -259,31 +268,21 @@ def _spread(atoms: Tensor, like: _Channels, dim: int, shape: tuple[int, ...]) ->
 def _heads_of(labels: Tensor) -> tuple[Tensor, int | None] | None:
     """Atoms that differ from head to head alone, and the dimension of the heads."""
     narrow = thin(labels)
-    varied = _varied(narrow)
-    if len(varied) > 1 or any(dim >= labels.dim() - 2 for dim in varied):
+    along = varied(narrow)
+    if len(along) > 1 or any(dim >= labels.dim() - 2 for dim in along):
         return None
-    for dim in range(narrow.dim()):
-        if dim not in varied:
-            narrow = narrow.narrow(dim, 0, 1)
-    return narrow.reshape(-1), varied[0] if varied else None
-
-
-def _varied(narrow: Tensor) -> list[int]:
-    return [d for d in range(narrow.dim()) if bool((narrow != narrow.narrow(d, 0, 1)).any())]
+    return first_along_others(narrow, along).reshape(-1), along[0] if along else None
 
 
 def _channels_of(labels: Tensor) -> _Channels | None:
     """Channels of a factor; None where it has none, or they lie otherwise or come twice."""
     narrow = thin(labels)
-    varied, last = _varied(narrow), labels.dim() - 1
-    along = [dim for dim in varied if dim >= last - 1]
-    if len(along) != 1 or len(varied) > 2:
+    dims, last = varied(narrow), labels.dim() - 1
+    along = [dim for dim in dims if dim >= last - 1]
+    if len(along) != 1 or len(dims) > 2:
         return None
-    for dim in range(narrow.dim()):
-        if dim not in varied:
-            narrow = narrow.narrow(dim, 0, 1)
-    head = next((dim for dim in varied if dim < last - 1), None)
-    narrow = narrow.movedim(along[0], -1)
+    head = next((dim for dim in dims if dim < last - 1), None)
+    narrow = first_along_others(narrow, dims).movedim(along[0], -1)
     atoms = narrow.reshape(-1, narrow.shape[-1])
     heads = torch.unique(atoms, dim=0)
     known = heads[heads > FIXED]

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, Diagonal, thin
+from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, Diagonal, thin, varied
 from passportize.tracing.weight_layers import expert_shape_of, standardises_weight
 
 __all__ = [
@@ -79,7 +79,7 @@ def over_positions(labels: ChannelLabels, module: nn.Module, values: Tensor) -> 
     if uniform_along(values, dim):
         return dim
     narrow = thin(values)
-    across = [d for d in range(narrow.dim()) if d != dim and _varies_along(narrow, d)]
+    across = [d for d in varied(narrow) if d != dim]
     if len(across) == 1 and values.shape[dim] < values.shape[across[0]]:
         first = narrow.narrow(dim, 0, 1)
         if isinstance(module, _NORMS) or not bool((narrow > FIXED).all()):
@@ -87,10 +87,6 @@ def over_positions(labels: ChannelLabels, module: nn.Module, values: Tensor) -> 
         labels.tie(first, narrow)
         return dim
     return None
-
-
-def _varies_along(narrow: Tensor, dim: int) -> bool:
-    return bool((narrow != narrow.narrow(dim, 0, 1)).any())
 
 
 class Product(NamedTuple):

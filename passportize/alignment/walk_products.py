@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from passportize.alignment.walk_layers import Product
-from passportize.tracing.graph import argument
+from passportize.tracing.graph import argument, step_name
 
 __all__ = ["WEIGHT_STEPS", "ProductStep", "is_blur", "product_of"]
 
@@ -39,7 +39,7 @@ def is_blur(node: fx.Node, tensors: Mapping[str, Tensor]) -> bool:
         node: The step, one of :data:`WEIGHT_STEPS` by name.
         tensors: Parameters and buffers of the model, by name.
     """
-    target = getattr(node.target, "__name__", str(node.target))
+    target = step_name(node)
     weight = argument(node, 1, "weight")
     if target not in _CONVOLUTIONS or not isinstance(weight, fx.Node) or weight.op != "get_attr":
         return False
@@ -59,7 +59,7 @@ def product_of(node: fx.Node, tensors: Mapping[str, Tensor]) -> ProductStep | No
         node: The step, one of :data:`WEIGHT_STEPS` by name.
         tensors: Parameters and buffers of the model, by name.
     """
-    target = getattr(node.target, "__name__", str(node.target)).strip("_")
+    target = step_name(node)
     if target == "addmm":
         bias, source, weight = (
             argument(node, at, key) for at, key in enumerate(("input", "mat1", "mat2"))

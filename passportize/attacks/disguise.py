@@ -135,12 +135,7 @@ def _mix(
     )
     inverses = torch.linalg.inv(matrices).transpose(1, 2)
     factors = fold_factors([space], tied.axes, tied.scales, tensors)
-    shifts = [
-        None
-        if (shift := _shift(diagonal, tensors)) is None
-        else shift * _behind(diagonal, space, tied.scales, tensors)
-        for diagonal in space.diagonals
-    ]
+    shifts = [_shift(diagonal, space, tied.scales, tensors) for diagonal in space.diagonals]
     for side in space.sides:
         axis = tied.axes[side.axis]
         part = axis.of(tensors[axis.tensor])
@@ -153,7 +148,9 @@ def _mix(
         _reset(diagonal, shift, space, tied, tensors, matrices)
 
 
-def _shift(diagonal: Diagonal, tensors: Mapping[str, Tensor]) -> Tensor | None:
+def _shift(
+    diagonal: Diagonal, space: MatrixSpace, scales: Tensor, tensors: Mapping[str, Tensor]
+) -> Tensor | None:
     """What a norm adds to the channels that it has multiplied, float64 ``[channels]``."""
     count = len(diagonal.before)
 
@@ -169,7 +166,7 @@ def _shift(diagonal: Diagonal, tensors: Mapping[str, Tensor]) -> Tensor | None:
     if diagonal.kind == "norm":
         # The factors are folded away, in what they are multiplied with and in what is added.
         shift = shift / diagonal.factors(tensors)
-    return shift
+    return shift * _behind(diagonal, space, scales, tensors)
 
 
 def _behind(

@@ -12,7 +12,10 @@ from passportize.tracing.example_inputs import ExampleInputs, random_inputs
 from passportize.utils.frozen import trial
 from passportize.utils.trees import tensors_in
 
-__all__ = ["FunctionCheck"]
+__all__ = ["ROUNDING", "FunctionCheck"]
+
+ROUNDING = 1e-3
+"""Difference of outputs, as a share of the largest, that rounding may make."""
 
 
 class FunctionCheck:
@@ -51,4 +54,4 @@ class FunctionCheck:
 
     def changed(self, model: nn.Module) -> bool:
         """Whether the outputs differ by more than rounding."""
-        return not self.difference(model) <= 1e-3
+        return not self.difference(model) <= ROUNDING

@@ -165,7 +165,8 @@ def _in_known_code(
     if renamed.keys() != own.keys() or any(renamed[key].dim() != own[key].dim() for key in own):
         return None
     try:
-        module = of_widths(architecture, renamed)
+        same = all(renamed[key].shape == value.shape for key, value in own.items())
+        module = architecture if same else of_widths(architecture, renamed)
         return module, renamed, find_tied_channels(module, example_inputs)
     except (PassportizeError, RuntimeError, ValueError):
         return None

@@ -9,9 +9,10 @@ get values that compute the same. What only the product of several layers says i
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from passportize.alignment.tied_channels import find_tied_channels
 from passportize.surgery.norms import find_norms
 from passportize.tracing.linear_chains import Chain, Other, Unit, units_of
 from passportize.tracing.trace import trace_model
-from passportize.tracing.unchanged import FunctionCheck
+from passportize.tracing.unchanged import ROUNDING, FunctionCheck
 from passportize.verification.filling import Filling, ReadModel, Refitted
 
 __all__ = ["Refitted", "in_released_layers"]
@@ -35,9 +36,6 @@ _FURTHEST = 8
 
 _MOST_BESIDE = 3
 """Layers side by side of which every order is tried: queries, keys and values."""
-
-_SAME = 1e-3
-"""Difference of outputs, as a share of the largest, that rounding may make."""
 
 
 @torch.no_grad()
@@ -70,7 +68,11 @@ def in_released_layers(
             units = [unit for unit in map(mine.without_nothing, found) if unit is not None]
             matched = _matched(mine, other, units, wanted, any_width)
             if not isinstance(matched, str):
-                return _in_order(mine, other, *matched, example_inputs)
+                stretches, others = matched
+                fill = functools.partial(
+                    _filled, mine, other, others=others, example_inputs=example_inputs
+                )
+                return _in_order(fill, stretches, suspect, example_inputs)
             reason = reason or matched
     return reason
 
@@ -150,16 +152,17 @@ def _beside(
             several.remove(unit)
         del one[0]
         parts = tuple(step for _, step in taken)
-        pair = (parts, (whole[0],)) if several is left else ((whole[0],), parts)
-        return Stretch(pair[0], pair[1], beside=True)
+        alone = (whole[0],)
+        if several is left:
+            return Stretch(parts, alone, beside=True)
+        return Stretch(alone, parts, beside=True)
     return None
 
 
 def _in_order(
-    mine: ReadModel,
-    other: ReadModel,
+    fill: Callable[[Sequence[Stretch]], Refitted | str],
     stretches: Sequence[Stretch],
-    others: Sequence[tuple[Other, Other]],
+    suspect: nn.Module,
     example_inputs: Any,
 ) -> Refitted | str:
     """Layers that lie side by side in the order in which the network computes what it did."""
@@ -167,16 +170,15 @@ def _in_order(
         len(stretch.suspect) * len(stretch.released) for stretch in stretches if stretch.beside
     ]
     if not counts or max(counts) > _MOST_BESIDE:
-        return _filled(mine, other, stretches, others, example_inputs)
-    check = FunctionCheck(mine.model, example_inputs)
+        return fill(stretches)
+    check = FunctionCheck(suspect, example_inputs)
     best: tuple[float, Refitted | str] | None = None
     for order in itertools.permutations(range(max(counts))):
-        ordered = [_ordered(stretch, order) for stretch in stretches]
-        found = _filled(mine, other, ordered, others, example_inputs)
+        found = fill([_ordered(stretch, order) for stretch in stretches])
         apart = math.inf if isinstance(found, str) else check.difference(found.module)
         if best is None or apart < best[0]:
             best = apart, found
-        if apart <= _SAME:
+        if apart <= ROUNDING:
             break
     assert best is not None
     return best[1]
