@@ -65,7 +65,7 @@ def _constant(node: fx.Node, tensors: Mapping[str, Tensor]) -> Tensor | None:
     if node.meta.get("floating", True):
         return None
     if node.op == "get_attr":
-        found = node.meta.get("indices", tensors.get(str(node.target)))
+        found = node.meta.get("value", tensors.get(str(node.target)))
         return found.cpu() if isinstance(found, Tensor) and not found.is_meta else None
     if node.op != "call_function" or step_name(node) not in LAYOUT_STEPS:
         return None

@@ -80,8 +80,8 @@ class MetaRecorder(TorchFunctionMode):
             name = self._twins.name_of(meta)
             node = self.graph.create_node("get_attr", name or f"_constant_{len(self._nodes)}")
             node.meta["constant"] = name is None
-            if name is None and self._is_real_index(tensor):
-                node.meta["indices"] = tensor
+            if name is None and not tensor.is_meta:
+                node.meta["value"] = tensor
             self._register(meta, node)
         return node
 

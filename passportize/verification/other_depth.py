@@ -17,13 +17,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.spaces import MatrixKind
 from passportize.alignment.stretches import Stretch, cut_in_stretches
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.surgery.norms import find_norms
+from passportize.tracing.example_inputs import ExampleInputs, random_inputs
+from passportize.tracing.idle_steps import without_idle_steps
 from passportize.tracing.linear_chains import Chain, Other, Unit, units_of
 from passportize.tracing.trace import trace_model
 from passportize.tracing.unchanged import ROUNDING, FunctionCheck
@@ -52,7 +54,7 @@ def in_released_layers(
     Returns:
         The suspect, or in words why it has another structure.
     """
-    recorded = []
+    recorded: list[fx.Graph] = []
     for model in (suspect, architecture):
         norms = [norm.name for norm in find_norms(model)]
         trace = trace_model(model, example_inputs, norms=norms, training=False)
@@ -60,10 +62,16 @@ def in_released_layers(
             return f"{type(model).__name__} cannot be read: {trace.reason}"
         recorded.append(trace.recordings[0].graph)
     mine, other = (ReadModel(model) for model in (suspect, architecture))
-    wanted = units_of(architecture, recorded[1])
     reason = ""
-    for any_width in (False, True):
-        for shared in (False, True):
+    for idle in (True, False):
+        if not idle:
+            # Steps that do nothing part chains, whichever of the two models has them.
+            recorded = [
+                without_idle_steps(side.model, graph, _real_inputs(side.model, example_inputs))
+                for side, graph in zip((mine, other), recorded, strict=True)
+            ]
+        wanted = units_of(architecture, recorded[1])
+        for any_width, shared in itertools.product((False, True), repeat=2):
             found = units_of(suspect, recorded[0], shared)
             units = [unit for unit in map(mine.without_nothing, found) if unit is not None]
             matched = _matched(mine, other, units, wanted, any_width)
@@ -75,6 +83,10 @@ def in_released_layers(
                 return _in_order(fill, stretches, suspect, example_inputs)
             reason = reason or matched
     return reason
+
+
+def _real_inputs(model: nn.Module, example_inputs: Any) -> ExampleInputs | None:
+    return random_inputs(model) if example_inputs is None else ExampleInputs.of(example_inputs)
 
 
 def _matched(

@@ -134,6 +134,22 @@ class WithoutFactors(nn.Module):
         return self.norm(x)
 
 
+class Sums(nn.Module):
+    """Sums of differences: what went in, by a step that mixes all channels.
+
+    Args:
+        dim: Dimension of the channels.
+    """
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.zeros_like(x.narrow(self.dim, 0, 1))
+        return torch.cumsum(torch.diff(x, dim=self.dim, prepend=first), self.dim)
+
+
 def reshaped(model: nn.Module, *ways: str, seed: int = 1) -> nn.Module:
     """A model with layers cut, made of norms, put in or multiplied, one way after the other."""
     for way in ways:
@@ -145,4 +161,4 @@ def reshaped(model: nn.Module, *ways: str, seed: int = 1) -> nn.Module:
     return model
 
 
-__all__ = ["Chained", "Dense", "Shared", "WithoutFactors", "reshaped", "shared"]
+__all__ = ["Chained", "Dense", "Shared", "Sums", "WithoutFactors", "reshaped", "shared"]

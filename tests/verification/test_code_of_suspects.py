@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import passportize as pp
 from passportize.attacks.disguise import disguise
+from tests.support.depths import Sums
 from tests.support.small_protected import PASSPORT
 from tests.support.widths import (
     EXAMPLE,
@@ -23,14 +24,6 @@ from tests.support.widths import (
 pytestmark = pytest.mark.filterwarnings(
     "ignore::passportize.training.embedding.TrainedWeightsWarning"
 )
-
-
-class Sums(nn.Module):
-    """Sums of differences: what went in, by a step that mixes all channels."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = torch.zeros_like(x[..., :1])
-        return torch.cumsum(torch.diff(x, dim=-1, prepend=first), -1)
 
 
 class Bounds(nn.Module):

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import passportize as pp
 from passportize.attacks.cut_layers import cut_layers
@@ -15,7 +15,7 @@ from passportize.attacks.dummy_neurons import add_dummy_neurons
 from passportize.errors import InvalidArgument
 from passportize.release.claim import claim_of
 from passportize.verification.other_depth import Refitted, in_released_layers
-from tests.support.depths import Chained, WithoutFactors, in_one, in_parts, reshaped, shared
+from tests.support.depths import Chained, Sums, WithoutFactors, in_one, in_parts, reshaped, shared
 from tests.support.small_protected import PASSPORT
 from tests.support.widths import (
     EXAMPLE,
@@ -304,3 +304,56 @@ def test_a_deeper_copy_in_arbitration(live: bool) -> None:
     )
     found = pp.arbitrate(pp.Party(thief, claim_of(other), reshaped(copied, "layers")), owner)
     assert found.owner == 1 and "comes from these weights" in found.reason
+
+
+class Bounded(nn.Module):
+    """Two layers with a step between them that never acts."""
+
+    def __init__(self, pair: nn.Sequential, step: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = pair
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.step(self.first(x)))
+
+
+class Lifted(nn.Module):
+    """A ReLU where everything is positive."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + 100) - 100
+
+
+def bounded(model: nn.Module, step: nn.Module) -> nn.Module:
+    """A model whose cut layers have a step between their halves, in place."""
+    for name, module in list(model.named_modules()):
+        halves = isinstance(module, nn.Sequential) and len(module) == 2
+        if halves and all(isinstance(half, (nn.Linear, nn.Conv2d)) for half in module):
+            model.set_submodule(name, Bounded(module, step))
+    return model.eval()
+
+
+@pytest.mark.parametrize("step", [nn.Hardtanh(-1e9, 1e9), nn.ReLU6(), Lifted(), Sums(1)])
+@pytest.mark.parametrize("family", ["residual", "inverted", "transformer", "chained"])
+def test_steps_that_never_act_part_no_layer(family: str, step: nn.Module) -> None:
+    if isinstance(step, Sums) and family == "transformer":
+        step = Sums(-1)
+    suspect = stolen(family)
+    disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+    bounded(reshaped(suspect, "layers"), step)
+    verdict = judged(family, suspect)
+    if isinstance(step, nn.ReLU6):
+        # It acts, so this is another network, and nothing is put together over it.
+        assert verdict.accepted is not True
+        return
+    before = outputs(stolen(family))
+    assert float((outputs(suspect) - before).abs().max()) < 1e-3 * float(before.abs().max())
+    assert verdict.accepted is True and verdict.links is not None
+    assert verdict.links.aligned_matched >= 0.98 * verdict.links.entries_matched
+
+
+def test_a_stranger_with_steps_that_never_act_stays_at_chance() -> None:
+    suspect = bounded(reshaped(as_trained(FAMILIES["chained"], 7), "layers"), Lifted())
+    links = judged("chained", suspect).links
+    assert links is not None and links.accepted is False and links.aligned_strength < 12
