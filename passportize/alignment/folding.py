@@ -17,7 +17,7 @@ from passportize.alignment.channels import Axis
 from passportize.alignment.spaces import MatrixKind, Side, fold_factors
 from passportize.alignment.tied_channels import TiedChannels
 
-__all__ = ["Folded", "act"]
+__all__ = ["Folded", "act", "is_whole"]
 
 
 class Folded:
@@ -55,7 +55,7 @@ class Folded:
             part = axis.of(result)
             if kind is MatrixKind.CENTRED:
                 turned = part.movedim(axis.dim, 0)
-                if _whole(side, turned):
+                if is_whole(side, turned):
                     turned -= turned.mean(0, keepdim=True)
                     continue
                 flat = side.places.reshape(-1)
@@ -82,7 +82,7 @@ class Folded:
         return [(self._tied.axes[number], self._factors[number]) for number in sorted(numbers)]
 
 
-def _whole(side: Side, part: Tensor) -> bool:
+def is_whole(side: Side, part: Tensor) -> bool:
     """Whether a side is all channels of a part, in their order: most residual streams are."""
     if side.places.shape != (1, len(part), 1) or part.dim() < 2:
         return False
@@ -103,7 +103,7 @@ def act(matrices: Tensor, side: Side, axis: Axis, part: Tensor) -> Tensor:
     """
     turned = part.movedim(axis.dim, 0)
     blocks, size, copies = side.places.shape
-    if _whole(side, turned):
+    if is_whole(side, turned):
         mixed = matrices[0].to(turned) @ turned.flatten(1)
         return mixed.view(turned.shape).movedim(0, axis.dim)
     flat = side.places.reshape(-1)

@@ -55,26 +55,33 @@ def find_bundles(axes: Sequence[Axis], moving: Tensor) -> Bundles:
     # Tuples, because the garbage collector looks at every list again and again.
     found: dict[int, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
     for number, axis in enumerate(axes):
+        classes = moving[axis.atoms].tolist()
+        if len(set(classes)) == len(classes):
+            for entry, bundle in enumerate(classes):
+                found[bundle].append((number, (entry,)))
+            continue
         entries: dict[int, list[int]] = defaultdict(list)
-        for entry, bundle in enumerate(moving[axis.atoms].tolist()):
+        for entry, bundle in enumerate(classes):
             entries[bundle].append(entry)
         for bundle, places in entries.items():
             found[bundle].append((number, tuple(places)))
     found.pop(int(moving[FIXED]), None)
+    # What nothing reads is an output of the model; channels of attention are read in products.
+    reads = {number for number, axis in enumerate(axes) if axis.role in ("columns", "head")}
+    writes = {number for number, axis in enumerate(axes) if axis.role in ("rows", "vector")}
 
-    def moves(bundle: int) -> bool:
-        roles = {axes[number].role for number, _ in found[bundle]}
-        # What nothing reads is an output of the model; channels of attention are read in products.
-        return bool(roles & {"columns", "head"}) and bool(roles & {"rows", "vector"})
+    def moves(lying: Sequence[tuple[int, Sequence[int]]]) -> bool:
+        numbers = [number for number, _ in lying]
+        return not reads.isdisjoint(numbers) and not writes.isdisjoint(numbers)
 
-    return {bundle: lying for bundle, lying in found.items() if moves(bundle)}
+    return {bundle: lying for bundle, lying in found.items() if moves(lying)}
 
 
 def find_groups(bundles: Bundles) -> tuple[TiedGroup, ...]:
     """Bundles by the axes on which they lie and how often, in the order of the forward pass."""
     alike: dict[tuple[tuple[int, int], ...], list[list[Sequence[int]]]] = defaultdict(list)
     for lying in bundles.values():
-        kind = tuple((number, len(where)) for number, where in lying)
+        kind = tuple([(number, len(where)) for number, where in lying])
         alike[kind].append([where for _, where in lying])
     groups = []
     for kind, members in alike.items():

@@ -52,12 +52,14 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
     products = torch.zeros(blocks, size, size, dtype=torch.float64)
     before, after = products.clone(), products.clone()
     for pair in pairs:
+        if not free:
+            # A rotation is no less exact than its products are: what they were given in will do.
+            sizes = (_length(pair.own) * _length(pair.other)).clamp_min(1e-30)
+            products += (pair.other @ pair.own.mT).double() * (pair.own.numel() / sizes)
+            continue
         own, other = pair.own.double(), pair.other.double()
-        if free:
-            # One unit for both, since the matrix says how large the one is in the other.
-            weight = 1.0 / (own if pair.writes else other).square().mean().clamp_min(1e-30)
-        else:
-            weight = 1.0 / (own.square().mean() * other.square().mean()).sqrt().clamp_min(1e-30)
+        # One unit for both, since the matrix says how large the one is in the other.
+        weight = 1.0 / (own if pair.writes else other).square().mean().clamp_min(1e-30)
         products += weight * (other @ own.mT)
         if pair.writes:
             before += weight * (own @ own.mT)
@@ -71,6 +73,11 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
         return _keeping_ones(rotations) if kind is MatrixKind.CENTRED else rotations
     solved = _solved(before, after, products).nan_to_num(0.0, 0.0, 0.0)
     return _turning(solved) if kind is MatrixKind.ROTARY else solved
+
+
+def _length(values: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
+    return length
 
 
 def explain(matrices: Tensor, pairs: Sequence[Pair]) -> bool:

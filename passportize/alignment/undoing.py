@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from passportize.alignment.folding import Folded, act
+from passportize.alignment.folding import Folded, act, is_whole
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.matrices import inverse_of
 from passportize.alignment.scales import ChannelScales
@@ -124,7 +124,10 @@ class Undoing:
     def along(self, side: Side, tensor: Tensor) -> Tensor:
         """The entries of a side, ``[blocks, size, features]``."""
         blocks, size, _ = side.places.shape
-        entries = self._tied.axes[side.axis].entries(tensor, side.places)
+        axis = self._tied.axes[side.axis]
+        part = axis.of(tensor).movedim(axis.dim, 0)
+        # Most are whole residual streams, which need no copy.
+        entries = part if is_whole(side, part) else axis.entries(tensor, side.places)
         return entries.reshape(blocks, size, -1)
 
     def aligned(self, name: str, skip: int = -1, placed: int | None = None) -> Tensor:
@@ -145,6 +148,10 @@ class Undoing:
         known = self._known.get((name, skip, placed))
         if known is not None:
             return known
+        finished = self._finished(name) if skip < 0 else None
+        if finished is not None:
+            self._known[name, skip, placed] = finished
+            return finished
         moved = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
         cell = self._tied.axes[skip].cell if skip >= 0 else None
 
@@ -162,6 +169,30 @@ class Undoing:
                     self.scales.undo(self._tied.axes[number], moved)
         self._known[name, skip, placed] = moved
         return moved
+
+    def _finished(self, name: str) -> Tensor | None:
+        """A tensor of which all is known, from what it was without one of its axes.
+
+        What is done along one dimension does not disturb what is done along another.
+        """
+        if self.suspect.tensors[name].dim() < 2:
+            return None
+        axes = self._tied.axes
+        for known, skip, placed in self._known:
+            if known != name or skip < 0:
+                continue
+            along = [n for n in self._axes_of[name] if axes[n].dim == axes[skip].dim]
+            if along != [skip] or axes[skip].cell is not None:
+                continue
+            moved = self._known[known, skip, placed].clone()
+            for unit, number, places in self._moving.get(name, ()):
+                order = self.orders[unit]
+                if number == skip and unit >= placed and order is not None:
+                    axes[skip].reorder(moved, places, order)
+            self._unmix(skip, moved)
+            self.scales.undo(axes[skip], moved)
+            return moved
+        return None
 
     def unfolded(self, name: str) -> Tensor:
         """The same in the coordinates of the released weights."""
@@ -215,4 +246,6 @@ class Undoing:
 
 def _finite(tensor: Tensor) -> Tensor:
     """A tensor without what would spoil every sum it enters."""
-    return torch.nan_to_num(tensor, 0.0, 0.0, 0.0) if tensor.is_floating_point() else tensor
+    if not tensor.is_floating_point() or bool(tensor.detach().sum().isfinite()):
+        return tensor
+    return torch.nan_to_num(tensor, 0.0, 0.0, 0.0)

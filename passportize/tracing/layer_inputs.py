@@ -142,10 +142,25 @@ class InputMoments(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise ReachedLast
 
 
+def _chosen(count: int, entries: int, groups: int = 1) -> Tensor | None:
+    """Which of the inputs of a batch are looked at; None for all.
+
+    So many that their product is affordable, and no more than 64 for each entry: then the moment of
+    a single batch is within a quarter of that of all its inputs in every direction (the edges of
+    Marchenko and Pastur's law), that of several closer. At random, for evenly spaced ones may all
+    lie in one column of an image.
+    """
+    most = max(4096, min(64 * entries, int(2e10 / (entries**2 * groups))))
+    if count <= most:
+        return None
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    return torch.randperm(count, generator=generator, device="cpu")[:most].sort().values
+
+
 def _thin(inputs: Tensor, entries: int) -> Tensor:
-    """So many of the inputs ``[inputs, entries]``, evenly, that their product is affordable."""
-    most = max(4096, int(2e10 / entries**2))
-    return inputs[:: math.ceil(len(inputs) / most)] if len(inputs) > most else inputs
+    """Those of the inputs ``[inputs, entries]`` that are looked at."""
+    chosen = _chosen(len(inputs), entries)
+    return inputs if chosen is None else inputs[chosen.to(inputs.device)]
 
 
 _Found = Iterator[tuple[str, Callable[[slice, int], Tensor]]]
@@ -204,13 +219,10 @@ def _patches(
     order = [0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes)]
     seen = seen.permute(order)
     grid = seen.shape[: 1 + axes]
-    most = max(4096, int(2e10 / (entries**2 * groups)))
-    step = math.ceil(math.prod(grid) / most)
-    if step > 1:
-        # A step that shares no factor with the row length would be better still. Chosen before
-        # the pieces are laid out in memory, which takes as long as their product.
-        chosen = torch.arange(0, math.prod(grid), step, device=seen.device)
-        seen = seen[torch.unravel_index(chosen, grid)]
+    chosen = _chosen(math.prod(grid), entries, groups)
+    if chosen is not None:
+        # Before the pieces are laid out in memory, which takes as long as their product.
+        seen = seen[torch.unravel_index(chosen.to(seen.device), grid)]
     pieces = seen.reshape(-1, groups, math.prod(seen.shape[-1 - axes :]) // groups)
     return pieces.transpose(0, 1)[:, :, block]
 
