@@ -20,8 +20,8 @@ TABLE = replace(
     about=(
         "`paper`: bottleneck and statistics of its own. `deepipr, own statistics`: no bottleneck. "
         "`deepipr`: neither, both branches share running statistics. `keyed`: statistics of its "
-        "own, and a fixed function in place of the bottleneck, on a quarter of each batch or on "
-        "all of it. " + ACCURACY.about
+        "own, and a fixed function in place of the bottleneck, on a quarter of each batch, half "
+        "or all of it. " + ACCURACY.about
     ),
     schemes=(
         "plain",
@@ -29,6 +29,7 @@ TABLE = replace(
         "deepipr, own statistics",
         "deepipr",
         "keyed",
+        "keyed, half batch",
         "keyed, whole batch",
     ),
     networks=("resnet18",),

@@ -162,14 +162,18 @@ class Bench:
         return None if scheme is None else Release(scheme, model, owner(case.seed), claim)
 
 
+_KEYED = {"keyed, half batch": 0.5, "keyed, whole batch": 1.0}
+"""Variants of ``keyed`` by the share of a batch that takes the private branch."""
+
+
 def scheme_of(name: str) -> Scheme | None:
     """A scheme by its name or that of a variant; None for ``"plain"``."""
     if name == "plain":
         return None
     if name == "deepipr, own statistics":
         return DeepIPR(own_statistics=True)
-    if name == "keyed, whole batch":
-        return Keyed(private_fraction=1.0)
+    if name in _KEYED:
+        return Keyed(private_fraction=_KEYED[name])
     return find_scheme(name)
 
 

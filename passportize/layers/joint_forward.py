@@ -8,6 +8,7 @@ checkpointing see one ordinary forward pass.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, NamedTuple
 
@@ -41,6 +42,8 @@ __all__ = [
     "private_share",
     "weight_for",
 ]
+
+_logger = logging.getLogger(__name__)
 
 
 class JointOutput(NamedTuple):
@@ -142,9 +145,10 @@ class RootHooks:
             return None
         check_known((args, kwargs), "the input", switch.two_passes)
         rows = count_rows((args, kwargs), switch.two_passes)
+        share = private_share(switch, rows)
         if not torch.compiler.is_compiling():
             self._check_unpacked((args, kwargs), rows)
-        share = private_share(switch, rows)
+            _tell_of_few(root, switch, rows, share)
         switch.public_rows, switch.private_rows = rows, share
         if switch.entry:
             return None
@@ -286,6 +290,21 @@ def private_share(switch: Switch, rows: int) -> int:
     if switch.batch_statistics:
         least = MINIMUM_SAMPLES if switch.samples_only else MINIMUM_ROWS
     return min(rows, max(least, round(rows * switch.config.private_fraction)))
+
+
+def _tell_of_few(root: nn.Module, switch: Switch, rows: int, share: int) -> None:
+    """Say at the first step if the private branch gets too few samples to keep up."""
+    few = switch.batch_statistics and share < min(rows, FULL_WEIGHT_ROWS)
+    if few and not switch.trained and not switch.rehearsing:
+        _logger.warning(
+            "%s: %d of %d samples take the private branch, few for statistics: its accuracy can "
+            "stay points behind the public one; private_fraction=%.2g gives it %d",
+            type(root).__name__,
+            share,
+            rows,
+            min(1.0, FULL_WEIGHT_ROWS / rows),
+            min(rows, FULL_WEIGHT_ROWS),
+        )
 
 
 def weight_for(weight: float, public_rows: int, private_rows: int) -> float:

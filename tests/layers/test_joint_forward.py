@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import pytest
 import torch
@@ -207,6 +208,27 @@ def test_few_private_samples_count_less(rows: int, share: int, weight: float) ->
     model = small(pp.PassportConfig.keyed(passes="separate", private_weight=0.6))
     loss = pp.joint_loss(model, x, y, F.cross_entropy)
     torch.testing.assert_close(loss.total, loss.public + 0.6 * loss.private + loss.sign)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [(64, "16 of 64"), (40, "10 of 40"), (16, "8 of 16"), (128, ""), (8, "")],
+)
+def test_few_private_samples_are_told_once(
+    rows: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small()
+    with caplog.at_level(logging.WARNING, "passportize"):
+        for _ in range(2):
+            pp.joint_loss(model, *batch(rows), F.cross_entropy)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == bool(said) and all(said in message for message in told)
+    if said:
+        fraction = told[0].partition("private_fraction=")[2].split()[0]
+        caplog.clear()
+        enough = small(pp.PassportConfig.keyed(private_fraction=float(fraction)))
+        pp.joint_loss(enough, *batch(rows), F.cross_entropy)
+        assert not caplog.records
 
 
 def test_a_lost_layer_is_noticed_by_name() -> None:
