@@ -46,7 +46,7 @@ from passportize.config import OUTPUT_SHARE
 from passportize.data.parts import Part
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
-from passportize.training.refitting import refit_weights
+from passportize.training.refitting import Penalty, refit_weights
 from passportize.verification.refitted import WAYS
 
 __all__ = ["DEFAULT", "KINDS", "OUT", "Setting", "begin", "marked", "stolen"]
@@ -169,7 +169,7 @@ def stolen(
     after = accuracy(suspect, *sets.test)
     fitted = {}
     if own:
-        anew = [_fitted(suspect, own, together, passport, claim) for together in WAYS]
+        anew = [_fitted(suspect, own, penalty, passport, claim) for penalty in WAYS]
         best = max(anew, key=lambda verdict: verdict.strength)
         fitted = {"fitted_matched": best.matched, "fitted_strength": best.strength}
     return {
@@ -187,12 +187,12 @@ def stolen(
 def _fitted(
     suspect: nn.Module,
     own: Sequence[Tensor],
-    together: bool,
+    penalty: Penalty,
     passport: pp.Passport,
     claim: pp.Claim,
 ) -> pp.Verdict:
     anew = copy.deepcopy(suspect)
-    refit_weights(anew, own, together=together)
+    refit_weights(anew, own, penalty=penalty)
     return pp.verify(anew, passport, claim)
 
 

@@ -14,18 +14,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
-from passportize.thresholds import FITTED_SHARE
+from passportize.thresholds import FITTED_PENALTY, FITTED_SHARE
 from passportize.tracing.weight_layers import is_weight_module
 from passportize.training.input_moments import Watched, moments_in_order
 from passportize.utils.progress import Progress
 
-__all__ = ["change_by_inputs", "refit_weights", "rows_with_moments"]
+__all__ = ["Penalty", "change_by_inputs", "refit_weights", "rows_with_moments"]
+
+Penalty = Literal["rows", "weights", "inputs"]
+"""What sets the penalty of a fitting: each row, the rows of a weight, or the inputs alone."""
 
 _WIDEST = 4608
 """Entries of the longest rows that are looked at: 3 x 3 kernels over 512 channels."""
@@ -115,7 +118,7 @@ def refit_weights(
     model: nn.Module,
     inputs: Iterable[Any],
     share: float = FITTED_SHARE,
-    together: bool = False,
+    penalty: Penalty = "rows",
     shortest_row: int = 1,
     progress: Progress | None = None,
 ) -> list[str]:
@@ -125,11 +128,13 @@ def refit_weights(
         model: A plain model.
         inputs: As for :func:`rows_with_moments`.
         share: What fitting may make of the second moment of what each row computes; the penalty is
-            the largest with which it does not make more. Each row has one of its own, so that none
-            that somebody has made huge speaks for the others.
-        together: Give all rows of a weight the upper quartile of these instead. That takes out
-            noise which makes much of what a single row computes, and is the thief's to choose who
-            puts in many rows.
+            the largest with which it does not make more.
+        penalty: ``"rows"``: each row has one of its own, so that none that somebody has made huge
+            speaks for the others. ``"weights"``: all rows of a weight have the upper quartile of
+            these, which takes out noise that makes much of what a single row computes, and is the
+            thief's to choose who puts in many rows. ``"inputs"``: 10 times the mean size of the
+            inputs, whatever the rows are, so that only what rows do with the strongest inputs is
+            left; noise there costs most. ``share`` says nothing then.
         shortest_row: Weights with shorter rows stay as they are.
         progress: Called with batches done and their number.
 
@@ -143,12 +148,12 @@ def refit_weights(
         raise InvalidArgument(f"refit_weights: share={share!r} must lie between 0 and 1")
 
     def refit(rows: Tensor, moment: Tensor) -> Tensor:
-        return _refitted(rows, moment, share, together)
+        return _refitted(rows, moment, share, penalty)
 
     return change_by_inputs(model, inputs, refit, shortest_row, progress)
 
 
-def _refitted(rows: Tensor, moment: Tensor, share: float, together: bool) -> Tensor:
+def _refitted(rows: Tensor, moment: Tensor, share: float, penalty: Penalty) -> Tensor:
     """Rows fitted to their outputs."""
     sizes, directions = torch.linalg.eigh(moment)
     sizes = sizes.clamp_min(0)
@@ -157,10 +162,13 @@ def _refitted(rows: Tensor, moment: Tensor, share: float, together: bool) -> Ten
         return rows
     turned = rows @ directions
     sizes /= largest
-    penalties = torch.cat([_penalties(some, sizes, share) for some in turned.split(_BLOCK)])
-    computing = penalties > _SMALLEST
-    if together and bool(computing.any()):
-        penalties = penalties[computing].quantile(_QUARTILE).expand_as(penalties)
+    if penalty == "inputs":
+        penalties = FITTED_PENALTY * sizes.mean()
+    else:
+        penalties = torch.cat([_penalties(some, sizes, share) for some in turned.split(_BLOCK)])
+        computing = penalties > _SMALLEST
+        if penalty == "weights" and bool(computing.any()):
+            penalties = penalties[computing].quantile(_QUARTILE).expand_as(penalties)
     fitted: Tensor = (turned * sizes / (sizes + penalties)) @ directions.T
     return fitted
 

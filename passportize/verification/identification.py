@@ -204,14 +204,14 @@ def _fitted(
     key = ModelKey(passport, claim.layout)
     strength = read_evidence(opened.tensors, key, claim.layout).strength
     best, way = opened, None
-    for together in WAYS:
-        fitted = refit_suspect(opened, batches, together)
+    for penalty in WAYS:
+        fitted = refit_suspect(opened, batches, penalty)
         if isinstance(fitted, str):
             notes.append(f"inputs= were not used: {fitted}")
             return opened, original
         anew = read_evidence(fitted.tensors, key, claim.layout).strength
         if anew > strength:
-            best, way, strength = fitted, together, anew
+            best, way, strength = fitted, penalty, anew
     if way is None:
         return opened, original
     notes.append("read from the suspect's layers fitted anew to the owner's inputs")

@@ -106,7 +106,7 @@ def judge_fitted(
 ) -> Judged:
     """Judge a suspect once more, its layers fitted anew to what they compute on some inputs.
 
-    Row by row, and then with the rows of each weight together. What it is compared with is fitted
+    In one way after the other (:data:`WAYS`). What it is compared with is fitted
     in the same way.
 
     Args:
@@ -122,8 +122,8 @@ def judge_fitted(
         InvalidArgument: The suspect cannot be run on them.
     """
     best = before
-    for together in WAYS:
-        fitted = refit_suspect(opened, batches, together, progress)
+    for penalty in WAYS:
+        fitted = refit_suspect(opened, batches, penalty, progress)
         if isinstance(fitted, str):
             return replace(before, notes=(f"inputs= were not used: {fitted}",))
         beside = released
@@ -133,8 +133,8 @@ def judge_fitted(
             base = released.base
             beside = replace(
                 released,
-                weights=refit_tensors(released.weights, module, batches, together),
-                base=None if base is None else refit_tensors(base, module, batches, together),
+                weights=refit_tensors(released.weights, module, batches, penalty),
+                base=None if base is None else refit_tensors(base, module, batches, penalty),
             )
         found = judge(fitted, key, claimed, beside, progress)
         if found.accepted:

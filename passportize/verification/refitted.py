@@ -17,25 +17,26 @@ from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
 from passportize.release.checkpoint import host_state_dict
-from passportize.training.refitting import refit_weights
+from passportize.training.refitting import Penalty, refit_weights
 from passportize.utils.progress import Progress
 from passportize.verification.suspect import Suspect, open_suspect
 
 __all__ = ["WAYS", "refit_suspect", "refit_tensors"]
 
-WAYS = (False, True)
-"""A suspect is fitted row by row, and with the rows of a weight together; both are paid for."""
+WAYS: tuple[Penalty, ...] = ("rows", "weights", "inputs")
+"""A suspect is fitted with a penalty of each row, of each weight, and of the inputs; all three are
+paid for."""
 
 
 def refit_suspect(
-    opened: Suspect, batches: Sequence[Any], together: bool, progress: Progress | None = None
+    opened: Suspect, batches: Sequence[Any], penalty: Penalty, progress: Progress | None = None
 ) -> Suspect | str:
     """The suspect with its layers fitted anew, or why that cannot be done; it stays as it is.
 
     Args:
         opened: The suspect.
         batches: The owner's inputs.
-        together: As in :func:`passportize.training.refitting.refit_weights`.
+        penalty: As in :func:`passportize.training.refitting.refit_weights`.
         progress: Called with batches done and their number.
 
     Raises:
@@ -48,7 +49,7 @@ def refit_suspect(
         return "the suspect lacks weights of model="
     module = copy.deepcopy(opened.module)
     try:
-        done = refit_weights(module, batches, together=together, progress=progress)
+        done = refit_weights(module, batches, penalty=penalty, progress=progress)
     except InvalidArgument:
         raise
     except Exception as error:  # whatever somebody else's model raises
@@ -64,7 +65,7 @@ def refit_suspect(
 
 
 def refit_tensors(
-    tensors: Mapping[str, Tensor], module: nn.Module, batches: Sequence[Any], together: bool
+    tensors: Mapping[str, Tensor], module: nn.Module, batches: Sequence[Any], penalty: Penalty
 ) -> dict[str, Tensor]:
     """Weights fitted anew in the same way, for a comparison; as they are where they do not fit.
 
@@ -72,12 +73,12 @@ def refit_tensors(
         tensors: Weights by name.
         module: A plain model of their architecture, which stays as it is.
         batches: The owner's inputs.
-        together: As in :func:`passportize.training.refitting.refit_weights`.
+        penalty: As in :func:`passportize.training.refitting.refit_weights`.
     """
     twin = copy.deepcopy(module)
     try:
         twin.load_state_dict(dict(tensors))
-        refit_weights(twin, batches, together=together)
+        refit_weights(twin, batches, penalty=penalty)
     except Exception:  # another architecture
         return dict(tensors)
     return {**tensors, **host_state_dict(twin)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from passportize.errors import InvalidArgument
-from passportize.training.refitting import refit_weights, rows_with_moments
+from passportize.training.refitting import Penalty, refit_weights, rows_with_moments
 
 
 def inputs(samples: int = 300, entries: int = 40) -> torch.Tensor:
@@ -41,22 +42,25 @@ def test_it_is_ridge_regression_and_moves_every_output_by_the_share(share: float
         torch.testing.assert_close(after[row], fitted, rtol=1e-4, atol=1e-6 * float(fitted.norm()))
 
 
-def test_together_all_rows_have_the_upper_quartile_of_the_penalties() -> None:
+def test_rows_of_a_weight_have_the_upper_quartile_of_the_penalties() -> None:
     x = inputs().double()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 30, bias=False)).double()
     y = x @ model[0].weight.detach().T
 
-    def penalties(together: bool) -> torch.Tensor:
+    def penalties(penalty: Penalty) -> torch.Tensor:
         fitted = copy.deepcopy(model)
-        refit_weights(fitted, [x], together=together)
+        refit_weights(fitted, [x], penalty=penalty)
         after = fitted[0].weight.detach()
         left = x.T @ (y - x @ after.T)
         return (left.T * after).sum(1) / after.square().sum(1)
 
-    alone, together = penalties(False), penalties(True)
+    alone, together = penalties("rows"), penalties("weights")
     assert float(alone.max() / alone.min()) > 1.5
     torch.testing.assert_close(together, alone.quantile(0.75).expand(30), rtol=1e-3, atol=0)
+    # The sizes of inputs by the Gram matrix, without directions.
+    mean = x.square().sum() / 40
+    torch.testing.assert_close(penalties("inputs"), (10 * mean).expand(30), rtol=1e-6, atol=0)
 
 
 def test_noise_where_no_input_is_goes_and_the_outputs_stay() -> None:
@@ -140,14 +144,14 @@ def test_little_memory_means_more_passes_and_the_same_numbers(
         assert torch.equal(left, right)
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_rows_that_compute_nothing_stay_zero(together: bool) -> None:
+@pytest.mark.parametrize("penalty", get_args(Penalty))
+def test_rows_that_compute_nothing_stay_zero(penalty: Penalty) -> None:
     x = torch.cat([torch.randn(50, 6), torch.zeros(50, 2)], dim=1)
     model = nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 4))
     with torch.no_grad():
         model[0].weight[2] = 0
         model[1].weight.zero_()
-    refit_weights(model, [x], together=together)
+    refit_weights(model, [x], penalty=penalty)
     weights = [model[0].weight.detach(), model[1].weight.detach()]
     assert all(bool(torch.isfinite(weight).all()) for weight in weights)
     assert not weights[0][2].any() and not weights[1].any() and bool(weights[0][0].any())

@@ -33,7 +33,7 @@ from passportize.report.findings import sentence_of
 from passportize.signature.evidence import LOOKS_PRICE, read_evidence
 from passportize.signature.model_key import ModelKey
 from passportize.signature.vectors import SignVectors
-from passportize.training.refitting import refit_weights
+from passportize.training.refitting import Penalty, refit_weights
 from passportize.verification.refitted import WAYS, refit_suspect
 from passportize.verification.suspect import open_suspect
 
@@ -260,10 +260,43 @@ def test_a_stranger_reads_at_chance_in_every_way() -> None:
         assert any("do not carry the signature either" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("together", WAYS)
-def test_strangers_keys_match_half_of_the_bits_of_fitted_layers(together: bool) -> None:
+@functools.cache
+def marked_afterwards() -> tuple[nn.Module, Claim]:
+    """A trained network with a deep mark that was put in after the training, and the claim."""
+    config = pp.PassportConfig.trained(bits=700, inputs=inputs_digest(OWN))
+    model = pp.passportize(
+        trained(None, 0), PASSPORT, config=config, example_inputs=OWN[0][:4]
+    ).eval()
+    pp.embed_signature(model, calibration=OWN, output_share=0.1)
+    claim = claim_of(model)
+    return pp.unpassportize(model), claim
+
+
+def test_noise_where_a_deep_mark_lies_leaves_what_rows_do_with_the_strongest_inputs() -> None:
+    original, claim = marked_afterwards()
+    assert accuracy(original) > 99 and pp.verify(original, PASSPORT, claim).matched == 700
+    suspect = copy.deepcopy(original)
+    project_weights(suspect, THIEFS, energy=0.97)
+    drown_weights(suspect, THIEFS, 0.1, 0.1, torch.Generator().manual_seed(0))
+    assert 96 < accuracy(suspect) < accuracy(original)
+    assert pp.verify(suspect, PASSPORT, claim).accepted is False
+    strengths = {}
+    for penalty in WAYS:
+        fitted = copy.deepcopy(suspect)
+        refit_weights(fitted, OWN, penalty=penalty)
+        strengths[penalty] = pp.verify(fitted, PASSPORT, claim).strength
+    assert strengths["inputs"] > 250 > 2 * max(strengths["rows"], strengths["weights"])
+    assert pp.verify(suspect, PASSPORT, claim, inputs=OWN).accepted
+    # The same of a network that nobody marked.
+    stranger = trained(None, 5)
+    drown_weights(stranger, THIEFS, 0.1, 0.1, torch.Generator().manual_seed(0))
+    assert pp.verify(stranger, PASSPORT, claim, inputs=OWN).accepted is False
+
+
+@pytest.mark.parametrize("penalty", WAYS)
+def test_strangers_keys_match_half_of_the_bits_of_fitted_layers(penalty: Penalty) -> None:
     _, claim = released()
-    suspect = refit_suspect(open_suspect(released()[0], None), OWN, together)
+    suspect = refit_suspect(open_suspect(released()[0], None), OWN, penalty)
     assert not isinstance(suspect, str)
     shares = []
     for number in range(40):
@@ -280,7 +313,7 @@ def test_more_ways_of_looking_are_paid_for_whether_they_are_used_or_not() -> Non
     for inputs in (None, OWN):
         found = pp.verify(original, PASSPORT, claim, inputs=inputs)
         assert found.accepted and found.log2_alternatives == pytest.approx(
-            LOOKS_PRICE + math.log2(3)
+            LOOKS_PRICE + math.log2(4)
         )
         assert not any("fitted" in note for note in found.notes)
 
