@@ -3,7 +3,8 @@
 Question: the thieves of `benchmarks.marking.trained` who have inputs cover a mark where a network
 does not feel it. How much of the mark is read plainly, and how much with the layers fitted anew to
 what they compute on 256 inputs of the owner's (`verify(inputs=)`)? For marks that were put in after
-the training, trained in, and trained in and put in once more before the release.
+the training at the default share of the outputs and at ten times of it, trained in, and trained in
+and put in once more before the release.
 
     apt-get install dataset-fashion-mnist
     python -m benchmarks.marking.fitted --folder NETWORKS
@@ -35,7 +36,12 @@ __all__ = ["KINDS", "OUT", "WAYS"]
 
 OUT = RESULTS / "marking_fitted.csv"
 CASE = ("network", "seed", "way", "thief")
-WAYS = ("after the training", "trained in", "trained in, and once more")
+WAYS = (
+    "after the training",
+    "after the training, ten times the share",
+    "trained in",
+    "trained in, and once more",
+)
 KINDS = (
     "nothing",
     "projected on 97 %",
@@ -83,8 +89,10 @@ def _released(
     folder: Path,
 ) -> tuple[nn.Module, pp.Passport, pp.Claim]:
     inputs = inputs_digest(own)
-    if way == "after the training":
-        return marked(plain, seed, DEFAULT, sets, inputs)[:3]
+    if way.startswith("after the training"):
+        bits, margin, share = DEFAULT
+        share *= 10 if way.endswith("share") else 1
+        return marked(plain, seed, (bits, margin, share), sets, inputs)[:3]
     config = pp.PassportConfig.signature(inputs=inputs)
     model, passport = trained_in(name, seed, sets, folder, config, "_inputs")
     model.eval()
