@@ -163,12 +163,12 @@ def _fitted() -> list[str]:
         wrapped(
             "`python -m benchmarks.marking.fitted`, one seed: the strength that is read plainly, "
             "and with every layer of the suspect fitted anew to what it computes on 256 inputs of "
-            "the owner's, which the thief has not got (`verify(inputs=)`, the better of its two "
+            "the owner's, which the thief has not got (`verify(inputs=)`, the best of its three "
             "ways; the strongest reading counts, 64 bits are needed). Marked after the training "
-            "with the defaults; with the mark trained in; and with it put in once more before the "
-            "release, at a share of 0.01 of the outputs. Lost: points against the network without "
-            "a mark. 'Drowned below' is noise where the inputs have a ten-thousandth of their mean "
-            "size."
+            "with the defaults, and at ten times the share of the outputs; with the mark trained "
+            "in; and with it put in once more before the release, at a share of 0.01. Lost: points "
+            "against the network without a mark. 'Drowned below' is noise where the inputs have a "
+            "ten-thousandth of their mean size."
         ),
         table(("network", "marked", "thief", "lost", "plainly", "with inputs"), body),
         _close(rows),

@@ -8,6 +8,7 @@ nothing has to be known about the modules.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,14 +148,15 @@ def _chosen(count: int, entries: int, groups: int = 1) -> Tensor | None:
 
     So many that their product is affordable, and no more than 64 for each entry: then the moment of
     a single batch is within a quarter of that of all its inputs in every direction (the edges of
-    Marchenko and Pastur's law), that of several closer. At random, for evenly spaced ones may all
-    lie in one column of an image.
+    Marchenko and Pastur's law), that of several closer. They are spread by a step of about the
+    golden ratio of their number that shares no factor with it; evenly spaced ones may all lie in
+    one column of an image. docs/claim_format.md has the rule, so it must not change.
     """
     most = max(4096, min(64 * entries, int(2e10 / (entries**2 * groups))))
     if count <= most:
         return None
-    generator = torch.Generator(device="cpu").manual_seed(0)
-    return torch.randperm(count, generator=generator, device="cpu")[:most].sort().values
+    step = next(n for n in itertools.count(618 * count // 1000) if math.gcd(n, count) == 1)
+    return (torch.arange(most, device="cpu") * step % count).sort().values
 
 
 def _thin(inputs: Tensor, entries: int) -> Tensor:

@@ -149,3 +149,28 @@ def test_large_inputs_are_thinned_evenly() -> None:
     model, x = nn.Sequential(nn.Linear(2000, 4)), torch.randn(9000, 2000)
     mode = watched(model, ["0.weight"], x)
     assert 3000 < mode.moments["0.weight"].count <= 5000
+
+
+def test_which_inputs_are_looked_at_is_the_rule_of_the_claim_format() -> None:
+    """With integers alone, as docs/claim_format.md has it; sums of what is there are the check."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 4, 3, bias=False)
+    x = torch.randn(3, 2, 52, 50)
+    mode = watched(nn.Sequential(layer), ["0.weight"], x)
+    pieces = F.unfold(x, 3).permute(0, 2, 1).reshape(-1, 18).double()
+    count, entries = len(pieces), 18
+    most = max(4096, min(64 * entries, 20_000_000_000 // entries**2))
+    assert count == 3 * 50 * 48 and most == 4096
+    step = 618 * count // 1000
+    while any(count % n == 0 and step % n == 0 for n in range(2, step + 1)):
+        step += 1
+    places = sorted(i * step % count for i in range(most))
+    assert len(set(places)) == most
+    found = mode.moments["0.weight"]
+    assert found.count == most
+    chosen = pieces[places]
+    torch.testing.assert_close(found.moment(False), chosen.T @ chosen / most, rtol=1e-5, atol=1e-6)
+    # Every column of the image has its share.
+    columns = torch.tensor(places) % 48
+    shares = columns.bincount(minlength=48) / most
+    assert float(shares.max()) < 1.1 / 48 and float(shares.min()) > 0.9 / 48
