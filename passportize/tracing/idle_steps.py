@@ -1,12 +1,14 @@
 """Steps of a recorded graph that change nothing, taken out of it.
 
 A bound beyond all values, a ReLU where everything is positive, differences that are summed again:
-such steps part layers that would be one chain without them. No shape tells them, so the graph is
+such steps part layers that would be one chain without them. A branch that adds nothing and a gate
+that is one everywhere bring layers of their own. No shape tells any of them, so the graph is
 computed on real inputs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,25 +17,36 @@ from torch import Tensor, fx, nn
 from passportize.tracing.example_inputs import ExampleInputs
 from passportize.utils.frozen import trial
 
-__all__ = ["without_idle_steps"]
+__all__ = ["LITTLE", "NOTHING", "without_idle_steps"]
 
-_SAME = 1e-3
-"""Length of a difference, as a share of the whole, up to which a tensor is the same."""
+LITTLE = 1e-3
+"""Length of a difference, as a share of the whole, that a network hardly feels."""
+
+NOTHING = 1e-7
+"""The same, as rounding takes it away in single precision."""
 
 _MOST_STEPS = 16
 """How many steps together are tried for doing nothing."""
 
 
-def without_idle_steps(model: nn.Module, graph: fx.Graph, inputs: ExampleInputs | None) -> fx.Graph:
+def without_idle_steps(
+    model: nn.Module,
+    graph: fx.Graph,
+    inputs: ExampleInputs | None,
+    of_layers: float = NOTHING,
+) -> fx.Graph:
     """A copy of a graph in which steps that change nothing on the inputs are missing.
 
-    Only functions are taken out, alone or several together, and nothing that a layer feeds from
-    elsewhere: ``x + 0 * layer(x)`` stays. Where the graph cannot be computed, it stays as it is.
+    Taken out are functions, alone or several together, that change their input by no more than a
+    thousandth, and with ``of_layers`` the layers that had a part in nothing else, as in ``x + 0 *
+    layer(x)``. Where the graph cannot be computed, it stays as it is.
 
     Args:
         model: The model that was recorded; its buffers are left as they are.
         graph: Its graph, recorded with the same inputs in evaluation mode.
         inputs: Real ones; None where there are none.
+        of_layers: How much layers may add that are taken out, as a share of the length. A branch
+            with a fresh LayerScale adds a millionth.
     """
     copied = fx.Graph()
     own: dict[fx.Node, fx.Node] = {}
@@ -47,11 +60,11 @@ def without_idle_steps(model: nn.Module, graph: fx.Graph, inputs: ExampleInputs 
         for module, _ in modes:
             module.training = False
         for node, values in _computed(model, copied, inputs):
-            source = _source_of(node, values)
+            source = _source_of(node, values, of_layers)
             if source is not None:
-                idle[node] = source
+                idle[node] = idle.get(source, source)
     for node, source in idle.items():
-        node.replace_all_uses_with(idle.get(source, source))
+        node.replace_all_uses_with(source)
     for node in reversed(list(copied.nodes)):
         if node in idle:
             _erase(node)
@@ -60,7 +73,7 @@ def without_idle_steps(model: nn.Module, graph: fx.Graph, inputs: ExampleInputs 
 
 def _erase(node: fx.Node) -> None:
     """Take a step out that nobody reads, with those before it that only it read."""
-    if node.users or node.op not in ("call_function", "get_attr"):
+    if node.users or node.op in ("placeholder", "output"):
         return
     before = node.all_input_nodes
     node.graph.erase_node(node)
@@ -68,16 +81,20 @@ def _erase(node: fx.Node) -> None:
         _erase(source)
 
 
-def _source_of(node: fx.Node, values: Mapping[fx.Node, Any]) -> fx.Node | None:
+def _source_of(node: fx.Node, values: Mapping[fx.Node, Any], of_layers: float) -> fx.Node | None:
     """The step before whose output a step gives again; None if there is none."""
     if not _is_own(node):
         return None
     value = values.get(node)
     tried = [source for source in node.all_input_nodes if source.op != "get_attr"]
+    direct = len(tried)
     for number, source in enumerate(tried):
         if number >= _MOST_STEPS:
             return None
-        if _is_same(value, values.get(source)) and _is_closed(node, source):
+        apart = _apart(value, values.get(source))
+        if apart <= LITTLE and _is_closed(node, source):
+            return source
+        if apart <= of_layers and number < direct:
             return source
         if _is_own(source):
             tried += [one for one in source.all_input_nodes if one not in tried]
@@ -105,13 +122,14 @@ def _is_own(node: fx.Node) -> bool:
     return node.op == "call_function"
 
 
-def _is_same(value: Any, other: Any) -> bool:
+def _apart(value: Any, other: Any) -> float:
+    """Length of the difference of two tensors, as a share of the second; infinite if not alike."""
     if not isinstance(value, Tensor) or not isinstance(other, Tensor) or value is other:
-        return False
+        return math.inf
     if value.shape != other.shape or value.numel() < 2 or not value.is_floating_point():
-        return False
-    apart = (value.double() - other.double()).norm()
-    return bool(apart <= _SAME * other.double().norm())
+        return math.inf
+    length = float(other.double().norm())
+    return float((value.double() - other.double()).norm()) / length if length > 0 else math.inf
 
 
 def _computed(

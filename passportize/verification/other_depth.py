@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from passportize.alignment.stretches import Stretch, cut_in_stretches
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.surgery.norms import find_norms
 from passportize.tracing.example_inputs import ExampleInputs, random_inputs
-from passportize.tracing.idle_steps import without_idle_steps
+from passportize.tracing.idle_steps import LITTLE, NOTHING, without_idle_steps
 from passportize.tracing.linear_chains import Chain, Other, Unit, units_of
 from passportize.tracing.trace import trace_model
 from passportize.tracing.unchanged import ROUNDING, FunctionCheck
@@ -62,17 +62,14 @@ def in_released_layers(
             return f"{type(model).__name__} cannot be read: {trace.reason}"
         recorded.append(trace.recordings[0].graph)
     mine, other = (ReadModel(model) for model in (suspect, architecture))
+    graphs: Iterator[tuple[fx.Graph, ...]] = itertools.chain(
+        [tuple(recorded)], _without_idle((mine, other), recorded, example_inputs)
+    )
     reason = ""
-    for idle in (True, False):
-        if not idle:
-            # Steps that do nothing part chains, whichever of the two models has them.
-            recorded = [
-                without_idle_steps(side.model, graph, _real_inputs(side.model, example_inputs))
-                for side, graph in zip((mine, other), recorded, strict=True)
-            ]
-        wanted = units_of(architecture, recorded[1])
+    for own, its in graphs:
+        wanted = units_of(architecture, its)
         for any_width, shared in itertools.product((False, True), repeat=2):
-            found = units_of(suspect, recorded[0], shared)
+            found = units_of(suspect, own, shared)
             units = [unit for unit in map(mine.without_nothing, found) if unit is not None]
             matched = _matched(mine, other, units, wanted, any_width)
             if not isinstance(matched, str):
@@ -83,6 +80,20 @@ def in_released_layers(
                 return _in_order(fill, stretches, suspect, example_inputs)
             reason = reason or matched
     return reason
+
+
+def _without_idle(
+    models: Sequence[ReadModel], recorded: Sequence[fx.Graph], example_inputs: Any
+) -> Iterator[tuple[fx.Graph, ...]]:
+    """Both graphs without steps that do nothing, whichever has them; they part chains.
+
+    And then the suspect's without layers that do little: in the released model these may be real.
+    """
+    for little in (NOTHING, LITTLE):
+        yield tuple(
+            without_idle_steps(side.model, graph, _real_inputs(side.model, example_inputs), apart)
+            for side, graph, apart in zip(models, recorded, (little, NOTHING), strict=True)
+        )
 
 
 def _real_inputs(model: nn.Module, example_inputs: Any) -> ExampleInputs | None:

@@ -88,9 +88,26 @@ def test_what_changes_something_stays(step: Step) -> None:
     assert len(steps_left(Between(step), torch.randn(5, 6))) == 1
 
 
-def test_what_a_layer_feeds_stays() -> None:
+def test_branches_that_add_nothing_go_with_their_layers() -> None:
     model = Between(torch.relu)
-    model.step = lambda x: x + 0 * model.extra(x)
+    inputs = torch.randn(5, 6)
+    for step in (
+        lambda x: x + 0 * model.extra(x),
+        lambda x: x * torch.sigmoid(50 + model.extra(x)),
+        lambda x: (x + 0 * model.extra(x)).clamp(-50, 50) + 1e-12 * model.extra(x),
+    ):
+        model.step = step
+        assert steps_left(model, inputs) == []
+        graph = trace_model(model, inputs, training=False).recordings[0].graph
+        found = without_idle_steps(model, graph, ExampleInputs.of(inputs))
+        layers = [str(node.target) for node in found.nodes if node.op == "call_module"]
+        assert layers == ["first", "second"]
+
+
+def test_branches_that_add_little_stay() -> None:
+    """A LayerScale may begin at a millionth."""
+    model = Between(torch.relu)
+    model.step = lambda x: x + 1e-6 * model.extra(x)
     assert len(steps_left(model, torch.randn(5, 6))) == 2
 
 

@@ -357,3 +357,40 @@ def test_a_stranger_with_steps_that_never_act_stays_at_chance() -> None:
     suspect = bounded(reshaped(as_trained(FAMILIES["chained"], 7), "layers"), Lifted())
     links = judged("chained", suspect).links
     assert links is not None and links.accepted is False and links.aligned_strength < 12
+
+
+class Extended(nn.Module):
+    """A layer with a branch beside it that adds nothing, behind a gate that lets all through."""
+
+    def __init__(self, layer: nn.Module, channels: int, adds: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = layer
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels, 7, 3, padding=1), nn.ReLU(), nn.Conv2d(7, channels, 1)
+        )
+        self.gate = nn.Linear(channels, channels)
+        with torch.no_grad():
+            self.branch[2].weight.mul_(adds)
+            self.branch[2].bias.mul_(adds)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        x = x + self.branch(x)
+        return x * torch.sigmoid(60 + self.gate(x.mean((2, 3))))[:, :, None, None]
+
+
+@pytest.mark.parametrize("adds", [0.0, 1e-5])
+def test_branches_that_add_nothing_and_gates_that_are_open_are_left_out(adds: float) -> None:
+    for model, accepted in ((stolen("residual"), True), (as_trained(Residual, 7), False)):
+        disguise(model, seeded(3), example_inputs=EXAMPLE)
+        before = outputs(model)
+        for name in ("first", "third"):
+            layer = model.get_submodule(name)
+            channels = next(len(p) for p in layer.parameters())
+            model.set_submodule(name, Extended(layer, channels, adds))
+        model.eval()
+        torch.testing.assert_close(outputs(model), before, atol=1e-3, rtol=0)
+        links = judged("residual", model).links
+        assert links is not None and links.accepted is accepted
+        assert links.aligned_matched >= 0.98 * links.entries_matched or not accepted
