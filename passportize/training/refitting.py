@@ -45,7 +45,12 @@ _SMALLEST = math.exp(-_REACH)
 
 
 def rows_with_moments(
-    model: nn.Module, inputs: Iterable[Any], shortest_row: int, progress: Progress | None = None
+    model: nn.Module,
+    inputs: Iterable[Any],
+    shortest_row: int,
+    progress: Progress | None = None,
+    *,
+    skip_broken: bool = False,
 ) -> Iterator[tuple[str, Tensor, list[Tensor]]]:
     """The rows of every conv and linear weight and the second moment of what they get.
 
@@ -57,6 +62,7 @@ def rows_with_moments(
         inputs: Batches, as :func:`passportize.embed_signature` takes them for ``calibration``.
         shortest_row: Weights with shorter rows are left out.
         progress: Called with batches done and their number.
+        skip_broken: Leave out weights of layers that get what is not finite.
 
     Yields:
         The name of the weight; its rows by group, float64 ``[groups, rows, entries]``, a copy; and
@@ -68,6 +74,8 @@ def rows_with_moments(
     weights = _watched(model, shortest_row)
     for name, moments in moments_in_order(model, weights, inputs, "inputs", progress):
         if not bool(torch.isfinite(moments.second).all()):
+            if skip_broken:
+                continue
             raise InvalidArgument(
                 f"the inputs of {name} are not finite in evaluation mode, so what they use cannot "
                 "be told; look at the batches, and at the model's outputs on them"
@@ -85,6 +93,8 @@ def change_by_inputs(
     change: Callable[[Tensor, Tensor], Tensor],
     shortest_row: int,
     progress: Progress | None = None,
+    *,
+    skip_broken: bool = False,
 ) -> list[str]:
     """Change the rows of every conv and linear weight by the moment of their inputs, in place.
 
@@ -97,6 +107,7 @@ def change_by_inputs(
             place.
         shortest_row: Weights with shorter rows stay as they are.
         progress: Called with batches done and their number.
+        skip_broken: As for :func:`rows_with_moments`; such weights stay as they are.
 
     Returns:
         Names of the weights that were changed.
@@ -106,7 +117,9 @@ def change_by_inputs(
     """
     changed = {
         name: torch.stack([change(*pair) for pair in zip(rows, moments, strict=True)])
-        for name, rows, moments in rows_with_moments(model, inputs, shortest_row, progress)
+        for name, rows, moments in rows_with_moments(
+            model, inputs, shortest_row, progress, skip_broken=skip_broken
+        )
     }
     for name, rows in changed.items():
         weight = model.get_parameter(name)
@@ -135,14 +148,15 @@ def refit_weights(
             thief's to choose who puts in many rows. ``"inputs"``: 10 times the mean size of the
             inputs, whatever the rows are, so that only what rows do with the strongest inputs is
             left; noise there costs most. ``share`` says nothing then.
-        shortest_row: Weights with shorter rows stay as they are.
+        shortest_row: Weights with shorter rows stay as they are, and so do those of layers that get
+            what is not finite: a suspect can hold anything.
         progress: Called with batches done and their number.
 
     Returns:
         Names of the weights that were fitted.
 
     Raises:
-        InvalidArgument: As for :func:`rows_with_moments`, or the share is not between 0 and 1.
+        InvalidArgument: There is no batch, or the share is not between 0 and 1.
     """
     if not 0 < share < 1:
         raise InvalidArgument(f"refit_weights: share={share!r} must lie between 0 and 1")
@@ -150,7 +164,7 @@ def refit_weights(
     def refit(rows: Tensor, moment: Tensor) -> Tensor:
         return _refitted(rows, moment, share, penalty)
 
-    return change_by_inputs(model, inputs, refit, shortest_row, progress)
+    return change_by_inputs(model, inputs, refit, shortest_row, progress, skip_broken=True)
 
 
 def _refitted(rows: Tensor, moment: Tensor, share: float, penalty: Penalty) -> Tensor:

@@ -173,7 +173,9 @@ def test_what_makes_no_sense() -> None:
             refit_weights(model, [torch.zeros(1, 3)], share)
     with pytest.raises(InvalidArgument, match="no batch"):
         refit_weights(model, [])
+    broken = torch.full((2, 3), float("nan"))
+    assert refit_weights(model, [broken]) == []
     with pytest.raises(InvalidArgument, match="not finite"):
-        refit_weights(model, [torch.full((2, 3), float("nan"))])
+        list(rows_with_moments(model, [broken], 1))
     with pytest.raises(InvalidArgument, match=r"\[images\] for one batch"):
         list(rows_with_moments(model, torch.zeros(2, 3), 1))

@@ -250,6 +250,25 @@ def test_norms_that_were_folded_away_do_not_matter(permuted: bool) -> None:
     assert pp.verify(suspect.state_dict(), PASSPORT, claim, inputs=OWN, **given).accepted
 
 
+class Discarding(nn.Module):
+    """What a layer makes of numbers that are not finite, and nobody reads."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers, self.beside = layers, nn.Linear(96, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.beside(x / 0.0)
+        return self.layers(x)
+
+
+def test_numbers_that_are_not_finite_switch_nothing_off() -> None:
+    _, claim = released()
+    suspect = Discarding(drowned()).eval()
+    assert not pp.verify(suspect, PASSPORT, claim).accepted
+    assert pp.verify(suspect, PASSPORT, claim, inputs=OWN).accepted
+
+
 def test_a_stranger_reads_at_chance_in_every_way() -> None:
     original, claim = released()
     stranger = trained(None, 5)
