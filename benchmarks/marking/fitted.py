@@ -2,9 +2,9 @@
 
 Question: the thieves of `benchmarks.marking.trained` who have inputs cover a mark where a network
 does not feel it. How much of the mark is read plainly, and how much with the layers fitted anew to
-what they compute on 256 inputs of the owner's (`verify(inputs=)`)? For marks that were put in after
-the training at the default share of the outputs and at ten times of it, trained in, and trained in
-and put in once more before the release.
+what they compute on the 512 inputs that the owner marks with (`verify(inputs=)`)? For marks that
+were put in after the training at the default share of the outputs and at ten times of it, trained
+in, and trained in and put in once more before the release.
 
     apt-get install dataset-fashion-mnist
     python -m benchmarks.marking.fitted --folder NETWORKS
@@ -51,8 +51,6 @@ KINDS = (
     "drowned below, 0.03 %",
     "projected on 97 %, drowned below",
 )
-OWN = 256
-"""Inputs that the owner keeps."""
 
 
 def main() -> None:
@@ -68,7 +66,7 @@ def main() -> None:
                 sets = network.sets(arguments.root)
                 plain = trained(name, seed, sets, arguments.folder)[0]
                 before = accuracy(plain, *sets.test)
-                own = sets.calibration[:: len(sets.calibration) // OWN].split(128)
+                own = sets.calibration.split(128)
                 model, passport, claim = _released(
                     plain, name, seed, way, sets, own, arguments.folder
                 )

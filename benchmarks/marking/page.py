@@ -162,13 +162,13 @@ def _fitted() -> list[str]:
         "## Looked at with the owner's inputs",
         wrapped(
             "`python -m benchmarks.marking.fitted`, one seed: the strength that is read plainly, "
-            "and with every layer of the suspect fitted anew to what it computes on 256 inputs of "
-            "the owner's, which the thief has not got (`verify(inputs=)`, the best of its three "
-            "ways; the strongest reading counts, 64 bits are needed). Marked after the training "
-            "with the defaults, and at ten times the share of the outputs; with the mark trained "
-            "in; and with it put in once more before the release, at a share of 0.01. Lost: points "
-            "against the network without a mark. 'Drowned below' is noise where the inputs have a "
-            "ten-thousandth of their mean size."
+            "and with every layer of the suspect fitted anew to what it computes on the 512 "
+            "inputs that the owner marks with, which the thief has not got (`verify(inputs=)`, the "
+            "best of its three ways; the strongest reading counts, 64 bits are needed). Marked "
+            "after the training with the defaults, and at ten times the share of the outputs; with "
+            "the mark trained in; and with it put in once more before the release, at a share of "
+            "0.01. Lost: points against the network without a mark. 'Drowned below' is noise where "
+            "the inputs have a ten-thousandth of their mean size."
         ),
         table(("network", "marked", "thief", "lost", "plainly", "with inputs"), body),
         _close(rows),
