@@ -140,6 +140,7 @@ def mark(
         "weights": made.weights,
         "bits": done.bits,
         "by_output": done.by_output,
+        "outputs_moved": done.outputs_moved,
         "change": done.change,
         "strength": verdict.strength,
     }

@@ -52,6 +52,21 @@ class FunctionCheck:
             largest = max(largest, math.inf if math.isnan(apart) else apart)
         return largest
 
+    def moved(self, model: nn.Module) -> float | None:
+        """Mean square of what outputs changed by, over their variance; None where unknown.
+
+        The variance is that over the samples, so that what all of them have in common is no part
+        of it.
+        """
+        change = variance = 0.0
+        for before, after in zip(self._before, self._outputs(model), strict=True):
+            if before.shape != after.shape or before.dim() < 1:
+                return None
+            change += float((after - before).square().sum())
+            variance += float((before - before.mean(0)).square().sum())
+        found = change / variance if variance > 0 else math.nan
+        return found if math.isfinite(found) else None
+
     def changed(self, model: nn.Module) -> bool:
         """Whether the outputs differ by more than rounding."""
         return not self.difference(model) <= ROUNDING

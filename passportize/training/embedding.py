@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,10 +29,13 @@ from passportize.layers.layer import PassportLayer
 from passportize.layers.model import passport_layers, switch_of
 from passportize.layers.private_branch import Branch
 from passportize.signature.rows import added_to_rows, anchor_rows
+from passportize.tracing.unchanged import FunctionCheck
 from passportize.training.calibration import turn_by_output
+from passportize.training.input_moments import first_batch, inputs_of
 from passportize.training.marked_rows import companions, rows_of_layers
 from passportize.utils.all_or_nothing import all_or_nothing
 from passportize.utils.progress import Progress
+from passportize.utils.trees import moved_inputs, place_of
 
 __all__ = ["Embedding", "TrainedWeightsWarning", "embed_signature"]
 
@@ -60,6 +63,8 @@ class Embedding:
         largest_change: The same of the one weight that changed most.
         by_output: Bits whose rows were turned with a view to what their layers compute; those of
             the others by the least change of the rows.
+        outputs_moved: With ``calibration``: what the marking made of the model's outputs on the
+            first batch, mean square over their variance; None where that is not known.
     """
 
     bits: int
@@ -68,12 +73,16 @@ class Embedding:
     change: float
     largest_change: float
     by_output: int = 0
+    outputs_moved: float | None = None
 
     def __str__(self) -> str:
-        return (
+        told = (
             f"{self.after} of {self.bits} bits, {self.before} before; weights changed by "
             f"{self.change:.1%}, the one that changed most by {self.largest_change:.1%}"
         )
+        if self.outputs_moved is None:
+            return told
+        return f"{told}; outputs moved by {self.outputs_moved:.2%} of their variance"
 
 
 class TrainedWeightsWarning(UserWarning):
@@ -162,7 +171,9 @@ def embed_signature(
     marked = rows_of_layers(layers, margin)
     beside = companions(marked) if calibration is not None else []
     kept += [(tensor, tensor.clone()) for tensor in beside]
-    by_output = 0
+    by_output, check = 0, None
+    if isinstance(calibration, Iterator):
+        calibration = list(calibration)
     if calibration is None and any(_trained(layer) for layer in layers):
         warnings.warn(
             f"{type(model).__name__} is trained already, and its weights lose accuracy by this "
@@ -173,6 +184,7 @@ def embed_signature(
         )
     try:
         if calibration is not None:
+            check = _check_of_outputs(model, calibration)
             by_output = turn_by_output(marked, model, calibration, output_share, progress)
         elif _fresh(layers):
             uses = Counter(
@@ -193,11 +205,18 @@ def embed_signature(
         ]
         after = sum(branch.matched() for branch in branches)
         bits = sum(branch.site.bits for branch in branches)
-        return Embedding(bits, before, after, *_changes(added), by_output)
+        outputs_moved = None if check is None else check.moved(model)
+        return Embedding(bits, before, after, *_changes(added), by_output, outputs_moved)
     except BaseException:
         for tensor, values in kept:
             tensor.copy_(values)
         raise
+
+
+def _check_of_outputs(model: nn.Module, calibration: Iterable[Any]) -> FunctionCheck | None:
+    """What the model computes on the first batch, before it is marked."""
+    first = first_batch(calibration, "calibration=")
+    return FunctionCheck(model, moved_inputs(inputs_of(first), place_of(model)))
 
 
 def _changes(added: list[tuple[float, float]]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from passportize.utils.frozen import eager_mode, in_eval_mode, trial
 from passportize.utils.progress import Progress
 from passportize.utils.trees import call_model, moved_inputs, place_of
 
-__all__ = ["Watched", "inputs_of", "moments_in_order"]
+__all__ = ["Watched", "first_batch", "inputs_of", "moments_in_order"]
 
 _MEMORY = 1 << 29
 """Bytes that the moments of the weights of one pass may take.
@@ -57,6 +57,27 @@ def inputs_of(batch: Any) -> Any:
     return batch
 
 
+def first_batch(batches: Iterable[Any], what: str) -> Any:
+    """The first of some batches, as it comes.
+
+    Args:
+        batches: Not what can be read only once.
+        what: How the argument with the batches is called, for messages.
+
+    Raises:
+        InvalidArgument: There is none, or they are no batches.
+    """
+    if not isinstance(batches, Iterable) or isinstance(batches, (Tensor, str)):
+        raise InvalidArgument(
+            f"{what} must be batches of inputs, [images] for one batch, not a "
+            f"{type(batches).__name__}"
+        )
+    first = next(iter(batches), None)
+    if first is None:
+        raise InvalidArgument(f"{what} gives no batch of inputs")
+    return first
+
+
 def moments_in_order(
     model: nn.Module,
     weights: Mapping[str, Watched],
@@ -78,13 +99,9 @@ def moments_in_order(
     Raises:
         InvalidArgument: There is no batch, or they are no batches.
     """
-    if not isinstance(batches, Iterable) or isinstance(batches, (Tensor, str)):
-        raise InvalidArgument(
-            f"{what} must be batches of inputs, [images] for one batch, not a "
-            f"{type(batches).__name__}"
-        )
     if isinstance(batches, Iterator):
         batches = list(batches)
+    first = first_batch(batches, what)
     place = place_of(model)
     watched = (
         {name: each.owner for name, each in weights.items()},
@@ -104,9 +121,6 @@ def moments_in_order(
 
     with watching() as mode:
         mode.wanted = frozenset()
-        first = next(iter(batches), None)
-        if first is None:
-            raise InvalidArgument(f"{what} gives no batch of inputs")
         run(mode, first)
     uses = dict(mode.uses)
     groups = list(_groups(list(uses), weights))

@@ -268,3 +268,24 @@ def test_half_precision() -> None:
     model = model.to(torch.bfloat16)
     done = pp.embed_signature(model, calibration=[batch.bfloat16() for batch in batches])
     assert done.after == done.bits == done.by_output == 60
+
+
+def test_what_marking_makes_of_the_outputs_is_told() -> None:
+    moved = []
+    for share in (0.001, 0.03):
+        model, batches = build("test_resnet", bits=150, shortest_row=8)
+        with torch.no_grad():
+            before = model(batches[0]).double()
+            # What can be read only once will do.
+            done = pp.embed_signature(model, calibration=iter(batches), output_share=share)
+            after = model(batches[0]).double()
+        assert done.outputs_moved == pytest.approx(
+            float((after - before).square().sum() / (len(before) * before.var(0, False).sum())),
+            rel=1e-6,
+        )
+        assert f"{done.outputs_moved:.2%}" in str(done)
+        moved.append(done.outputs_moved)
+    assert 0 < moved[0] < moved[1] < 1
+    fresh = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64))
+    fresh = pp.passportize(fresh, PASSPORT, example_inputs=torch.zeros(2, 8))
+    assert pp.embed_signature(fresh).outputs_moved is None
