@@ -23,7 +23,7 @@ from passportize.utils.files import write_atomically
 
 __all__ = ["PUBLISHED", "Published", "page"]
 
-SCHEMES = ("paper", "keyed", "signature")
+SCHEMES = ("paper", "keyed", "keyed, whole batch", "signature")
 
 
 @dataclass(frozen=True)
