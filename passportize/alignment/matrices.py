@@ -21,6 +21,9 @@ __all__ = ["Pair", "explain", "find_matrices", "inverse_of"]
 _RIDGE = 1e-6
 _SMALLEST = 1e-4
 
+_TINY = 1e-20
+"""Length times length from which on products of single precision are computed in it."""
+
 _EXACT = 1e-4
 """Share of a side that rounding may leave unexplained."""
 
@@ -53,9 +56,8 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
     before, after = products.clone(), products.clone()
     for pair in pairs:
         if not free:
-            # A rotation is no less exact than its products are: what they were given in will do.
             sizes = (_length(pair.own) * _length(pair.other)).clamp_min(1e-30)
-            products += (pair.other @ pair.own.mT).double() * (pair.own.numel() / sizes)
+            products += _products(pair, float(sizes)) * (pair.own.numel() / sizes)
             continue
         own, other = pair.own.double(), pair.other.double()
         # One unit for both, since the matrix says how large the one is in the other.
@@ -68,11 +70,24 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
     # Numbers at the end of their range leave nothing to be found.
     products, before, after = (part.nan_to_num(0.0, 0.0, 0.0) for part in (products, before, after))
     if not free:
+        if kind is MatrixKind.CENTRED:
+            # What is centred says nothing of the vector of ones, which goes to itself, and must not
+            # be mixed with another direction of which nothing is said.
+            products = products + torch.linalg.matrix_norm(products)[:, None, None] / size
         left, _, right = torch.linalg.svd(products)
         rotations: Tensor = left @ right
         return _keeping_ones(rotations) if kind is MatrixKind.CENTRED else rotations
     solved = _solved(before, after, products).nan_to_num(0.0, 0.0, 0.0)
     return _turning(solved) if kind is MatrixKind.ROTARY else solved
+
+
+def _products(pair: Pair, sizes: float) -> Tensor:
+    """``X' X^T``, float64. A rotation is no less exact than the precision that both come in."""
+    if sizes > _TINY:
+        found = (pair.other @ pair.own.mT).double()
+        if bool(found.isfinite().all()):
+            return found
+    return pair.other.double() @ pair.own.double().mT
 
 
 def _length(values: Tensor) -> Tensor:

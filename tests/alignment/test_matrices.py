@@ -117,3 +117,29 @@ def test_heads_are_known_by_products_and_subspaces() -> None:
     assert torch.equal(score.argmax(0), order) and float(score.amax(0).min()) > 0.999
     score = match_heads((values, moved[2]), None)
     assert torch.equal(score.argmax(0), order) and float(score.amax(0).min()) > 0.999
+
+
+def rotated(rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Centred columns of a rank, in single precision, the same rotated, and the rotation."""
+    rotation = centred_rotation(12)
+    columns = drawn(12, rank, seed=10)
+    own = (columns - columns.mean(0)) @ drawn(rank, 40, seed=11)
+    return own[None].float(), (rotation @ own)[None].float(), rotation
+
+
+@pytest.mark.parametrize("rank", [7, 10, 11])
+def test_what_nothing_is_said_of_is_not_mixed_with_the_vector_of_ones(rank: int) -> None:
+    own, other, _ = rotated(rank)
+    found = find_matrices(MatrixKind.CENTRED, [Pair(own, other, True)])[0]
+    ones = torch.ones(12, dtype=torch.float64)
+    # Still a rotation, also where several would do, and one that does.
+    torch.testing.assert_close(found @ found.T, torch.eye(12, dtype=torch.float64))
+    torch.testing.assert_close(found @ ones, ones)
+    torch.testing.assert_close(found @ own[0].double(), other[0].double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [2.0**-60, 2.0**70])
+def test_rotations_of_tiny_and_huge_numbers(size: float) -> None:
+    own, other, rotation = rotated(11)
+    found = find_matrices(MatrixKind.CENTRED, [Pair(own * size, other * size, True)])[0]
+    torch.testing.assert_close(found, rotation, atol=1e-5, rtol=0)
