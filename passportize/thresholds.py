@@ -21,7 +21,7 @@ FIDELITY_GAP = 5.0
 
 FITTED_PENALTY = 10.0
 """Size of inputs below which a third fitting leaves little of a row, in units of the mean over all
-directions. Chosen on two marked networks under noise at several depths; no p-value depends on it.
+directions. Chosen on a marked ConvNeXt under noise where its mark lies; no p-value depends on it.
 """
 
 FITTED_SHARE = 0.003

@@ -55,10 +55,8 @@ def without_idle_steps(
     if inputs is None or inputs.runner is not None or not inputs.is_real:
         return copied
     idle: dict[fx.Node, fx.Node] = {}
-    modes = [(module, module.training) for module in model.modules()]
     with trial(model):
-        for module, _ in modes:
-            module.training = False
+        model.eval()
         for node, values in _computed(model, copied, inputs):
             source = _source_of(node, values, of_layers)
             if source is not None:
