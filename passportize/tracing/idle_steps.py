@@ -63,20 +63,13 @@ def without_idle_steps(
                 idle[node] = idle.get(source, source)
     for node, source in idle.items():
         node.replace_all_uses_with(source)
+    # With the steps before that only these read.
+    read = set(idle)
     for node in reversed(list(copied.nodes)):
-        if node in idle:
-            _erase(node)
+        if node in read and not node.users and node.op not in ("placeholder", "output"):
+            read.update(node.all_input_nodes)
+            copied.erase_node(node)
     return copied
-
-
-def _erase(node: fx.Node) -> None:
-    """Take a step out that nobody reads, with those before it that only it read."""
-    if node.users or node.op in ("placeholder", "output"):
-        return
-    before = node.all_input_nodes
-    node.graph.erase_node(node)
-    for source in before:
-        _erase(source)
 
 
 def _source_of(node: fx.Node, values: Mapping[fx.Node, Any], of_layers: float) -> fx.Node | None:

@@ -94,6 +94,7 @@ def test_branches_that_add_nothing_go_with_their_layers() -> None:
     for step in (
         lambda x: x + 0 * model.extra(x),
         lambda x: x * torch.sigmoid(50 + model.extra(x)),
+        lambda x: x + (torch.relu(z := 0 * model.extra(x)) + z),
         lambda x: (x + 0 * model.extra(x)).clamp(-50, 50) + 1e-12 * model.extra(x),
     ):
         model.step = step
