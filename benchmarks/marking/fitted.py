@@ -36,12 +36,10 @@ __all__ = ["KINDS", "OUT", "WAYS"]
 
 OUT = RESULTS / "marking_fitted.csv"
 CASE = ("network", "seed", "way", "thief")
-WAYS = (
-    "after the training",
-    "after the training, ten times the share",
-    "trained in",
-    "trained in, and once more",
-)
+SHARES = {"after the training": 1, "after the training, ten times the share": 10}
+"""Ways to mark a trained network, and how often the default share of the outputs they take."""
+
+WAYS = (*SHARES, "trained in", "trained in, and once more")
 KINDS = (
     "nothing",
     "projected on 97 %",
@@ -87,10 +85,9 @@ def _released(
     folder: Path,
 ) -> tuple[nn.Module, pp.Passport, pp.Claim]:
     inputs = inputs_digest(own)
-    if way.startswith("after the training"):
+    if way in SHARES:
         bits, margin, share = DEFAULT
-        share *= 10 if way.endswith("share") else 1
-        return marked(plain, seed, (bits, margin, share), sets, inputs)[:3]
+        return marked(plain, seed, (bits, margin, share * SHARES[way]), sets, inputs)[:3]
     config = pp.PassportConfig.signature(inputs=inputs)
     model, passport = trained_in(name, seed, sets, folder, config, "_inputs")
     model.eval()

@@ -178,13 +178,13 @@ class Undoing:
         if self.suspect.tensors[name].dim() < 2:
             return None
         axes = self._tied.axes
-        for known, skip, placed in self._known:
+        for (known, skip, placed), tensor in self._known.items():
             if known != name or skip < 0:
                 continue
             along = [n for n in self._axes_of[name] if axes[n].dim == axes[skip].dim]
             if along != [skip] or axes[skip].cell is not None:
                 continue
-            moved = self._known[known, skip, placed].clone()
+            moved = tensor.clone()
             for unit, number, places in self._moving.get(name, ()):
                 order = self.orders[unit]
                 if number == skip and unit >= placed and order is not None:

@@ -293,8 +293,4 @@ def _even_where_varied(values: Tensor, other: Tensor) -> bool:
     if bool((narrow > FIXED).any()):
         return False
     shift = other.dim() - values.dim()
-    for dim in range(other.dim()):
-        differs = bool((other != other.narrow(dim, 0, 1)).any())
-        if differs and dim - shift >= 0 and values.shape[dim - shift] != 1:
-            return False
-    return True
+    return all(dim < shift or values.shape[dim - shift] == 1 for dim in varied(other))

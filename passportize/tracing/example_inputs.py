@@ -16,7 +16,7 @@ from passportize.errors import InvalidArgument
 from passportize.utils.foreign import input_shape_of
 from passportize.utils.trees import arguments_of, leaves_in
 
-__all__ = ["ExampleInputs", "default_inputs", "random_inputs"]
+__all__ = ["ExampleInputs", "default_inputs", "given_or_random", "random_inputs"]
 
 _CALLABLES = (
     types.FunctionType,
@@ -143,3 +143,8 @@ def random_inputs(model: nn.Module) -> ExampleInputs | None:
         for item in named.args
     )
     return ExampleInputs(tensors)
+
+
+def given_or_random(model: nn.Module, example_inputs: Any = None) -> ExampleInputs | None:
+    """What a user gave as ``example_inputs``, and :func:`random_inputs` if that is nothing."""
+    return random_inputs(model) if example_inputs is None else ExampleInputs.of(example_inputs)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.tracing.example_inputs import ExampleInputs, random_inputs
+from passportize.tracing.example_inputs import given_or_random
 from passportize.utils.frozen import trial
 from passportize.utils.trees import tensors_in
 
@@ -28,10 +28,7 @@ class FunctionCheck:
     """
 
     def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
-        if example_inputs is not None:
-            self._inputs: ExampleInputs | None = ExampleInputs.of(example_inputs)
-        else:
-            self._inputs = random_inputs(model)
+        self._inputs = given_or_random(model, example_inputs)
         self._before = self._outputs(model)
 
     def _outputs(self, model: nn.Module) -> list[Tensor]:

@@ -213,7 +213,7 @@ def embed_signature(
         raise
 
 
-def _check_of_outputs(model: nn.Module, calibration: Iterable[Any]) -> FunctionCheck | None:
+def _check_of_outputs(model: nn.Module, calibration: Iterable[Any]) -> FunctionCheck:
     """What the model computes on the first batch, before it is marked."""
     first = first_batch(calibration, "calibration=")
     return FunctionCheck(model, moved_inputs(inputs_of(first), place_of(model)))

@@ -106,8 +106,7 @@ def judge_fitted(
 ) -> Judged:
     """Judge a suspect once more, its layers fitted anew to what they compute on some inputs.
 
-    In one way after the other (:data:`WAYS`). What it is compared with is fitted
-    in the same way.
+    In one way after the other (:data:`WAYS`). What it is compared with is fitted in the same way.
 
     Args:
         before: What was found in it as it is, which stands where this is not accepted.

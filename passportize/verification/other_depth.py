@@ -24,7 +24,7 @@ from passportize.alignment.spaces import MatrixKind
 from passportize.alignment.stretches import Stretch, cut_in_stretches
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.surgery.norms import find_norms
-from passportize.tracing.example_inputs import ExampleInputs, random_inputs
+from passportize.tracing.example_inputs import given_or_random
 from passportize.tracing.idle_steps import LITTLE, NOTHING, without_idle_steps
 from passportize.tracing.linear_chains import Chain, Other, Unit, units_of
 from passportize.tracing.trace import trace_model
@@ -89,15 +89,14 @@ def _without_idle(
 
     And then the suspect's without layers that do little: in the released model these may be real.
     """
+
+    def without(at: int, of_layers: float) -> fx.Graph:
+        inputs = given_or_random(models[at].model, example_inputs)
+        return without_idle_steps(models[at].model, recorded[at], inputs, of_layers)
+
+    released = without(1, NOTHING)
     for little in (NOTHING, LITTLE):
-        yield tuple(
-            without_idle_steps(side.model, graph, _real_inputs(side.model, example_inputs), apart)
-            for side, graph, apart in zip(models, recorded, (little, NOTHING), strict=True)
-        )
-
-
-def _real_inputs(model: nn.Module, example_inputs: Any) -> ExampleInputs | None:
-    return random_inputs(model) if example_inputs is None else ExampleInputs.of(example_inputs)
+        yield without(0, little), released
 
 
 def _matched(
