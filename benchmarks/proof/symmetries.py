@@ -55,6 +55,7 @@ MODELS = (
     "vgg11_bn",
     "regnetx_002",
     "regnety_002",
+    "resnest14d",
     "dla34",
     "hrnet_w18_small",
     "mobilenetv1_100",
@@ -104,6 +105,8 @@ MODELS = (
     "pvt_v2_b0",
     "nest_tiny",
     "coat_lite_tiny",
+    "coat_tiny",
+    "gcvit_xxtiny",
     "mobilevit_xxs",
     "mobilevitv2_050",
     "maxvit_rmlp_pico_rw_256",
@@ -149,12 +152,16 @@ def drawn(seed: int = 1) -> torch.Generator:
 OTHERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "PointNet": (lambda: PointNet(10), lambda: torch.randn(POINTS, generator=drawn())),
     "DGCNN": (lambda: DGCNN(10), lambda: torch.randn(POINTS, generator=drawn())),
+    "ViT-Ti, queries and keys normed": (
+        lambda: timm.create_model("vit_tiny_patch16_224", num_classes=10, qk_norm=True),
+        lambda: torch.randn(2, 3, 224, 224, generator=drawn()),
+    ),
     "BERT (transformers)": (
         bert,
         lambda: {"input_ids": torch.randint(100, (2, 12), generator=drawn())},
     ),
 }
-"""Small models of no timm, and what they are called with."""
+"""Models that timm has not by name, and what they are called with."""
 
 
 def build(name: str, seed: int) -> nn.Module:

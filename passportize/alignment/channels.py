@@ -51,8 +51,9 @@ class Axis:
         inputs: For a ``"scale"``, the atoms of the norm's input.
         moves: Whether entries have to be moved for this axis; False if another axis of the same
             entries does it.
-        cell: Number of the group of a grouped convolution or norm whose channels are meant; None
-            where there is no more than one.
+        cell: Number of the group of a grouped convolution or norm, or of the head of attention,
+            whose channels are meant; None where there is no more than one.
+        attention: Name of the attention whose head that is; empty for groups of a layer.
     """
 
     tensor: str
@@ -65,6 +66,7 @@ class Axis:
     inputs: Tensor | None = None
     moves: bool = True
     cell: int | None = None
+    attention: str = ""
 
     def of(self, tensor: Tensor) -> Tensor:
         """The part of a tensor that is meant, as a view."""
@@ -179,11 +181,13 @@ class Table:
             table; where they come to be tied to anything, it was put to another use.
         rows: Channels of the one side, int64 ``[heads, channels]``.
         columns: Those of the other.
+        scores: Atoms of what has one number for each head, int64 ``[heads]``.
     """
 
     marks: Tensor
     rows: Tensor
     columns: Tensor
+    scores: Tensor
 
 
 class ChannelLabels:
@@ -210,6 +214,8 @@ class ChannelLabels:
         self._rigid: list[Tensor] = []
         self._same: list[Tensor] = []
         self._together: list[Tensor] = []
+        self._same_in_heads: list[Tensor] = []
+        self._together_in_heads: list[Tensor] = []
         self._unscaled: list[Tensor] = []
         self._positive: list[Tensor] = []
 
@@ -226,6 +232,14 @@ class ChannelLabels:
     def accompany(self, left: Tensor, right: Tensor) -> None:
         """Atoms at the same place move together; each has its own scale."""
         self._together.append(_pairs(left, right))
+
+    def tie_in_heads(self, left: Tensor, right: Tensor) -> None:
+        """The same for what all heads of attention meet alike, which can change places still."""
+        self._same_in_heads.append(_pairs(left, right))
+
+    def accompany_in_heads(self, left: Tensor, right: Tensor) -> None:
+        """The same as :meth:`accompany`, likewise."""
+        self._together_in_heads.append(_pairs(left, right))
 
     def pin(self, labels: Tensor) -> None:
         """These stay where they are, as they are."""
@@ -251,12 +265,19 @@ class ChannelLabels:
 
     def classes(self) -> tuple[Tensor, Tensor]:
         """Number of the class of every atom: of those that move together, and of one scale."""
-        moving = self._components([*self._same, *self._together])
+        in_heads = [*self._same_in_heads, *self._together_in_heads]
+        moving = self._components([*self._same, *self._together, *in_heads])
         return moving, self.scales()
+
+    def apart(self) -> Tensor | None:
+        """Classes that move together where heads change places; None if they are the same ones."""
+        if not (self._same_in_heads or self._together_in_heads):
+            return None
+        return self._components([*self._same, *self._together])
 
     def scales(self) -> Tensor:
         """Number of the class of one scale of every atom."""
-        return self._components(self._same)
+        return self._components([*self._same, *self._same_in_heads])
 
     def limits(self, scales: Tensor) -> tuple[Tensor, Tensor]:
         """Which classes of one scale may be rescaled, and which may change their sign, too."""

@@ -1,15 +1,16 @@
-"""Groups of grouped convolutions and of norms over groups that can change places as wholes.
+"""Groups of grouped convolutions and of norms over groups, and heads, that change places as wholes.
 
-A *cell* is such a group, or several of different layers that hold the same channels: a GroupNorm
-behind a grouped convolution, all GroupNorms along a residual stream. Where the groups of one layer
-each lie within one of another, the larger takes the smaller ones along. Two cells can be exchanged
-if their channels lie in the same way on everything else, and at the same places within them: then
-moving everything that writes and reads the one to the place of the other changes nothing.
+A *cell* is such a group or head, or several of different layers that hold the same channels: a
+GroupNorm behind a grouped convolution, all GroupNorms along a residual stream. Where the groups of
+one layer each lie within one of another, the larger takes the smaller ones along. Two cells can be
+exchanged if their channels lie in the same way on everything else, and at the same places within
+them, and meet the same where all heads meet it: then moving everything that writes and reads the
+one to the place of the other changes nothing.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -22,31 +23,33 @@ from passportize.alignment.groups import Bundles, Exchange
 __all__ = ["find_exchanges"]
 
 Node: TypeAlias = tuple[str, int]
-"""One group of one layer: name of the layer, and number of the group."""
+"""One group of one layer, or head of one attention: name of these, and number of the group."""
 
 Family: TypeAlias = tuple[str, ...]
 """Layers whose groups hold the same channels."""
 
 Cell: TypeAlias = frozenset[Node]
 
-_Own: TypeAlias = tuple[int, str, int, tuple[int, ...]]
+_Own: TypeAlias = tuple[int, int, str, int, tuple[int, ...]]
 _On: TypeAlias = tuple[int, int]
+_Key: TypeAlias = tuple[tuple[_Own, ...], tuple[_On, ...], tuple[int, ...]]
 
 
 def find_exchanges(
-    axes: Sequence[Axis], bundles: Bundles
+    axes: Sequence[Axis], bundles: Bundles, moving: Tensor
 ) -> tuple[tuple[Axis, ...], tuple[Exchange, ...]]:
     """The exchanges of a model.
 
     Args:
         axes: Its axes, in the order of the forward pass.
-        bundles: What can move.
+        bundles: What can move, heads without what is the same to all of them.
+        moving: Class of atoms that move together with that.
 
     Returns:
         Axes to be added behind the others, along which whole groups of a layer lie one after the
         other; and the exchanges, in the order in which they have to be undone.
     """
-    search = _Search(axes, bundles)
+    search = _Search(axes, bundles, moving)
     found = [exchange for family in search.families for exchange in search.of(family)]
     # What takes others along comes first, because it moves them in the places that they have.
     found.sort(key=lambda exchange: -exchange.atoms.shape[1])
@@ -61,14 +64,20 @@ class _Search:
         whole: The axes that were made, by tensor.
     """
 
-    def __init__(self, axes: Sequence[Axis], bundles: Bundles) -> None:
+    def __init__(self, axes: Sequence[Axis], bundles: Bundles, moving: Tensor) -> None:
         self._axes, self._bundles = axes, bundles
+        classes = {
+            bundle: int(moving[axes[lying[0][0]].atoms[lying[0][1][0]]])
+            for bundle, lying in bundles.items()
+        }
+        times = Counter(classes.values())
+        self._shared = {bundle: at for bundle, at in classes.items() if times[at] > 1}
         self.whole: dict[str, Axis] = {}
         self._axes_of: dict[Node, list[int]] = defaultdict(list)
         self._node_of: dict[int, Node] = {}
         for number, axis in enumerate(axes):
             if axis.cell is not None:
-                node = axis.tensor.rpartition(".")[0], axis.cell
+                node = axis.attention or axis.tensor.rpartition(".")[0], axis.cell
                 self._node_of[number] = node
                 self._axes_of[node].append(number)
         self._touching: dict[Node, list[int]] = defaultdict(list)
@@ -155,18 +164,20 @@ class _Search:
             if len(members) > 1:
                 yield self._exchange(members)
 
-    def _key(self, bundle: int, ranks: dict[Node, int]) -> tuple[tuple[_Own, ...], tuple[_On, ...]]:
-        """How a bundle lies: at which places in its cell, and how often on other axes."""
+    def _key(self, bundle: int, ranks: dict[Node, int]) -> _Key:
+        """At which places in its cell a bundle lies, how often on other axes, and with what."""
         own: list[_Own] = []
         others: list[_On] = []
         for number, entries in self._bundles[bundle]:
-            node = self._node_of.get(number)
+            axis, node = self._axes[number], self._node_of.get(number)
             if node is not None and node in ranks:
-                axis = self._axes[number]
-                own.append((ranks[node], axis.tensor, axis.dim, tuple(entries)))
+                at = self._axes_of[node].index(number)
+                own.append((ranks[node], at, axis.tensor, axis.dim, tuple(entries)))
             else:
                 others.append((number, len(entries)))
-        return tuple(sorted(own)), tuple(others)
+        # Channels that meet the same in every head keep meeting it.
+        shared = (self._shared[bundle],) if bundle in self._shared else ()
+        return tuple(sorted(own)), tuple(others), shared
 
     def _exchange(self, members: Sequence[tuple[list[int], list[Node]]]) -> Exchange:
         places: dict[int, list[list[int]]] = defaultdict(lambda: [[] for _ in members])
@@ -175,7 +186,8 @@ class _Search:
         for at, (bundles, nodes) in enumerate(members):
             for bundle in bundles:
                 for number, entries in self._bundles[bundle]:
-                    if self._node_of.get(number) not in nodes:
+                    elsewhere = self._axes[number].role != "head"
+                    if elsewhere and self._node_of.get(number) not in nodes:
                         places[number][at] += entries
             for node in nodes:
                 for number in self._axes_of[node]:
@@ -183,7 +195,7 @@ class _Search:
                     atoms[at].append(axis.atoms)
                     if axis.inputs is not None:
                         atoms[at].append(axis.inputs)
-                    if axis.rows is None:
+                    if axis.rows is None and axis.role != "head":
                         first = axis.first
                         ranges[axis.tensor][at] += range(first, first + len(axis.atoms))
         found = [(number, torch.tensor(entries)) for number, entries in sorted(places.items())]
@@ -202,6 +214,10 @@ class _Search:
 
     def _whole(self, name: str) -> Axis:
         """All channels of a layer along the axis on which its groups lie one after the other."""
-        parts = [axis for axis in self._axes if axis.tensor == name and axis.cell is not None]
+        parts = [
+            axis
+            for axis in self._axes
+            if axis.tensor == name and axis.cell is not None and axis.role != "head"
+        ]
         parts = sorted((axis for axis in parts if axis.rows is None), key=lambda axis: axis.first)
         return Axis(name, 0, "whole", torch.cat([axis.atoms for axis in parts]), parts[0].step)

@@ -45,12 +45,16 @@ class Exchange(TiedGroup):
     atoms: Tensor
 
 
-def find_bundles(axes: Sequence[Axis], moving: Tensor) -> Bundles:
+def find_bundles(
+    axes: Sequence[Axis], moving: Tensor, whole: tuple[Bundles, Tensor] | None = None
+) -> Bundles:
     """What can move.
 
     Args:
         axes: The axes of a model.
         moving: Class of atoms that move together.
+        whole: What moves together with what is the same to all heads, and its classes, where
+            ``moving`` is without that: what is read there is read.
     """
     # Tuples, because the garbage collector looks at every list again and again.
     found: dict[int, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
@@ -74,7 +78,13 @@ def find_bundles(axes: Sequence[Axis], moving: Tensor) -> Bundles:
         numbers = [number for number, _ in lying]
         return not reads.isdisjoint(numbers) and not writes.isdisjoint(numbers)
 
-    return {bundle: lying for bundle, lying in found.items() if moves(lying)}
+    def read_elsewhere(lying: Sequence[tuple[int, Sequence[int]]]) -> bool:
+        number, entries = lying[0]
+        return whole is not None and int(whole[1][axes[number].atoms[entries[0]]]) in whole[0]
+
+    return {
+        bundle: lying for bundle, lying in found.items() if moves(lying) or read_elsewhere(lying)
+    }
 
 
 def find_groups(bundles: Bundles) -> tuple[TiedGroup, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -76,6 +77,9 @@ class Matching:
             score = torch.zeros(unit.size, unit.size)
             seen = False
             plain = []
+            # Best partners by chance add up where the channels of a whole are mixed.
+            wholes = self._tied.exchanges[number : number + 1]
+            lead = _OBVIOUS * max([math.sqrt(whole.atoms.shape[1]) for whole in wholes], default=1)
             for axis, places in unit.places:
                 found = self._tied.axes[axis]
                 if found.role == "whole":
@@ -89,7 +93,7 @@ class Matching:
                         score += gain.nan_to_num_(0.0)
                         seen = True
                         # One weight tells all of a copy; what the others say need not be known.
-                        if (order := self._settle(number, score, _OBVIOUS)) is not None:
+                        if (order := self._settle(number, score, lead)) is not None:
                             return order
             for axis, places in plain:
                 gain = self._gain(self._nearness, number, axis, places)

@@ -29,6 +29,8 @@ from passportize.alignment.walk_attention import ATTENTION_STEPS, AttentionLabel
 from passportize.alignment.walk_layers import (
     Labelled,
     channels_along,
+    channels_in_heads,
+    in_every_head,
     label_norm,
     label_product,
     label_weight,
@@ -201,16 +203,24 @@ class LabelWalk:
             return None
         if uniform_along(values, dim):
             return None
-        self.labels.tie(first.inputs, channels_along(self.labels, values, dim))
-        return first._replace(dim=dim, rank=values.dim())
+        again = first._replace(dim=dim, rank=values.dim())
+        if first.head is None:
+            self.labels.tie(first.inputs, channels_along(self.labels, values, dim))
+            return again
+        heads = channels_in_heads(values, dim)
+        if heads is None:
+            return None
+        again = again._replace(outputs=first.outputs[0])
+        return in_every_head(self.labels, again, heads, varied(thin(values))[0])
 
     def _behind(self, node: fx.Node, name: str, found: Labelled | None) -> Tensor | None:
         """Labels of what a layer makes."""
         shape = shape_of(node)
-        if found is None or shape is None or len(found.outputs) != shape[found.dim]:
+        if found is None or shape is None or found.outputs.shape[-1] != shape[found.dim]:
             return self._unknown(node)
         self._layers[name] = found
-        size = [-1 if d == found.dim else 1 for d in range(len(shape))]
+        own = (found.head, found.dim)
+        size = [shape[d] if d in own else 1 for d in range(len(shape))]
         return found.outputs.view(size).expand(shape)
 
     def _looked_up(self, node: fx.Node, step: int) -> Tensor | None:

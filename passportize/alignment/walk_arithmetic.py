@@ -128,8 +128,7 @@ def label_reduction(labels: ChannelLabels, node: fx.Node, values: Tensor) -> Ten
     low, high = narrow.amin(dims, keepdim=True), narrow.amax(dims, keepdim=True)
     if name == "sum" and bool((low != high).any()) and _differ(low) and not bool((low < 0).any()):
         # Several tensors beside each other (the paths of a selective kernel), which are added.
-        labels.tie(low, narrow)
-        high = low
+        low = high = _added(labels, narrow, low, dims)
     if name not in _MEANS or bool((low != high).any()):
         labels.unscale(narrow)
         labels.stiffen(narrow)
@@ -228,11 +227,15 @@ def label_pair(
                 labels.unscale(result)
                 labels.stiffen(result)
         elif not blank and name in _SUMS:
-            labels.tie(result, value)
+            in_heads = _meets_all_heads(thin(result), value)
+            (labels.tie_in_heads if in_heads else labels.tie)(result, value)
         elif not neutral:
             # They move together; a gate has no scale of its own.
             heads = _alike_in_blocks(thin(result), found[at])
-            labels.accompany(result, value if heads is None else heads)
+            if _meets_all_heads(thin(result), value):
+                labels.accompany_in_heads(result, value)
+            else:
+                labels.accompany(result, value if heads is None else heads)
             labels.unscale(value)
         equal = found[at].numel() == found[main].numel()
         if name in _PRODUCTS:
@@ -242,6 +245,25 @@ def label_pair(
         if not scaled:
             labels.unscale(result)
     return result
+
+
+def _added(labels: ChannelLabels, narrow: Tensor, low: Tensor, dims: Sequence[int]) -> Tensor:
+    """Labels of a sum of channels beside each other; ``low`` are those of one summand.
+
+    Parts of one layer can change places as wholes, the sum is the same (the splits of ResNeSt).
+    """
+    (along,) = [d for d in varied(narrow) if d in dims][:1] or [dims[0]]
+    lying = [
+        {axis.tensor for axis in labels.axes if bool(torch.isin(axis.atoms, part).any())}
+        for part in narrow.unbind(along)
+    ]
+    if not lying[0] or any(tensors != lying[0] for tensors in lying):
+        labels.tie(low, narrow)
+        return low
+    atoms, places = torch.unique(low, return_inverse=True)
+    fresh = torch.where(atoms == FIXED, FIXED, labels.fresh(len(atoms)))
+    labels.tie_in_heads(fresh[places], narrow)
+    return fresh[places]
 
 
 def _in_groups(narrow: Tensor, dims: Sequence[int]) -> Tensor | None:
@@ -282,6 +304,13 @@ def _alike_in_blocks(values: Tensor, fixed: Tensor) -> Tensor | None:
     if at >= 0 and fixed.shape[at] != 1:
         return None
     return values.narrow(channels, 0, 1)
+
+
+def _meets_all_heads(values: Tensor, other: Tensor) -> bool:
+    """Whether channels of every head meet the same channels of a tensor, in their order."""
+    narrow, along = thin(other), varied(values)
+    moving = bool((narrow > FIXED).all()) and bool((values > FIXED).all())
+    return moving and len(along) == 2 and varied(narrow) == along[1:]
 
 
 def _even_where_varied(values: Tensor, other: Tensor) -> bool:

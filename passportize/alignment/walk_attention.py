@@ -15,6 +15,7 @@ Heads can change places where both factors are known.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -172,7 +173,7 @@ class AttentionLabels:
         labels = self._labels
         (own, others), places = _heads(rows.atoms, columns.atoms)
         marks = labels.fresh(2 * len(own)).view(2, -1)
-        labels.tables.append(Table(marks, own, others))
+        labels.tables.append(Table(marks, own, others, labels.fresh(len(own))))
         self._tables.update(dict.fromkeys(marks[0].tolist(), labels.tables[-1]))
         whole = marks[1][places][:, None].repeat(1, shape[-2])
         whole[:, 0] = marks[0][places]
@@ -203,10 +204,15 @@ class AttentionLabels:
         others = [value for value in found if self._table(value) is None]
         if len(tables) != 1 or tuple(tables[0].shape) != shape:
             return None
+        table = self._table(tables[0])
+        assert table is not None
+        corners = thin(tables[0])[..., :1, :1]
+        scores = table.scores[torch.searchsorted(table.marks[0], corners.contiguous())]
         for value in others:
             if any(dim >= value.dim() - 2 for dim in varied(thin(value))):
                 return None
-            self._labels.pin(value)
+            self._labels.accompany(value, scores)
+            self._labels.unscale(value)
         return tables[0]
 
     def _table(self, values: Tensor) -> Table | None:
@@ -220,7 +226,7 @@ class AttentionLabels:
             return None
         if narrow.shape[-2] > 1 and int(narrow[(*(0,) * (narrow.dim() - 2), 1, 0)]) != corner:
             return known
-        return Table(known.marks, known.columns, known.rows)
+        return replace(known, rows=known.columns, columns=known.rows)
 
     def _through(
         self, table: Table, factor: _Channels, shape: tuple[int, ...], first: bool
@@ -236,7 +242,7 @@ class AttentionLabels:
             labels.stiffen(side)
             labels.unscale(side)
         for side in (table.rows, table.columns):
-            labels.heads.append(Heads(None, values=side))
+            labels.heads.append(Heads(table.scores, values=side))
         outputs = labels.fresh(made.numel()).view(made.shape)
         labels.accompany(outputs, made)
         labels.stiffen(outputs)

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, Diagonal, thin, varied
+from passportize.alignment.channels import (
+    BLANK,
+    FIXED,
+    Axis,
+    ChannelLabels,
+    Diagonal,
+    first_along_others,
+    thin,
+    varied,
+)
 from passportize.tracing.weight_layers import expert_shape_of, standardises_weight
 
 __all__ = [
     "Labelled",
     "Product",
     "channels_along",
+    "channels_in_heads",
+    "in_every_head",
     "is_known_norm",
     "label_norm",
     "label_product",
@@ -115,12 +127,15 @@ class Labelled(NamedTuple):
         outputs: Of every output channel.
         dim: The dimension that counts them.
         rank: Number of dimensions of the input.
+        head: The dimension that counts heads, where every head has outputs of its own, which are
+            ``[heads, channels]`` then.
     """
 
     inputs: Tensor
     outputs: Tensor
     dim: int
     rank: int
+    head: int | None = None
 
 
 def label_product(
@@ -245,9 +260,14 @@ def label_norm(
         return None
     if set(tensors) - {*statistics, *factors, "num_batches_tracked"}:
         return None
-    inputs = channels_along(labels, values, dim)
+    heads = channels_in_heads(values, dim) if over_channels else None
     outputs = labels.fresh(width)
-    labels.accompany(inputs, outputs)
+    if heads is None:
+        inputs = channels_along(labels, values, dim)
+        labels.accompany(inputs, outputs)
+    else:
+        inputs = heads[0]
+        labels.accompany_in_heads(inputs, outputs)
     size = width // groups
     for at in range(groups):
         first = at * size
@@ -276,7 +296,37 @@ def label_norm(
     _note_factors(
         labels, norm, {key: names[id(tensors[key])] for key in tensors}, inputs, outputs, step
     )
-    return Labelled(inputs, outputs, dim, values.dim())
+    found = Labelled(inputs, outputs, dim, values.dim())
+    return found if heads is None else in_every_head(labels, found, heads, varied(thin(values))[0])
+
+
+def in_every_head(
+    labels: ChannelLabels, known: Labelled, heads: Tensor, dim: int | None
+) -> Labelled:
+    """What a norm makes of the channels of every head.
+
+    Args:
+        labels: Where to write down what was found.
+        known: Its channels, without heads.
+        heads: Those that it meets, int64 ``[heads, channels]``.
+        dim: The dimension that counts heads.
+    """
+    behind = labels.fresh(heads.numel()).view(heads.shape)
+    labels.tie_in_heads(known.inputs, heads)
+    labels.accompany(heads, behind)
+    labels.tie_in_heads(known.outputs, behind)
+    return known._replace(outputs=behind, head=dim)
+
+
+def channels_in_heads(values: Tensor, dim: int) -> Tensor | None:
+    """Atoms ``[heads, channels]`` of channels that each head has for itself; None for others."""
+    narrow = thin(values)
+    along = varied(narrow)
+    if len(along) != 2 or along[1] != dim:
+        return None
+    atoms = first_along_others(narrow, along).reshape(-1, values.shape[dim])
+    distinct = len(torch.unique(atoms)) == atoms.numel() and bool((atoms > FIXED).all())
+    return atoms if distinct else None
 
 
 def _counted_by(norm: nn.Module, values: Tensor) -> int:

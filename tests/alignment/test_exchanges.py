@@ -63,6 +63,9 @@ def test_what_the_picture_enters_and_what_lies_unevenly_stays() -> None:
     # The last group reads the picture itself, and the others can change places without it.
     assert [size for size, _ in on(find_tied_channels(Kept().eval(), EXAMPLE))] == [3]
     assert find_tied_channels(Straddling().eval(), EXAMPLE).exchanges == ()
+    # Two of four groups have channels of the one part alone, and one of the other.
+    (alike,) = find_tied_channels(Straddling(4).eval(), EXAMPLE).exchanges
+    assert alike.size == 2
     ending = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=4)).eval()
     assert find_tied_channels(ending, EXAMPLE).exchanges == ()
 

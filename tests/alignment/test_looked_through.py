@@ -65,7 +65,8 @@ def alike_rows(model: nn.Module, suspect: nn.Module, x: Tensor) -> dict[str, flo
     aligned = align(model.state_dict(), suspect.state_dict(), tied, held_out).tensors
     found = {}
     for name, own in model.state_dict().items():
-        if name.endswith("weight") and own.dim() > 1 and own[0].numel() >= 16:
+        # Of a classifier of few rows a single one would decide.
+        if name.endswith("weight") and own.dim() > 1 and own[0].numel() >= 16 < len(own):
             pair = [tensor.flatten(1) for tensor in (own, aligned[name])]
             # What writes a stream between LayerNorms is known up to a vector added to all rows.
             free = [tensor - tensor.mean(0) for tensor in pair]
@@ -86,6 +87,11 @@ ATTENTION = [
     kinds.LinearAttention,
     kinds.TableOfHeads,
     kinds.ConvolvedValues,
+    kinds.NormedQueries,
+    kinds.NormedByLength,
+    kinds.NormedAlike,
+    kinds.FactorsOfChannels,
+    kinds.Scales,
 ]
 
 
@@ -128,6 +134,44 @@ def test_what_may_act_on_queries_and_keys(
     table = {kinds.TableOfHeads: "attention.table", kinds.Cosine: "attention.scale"}.get(kind)
     assert {"attention.qkv.weight", "attention.out.weight"} <= names
     assert table is None or table in names
+
+
+AS_WHOLES = {
+    kinds.NormedAlike: set(),
+    kinds.CrossCovariance: {"attention.scale"},
+    kinds.LinearAttention: set(),
+    kinds.ConvolvedValues: {"attention.local.weight"},
+    kinds.NormedQueries: set(),
+    kinds.NormedByLength: set(),
+    kinds.FactorsOfChannels: set(),
+    kinds.Scales: {"attention.near.weight", "attention.mixed.weight"},
+}
+
+
+@pytest.mark.parametrize("kind", AS_WHOLES)
+def test_heads_whose_channels_are_seen_by_themselves_change_places(kind: type[nn.Module]) -> None:
+    """With all that belongs to them, and nothing that is the same to all of them."""
+    model, x = built(kinds.Tokens, kind), torch.randn(2, 6, kinds.INPUTS, generator=drawn())
+    tied = find_tied_channels(model, x)
+    (heads,) = tied.exchanges
+    assert heads.size == kinds.HEADS
+    names = {tied.axes[at].tensor for at, _ in heads.places}
+    assert {"attention.qkv.weight", "attention.out.weight"} | AS_WHOLES[kind] <= names
+    assert not any(part in name for name in names for part in ("norm", "factor", "shift"))
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        tied.permute(dict(moved.named_parameters()), {0: torch.tensor([1, 2, 0])})
+        torch.testing.assert_close(moved(x), model(x), atol=1e-5, rtol=1e-5)
+    rows = [m.state_dict()["attention.qkv.weight"] for m in (moved, model)]
+    assert not (rows[0] == rows[1]).all(1).any()
+    found = alike_rows(model, moved, x)
+    assert min(found["attention.qkv.weight"], found["attention.out.weight"]) >= 0.95
+
+
+@pytest.mark.parametrize("kind", [kinds.WeighedHeads, kinds.UnknownScores])
+def test_heads_that_something_tells_apart_stay(kind: type[nn.Module]) -> None:
+    model, x = built(kinds.Tokens, kind), torch.randn(2, 6, kinds.INPUTS)
+    assert not find_tied_channels(model, x).exchanges
 
 
 def test_values_that_several_heads_share() -> None:

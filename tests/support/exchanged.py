@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from timm.layers import SelectiveKernel
+from timm.layers import SelectiveKernel, SplitAttn
 from torch import Tensor, nn
 
 
@@ -97,6 +97,21 @@ class Paths(nn.Module):
         return self.head(torch.relu(self.outward_norm(self.outward(x))).mean((2, 3)))
 
 
+class Splits(nn.Module):
+    """Splits of one grouped convolution, weighed and added (ResNeSt)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = _convolution(3, 60), nn.BatchNorm2d(60)
+        self.middle = SplitAttn(60, 48, radix=3, rd_channels=8, norm_layer=nn.BatchNorm2d)
+        self.outward, self.outward_norm = _convolution(48, 72, 1), nn.BatchNorm2d(72)
+        self.head = nn.Linear(72, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(torch.relu(self.stem_norm(self.stem(x))))
+        return self.head(torch.relu(self.outward_norm(self.outward(x))).mean((2, 3)))
+
+
 class Kept(nn.Module):
     """A convolution of four groups, one of which reads the picture as it is."""
 
@@ -112,12 +127,12 @@ class Kept(nn.Module):
 
 
 class Straddling(nn.Module):
-    """A GroupNorm whose two groups hold different shares of the two parts that it normalises."""
+    """A GroupNorm of whose groups one holds channels of both parts that it normalises."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: int = 2) -> None:
         super().__init__()
-        self.one, self.other = _convolution(3, 12), _convolution(3, 20)
-        self.norm, self.last = nn.GroupNorm(2, 32), _convolution(32, 40, 3)
+        self.one, self.other = _convolution(3, 20), _convolution(3, 12)
+        self.norm, self.last = nn.GroupNorm(groups, 32), _convolution(32, 40, 3)
         self.head = nn.Linear(40, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,4 +147,5 @@ EXCHANGED: dict[str, Callable[[], nn.Module]] = {
     "shuffled": Shuffled,
     "transposed": Outward,
     "paths": Paths,
+    "splits": Splits,
 }

@@ -149,6 +149,78 @@ class ConvolvedValues(Attention):
         return super().seen(queries, keys, values) + near
 
 
+class NormedQueries(Attention):
+    """A norm over the channels of every head, with the same factors for all (ViT-22B)."""
+
+    norm: Callable[[int], nn.Module] = nn.LayerNorm
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_norm, self.k_norm = type(self).norm(SIZE), type(self).norm(SIZE)
+
+    def seen(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return super().seen(self.q_norm(queries), self.k_norm(keys), values)
+
+
+class NormedByLength(NormedQueries):
+    """The same without means."""
+
+    norm = nn.RMSNorm
+
+
+class NormedAlike(NormedQueries):
+    """One norm for queries and keys, so that both have the same channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.k_norm = self.q_norm
+
+
+class FactorsOfChannels(Attention):
+    """Queries times a parameter for each channel of a head, and one added to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.rand(SIZE) + 0.5)
+        self.shift = nn.Parameter(torch.randn(SIZE) / 4)
+
+    def seen(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return super().seen(torch.tanh(queries) * self.factor + self.shift, keys, values)
+
+
+class Scales(nn.Module):
+    """Heads as they are and heads summed over neighbours, side by side (EfficientViT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * INNER), nn.Linear(2 * INNER, WIDTH)
+        self.near = nn.Conv1d(3 * INNER, 3 * INNER, 3, padding=1, groups=3 * INNER)
+        self.mixed = nn.Conv1d(3 * INNER, 3 * INNER, 1, groups=3 * HEADS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = self.qkv(x).transpose(1, 2)
+        both = torch.cat([packed, self.mixed(self.near(packed))], 1)
+        heads = both.reshape(len(x), 2 * HEADS, 3 * SIZE, -1).transpose(-1, -2)
+        queries, keys, values = heads.chunk(3, -1)
+        values = pad(values, (0, 1), value=1.0)
+        summed = torch.relu(queries) @ (torch.relu(keys).transpose(-2, -1) @ values)
+        seen = summed[..., :-1] / (summed[..., -1:] + 1e-3)
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
+class WeighedHeads(CrossCovariance):
+    """Cross-covariance whose heads are multiplied with fixed numbers of their own."""
+
+    numbers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("numbers", torch.linspace(0.5, 2, HEADS).view(-1, 1, 1))
+
+    def seen(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return super().seen(queries, keys, values) * self.numbers
+
+
 class OneForAllHeads(nn.Module):
     """Several heads of queries share keys and values (multi-query attention)."""
 
