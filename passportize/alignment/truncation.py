@@ -18,7 +18,7 @@ from passportize.alignment.folding import act
 from passportize.alignment.spaces import MatrixSpace, fold_factors
 from passportize.alignment.tied_channels import TiedChannels
 
-__all__ = ["truncate"]
+__all__ = ["in_balance", "truncate"]
 
 
 def truncate(
@@ -53,17 +53,12 @@ def truncate(
         if tensors[axis.tensor].dim() > 1:
             rows = part.movedim(axis.dim, 0)[side.places.reshape(-1)].reshape(space.size, -1)
             grams[int(side.writes)] += rows @ rows.t()
-    reads, writes = (_root(gram) for gram in grams)
-    left, strengths, right = torch.linalg.svd(reads @ writes)
+    acting, strengths = in_balance(*grams)
     size = max(size, int((strengths > tolerance * strengths[size - 1]).sum()))
     if size == space.size:
         return size
-    kept = strengths[:size]
-    weak = kept <= 1e-12 * kept[0].clamp_min(1e-300)
-    shares = torch.where(weak, 0.0, kept.masked_fill(weak, 1).rsqrt())[:, None]
-    acting = torch.zeros(2, 1, space.size, space.size, dtype=torch.float64)
-    acting[0, 0, :size] = shares * (right[:size] @ writes)
-    acting[1, 0, :size] = shares * (left[:, :size].t() @ reads)
+    acting[:, size:] = 0
+    acting = acting[:, None]
     for side, part in zip(space.sides, folded, strict=True):
         axis = tied.axes[side.axis]
         here = axis.of(tensors[axis.tensor])
@@ -76,6 +71,24 @@ def truncate(
                 here = tensors[name].reshape(-1).narrow(0, diagonal.first, count)
                 here.fill_(math.sqrt(1.0 + diagonal.eps) if spread else 1.0)
     return size
+
+
+def in_balance(reading: Tensor, writing: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates in which what writes a space and what reads it are equally large.
+
+    Args:
+        reading: Inner products of all that reads its channels, float64 ``[size, size]``.
+        writing: Of all that writes them.
+
+    Returns:
+        Matrices on what reads and on what writes, ``[2, size, size]``, and how much of ``Y^T X``
+        each of their rows is, the largest first.
+    """
+    reads, writes = _root(reading), _root(writing)
+    left, strengths, right = torch.linalg.svd(reads @ writes)
+    weak = strengths <= 1e-12 * strengths[0].clamp_min(1e-300)
+    shares = torch.where(weak, 0.0, strengths.masked_fill(weak, 1).rsqrt())[:, None]
+    return torch.stack([shares * (right @ writes), shares * (left.t() @ reads)]), strengths
 
 
 def _root(gram: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from passportize.attacks import key_search as key_search
 from passportize.attacks import multiply_layers as multiply_layers
 from passportize.attacks import overwrite as overwrite
 from passportize.attacks import prune_channels as prune_channels
+from passportize.attacks import wider_heads as wider_heads
 from passportize.attacks.attack import (
     Attack,
     Attacked,

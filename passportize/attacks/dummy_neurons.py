@@ -82,7 +82,7 @@ def add_dummy_neurons(
         count += count % 2 if variant == "clique" else 0
         count = min(count, group.size) if variant == "split" else count
         _grow(model, places, group.size, count, variant, generator)
-        if _differs(check, model):
+        if check.changed(model):
             for name, tensor in before.items():
                 put_tensor(model, name, tensor)
             continue
@@ -163,14 +163,6 @@ def _like(values: Tensor, generator: torch.Generator | None) -> Tensor:
     """
     drawn = torch.randn(values.shape, generator=generator, dtype=values.dtype)
     return drawn * values.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (values.dim() - 1))
-
-
-def _differs(check: FunctionCheck, model: nn.Module) -> bool:
-    try:
-        return check.changed(model)
-    except (RuntimeError, ValueError):
-        # Something in the forward pass counts on the old width.
-        return True
 
 
 @register_attack(

@@ -39,9 +39,17 @@ class FunctionCheck:
         return [tensor.to(torch.float64) for tensor in tensors_in(outputs)]
 
     def difference(self, model: nn.Module) -> float:
-        """Largest difference of an output, as a share of the largest one; 0 where unknown."""
+        """Largest difference of an output, as a share of the largest one; 0 where unknown.
+
+        Infinite where the model does not run any more (something counts on an old width, or looks
+        into a module that is gone).
+        """
         largest = 0.0
-        for before, after in zip(self._before, self._outputs(model), strict=True):
+        try:
+            found = self._outputs(model)
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            return math.inf
+        for before, after in zip(self._before, found, strict=True):
             if before.shape != after.shape:
                 return math.inf
             spread = before.abs().max().clamp_min(1e-6)

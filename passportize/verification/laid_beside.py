@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from passportize.alignment.head_widths import in_released_heads
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.narrowing import Narrowed
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
@@ -42,6 +43,7 @@ class LaidBeside:
         held_out: What an alignment is not to look at.
         narrowed: How the suspect was reduced, where it had more channels; None where it had not.
         widened: How it was filled up, where it had fewer; None likewise.
+        resized: Whether heads of attention had another width.
         left_out: Released names of tensors of another size that no channels lead to (a classifier
             for other classes); in both models they are zeros here.
         refitted: How the suspect was put into the released layers, where it has others.
@@ -56,6 +58,7 @@ class LaidBeside:
     left_out: tuple[str, ...] = ()
     refitted: Refitted | None = None
     widened: Widened | None = None
+    resized: bool = False
 
     @property
     def present(self) -> tuple[int, ...] | None:
@@ -93,6 +96,7 @@ def lay_beside(
         names = find_of_any_width(structure_of(suspect), structure_of(released))
     refitted: Refitted | None = None
     wide: TiedChannels | None = None
+    resized = False
     if len(names) < len(found) or (architecture is not None and _lacks(names, released)):
         if architecture is None:
             return f"{NOT_OF_IT}; if it has other layers, {HOW_TO_REFIT}"
@@ -106,10 +110,12 @@ def lay_beside(
     elif architecture is not None and not folded and names:
         # What may move is read from code that the owner knows: a suspect's can have steps that do
         # nothing and hide what does.
-        known = _in_known_code(suspect, names, architecture, example_inputs)
+        heads = _in_released_heads(module, suspect, names, architecture, example_inputs)
+        known = _in_known_code(heads or suspect, names, architecture, example_inputs)
         if known is not None:
             module, suspect, wide = known
             names = {name: name for name in suspect}
+            resized = heads is not None
     changed = refitted.released if refitted is not None else {}
     own = {
         name: changed[name].to(suspect[name].dtype) if name in changed else released[partner].cpu()
@@ -128,7 +134,9 @@ def lay_beside(
     bound = {name for name, partner in names.items() if carrying is None or partner in carrying}
     if all(suspect[name].shape == shape for name, shape in shapes.items()):
         held_out = HeldOut(wide, shapes, bound)
-        return LaidBeside(names, own, suspect, wide, held_out, None, left_out, refitted)
+        return LaidBeside(
+            names, own, suspect, wide, held_out, None, left_out, refitted, None, resized
+        )
     try:
         tied = find_tied_channels(of_widths(module, own), example_inputs)
     except (PassportizeError, RuntimeError, ValueError) as error:
@@ -147,6 +155,7 @@ def lay_beside(
         left_out,
         refitted,
         fitted.widened,
+        resized,
     )
 
 
@@ -170,6 +179,25 @@ def _in_known_code(
         return module, renamed, find_tied_channels(module, example_inputs)
     except (PassportizeError, RuntimeError, ValueError):
         return None
+
+
+def _in_released_heads(
+    module: nn.Module,
+    suspect: dict[str, Tensor],
+    names: Mapping[str, str],
+    architecture: nn.Module,
+    example_inputs: Any,
+) -> dict[str, Tensor] | None:
+    """A suspect's tensors with heads as wide as they were released; None where they are."""
+    shapes = {name: tensor.shape for name, tensor in architecture.state_dict().items()}
+    if all(suspect[name].shape == shapes.get(partner) for name, partner in names.items()):
+        return None
+    try:
+        wide = find_tied_channels(module, example_inputs)
+        tied = find_tied_channels(architecture, example_inputs)
+    except TracingError:
+        return None
+    return in_released_heads(suspect, wide, shapes, tied, names)
 
 
 def _tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -251,6 +251,11 @@ def _told(beside: LaidBeside) -> str:
         if beside.refitted.unread:
             unread = ", ".join(beside.refitted.unread)
             said.append(f"of {unread} only products are known, so they were not read")
+    if beside.resized:
+        said.append(
+            "heads of attention have another width than was released, of which the leading part "
+            "was compared"
+        )
     if beside.widened is not None:
         said.append(
             f"the suspect has {beside.widened.missing} channels fewer than were released, of "

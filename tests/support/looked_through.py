@@ -15,7 +15,7 @@ WORDS = 600
 
 def _heads(x: Tensor, count: int) -> Tensor:
     batch, tokens, _ = x.shape
-    return x.reshape(batch, tokens, count, HEADS, SIZE).permute(2, 0, 3, 1, 4)
+    return x.reshape(batch, tokens, count, HEADS, -1).permute(2, 0, 3, 1, 4)
 
 
 class Attention(nn.Module):
@@ -34,7 +34,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         queries, keys, values = _heads(self.packed(x), 3).unbind(0)
         seen = self.seen(queries, keys, values).transpose(1, 2)
-        return self.out(seen.reshape(*x.shape[:2], INNER))
+        return self.out(seen.flatten(2))
 
 
 class BiasOfParts(Attention):
