@@ -110,13 +110,14 @@ class _Cells:
         self._join([heads for heads in known if self._exchanged(heads)])
 
     def _distinct(self, heads: Heads) -> bool:
-        """Whether all channels and scores can move, each by itself."""
-        parts = [*heads.sides, *([heads.scores] if heads.scores is not None else [])]
-        found = [self._moving[part[part != BLANK]] for part in parts]
-        return all(
-            len(torch.unique(classes)) == classes.numel() and self._fixed not in classes.tolist()
-            for classes in found
-        )
+        """Whether all channels and scores can move, those of each head by themselves."""
+        assert heads.scores is not None
+        for part in (*heads.sides, heads.scores[:, None]):
+            own = [torch.unique(self._moving[head[head != BLANK]]) for head in part]
+            together = torch.cat(own)
+            if len(torch.unique(together)) < len(together) or self._fixed in together.tolist():
+                return False
+        return True
 
     def _exchanged(self, heads: Heads) -> bool:
         return heads.scores is not None and int(heads.scores[0]) in self._attention

@@ -303,11 +303,12 @@ class _Search:
                 first = torch.searchsorted(lying, wanted)
                 counts = torch.searchsorted(lying, wanted, right=True) - first
                 count = int(counts.flatten()[0])
-                if bool((counts != count).any()) or not count or (paired and count != 2):
+                if bool((counts != count).any()) or not count or (paired and count % 2):
                     return None
                 places = order[first[..., None] + torch.arange(count)]
                 if paired:
-                    places = places.transpose(1, 2)
+                    # The channels of every pair lie one after the other, head by head.
+                    places = places.view(len(places), -1, 2).transpose(1, 2)
                 sides.append(Side(number, places, acts != (axis.role == "columns")))
         sides.sort(key=lambda side: side.axis)
         return sides

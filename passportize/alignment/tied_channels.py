@@ -21,7 +21,7 @@ from passportize.alignment.groups import Exchange, TiedGroup, find_bundles, find
 from passportize.alignment.heads import settle_heads, settle_tables
 from passportize.alignment.spaces import MatrixSpace, find_spaces, mixed_heads
 from passportize.alignment.walk import LabelWalk
-from passportize.alignment.walk_layers import is_known_norm
+from passportize.alignment.walk_norms import is_known_norm
 from passportize.errors import TracingError
 from passportize.surgery.norms import find_norms
 from passportize.tracing.trace import trace_model

@@ -29,15 +29,13 @@ from passportize.alignment.walk_attention import ATTENTION_STEPS, AttentionLabel
 from passportize.alignment.walk_layers import (
     Labelled,
     channels_along,
-    channels_in_heads,
-    in_every_head,
-    label_norm,
     label_product,
     label_weight,
-    over_positions,
     uniform_along,
 )
 from passportize.alignment.walk_moves import LAYOUT_STEPS, label_moved, nodes_in
+from passportize.alignment.walk_norms import channels_in_heads, in_every_head, label_norm
+from passportize.alignment.walk_positions import over_positions
 from passportize.alignment.walk_products import WEIGHT_STEPS, ProductStep, is_blur, product_of
 from passportize.tracing.graph import argument, shape_of, step_name
 from passportize.tracing.operations import Kind, steps

@@ -84,6 +84,11 @@ class AttentionLabels:
         if len(found) < 3:
             return None
         queries, keys, values = found[:3]
+        if queries.dim() > 2 and argument(node, 8, "enable_gqa", False):
+            keys, values = (
+                part.repeat_interleave(queries.shape[-3] // part.shape[-3], -3)
+                for part in (keys, values)
+            )
         scores = self._product(
             queries, keys.transpose(-1, -2), (*queries.shape[:-1], keys.shape[-2])
         )
@@ -132,12 +137,19 @@ class AttentionLabels:
 
     def _score(self, queries: _Channels, keys: _Channels, shape: tuple[int, ...]) -> Tensor | None:
         """Sums over channels."""
+        if keys.head is None and queries.head is not None:
+            keys = _Channels(keys.atoms.expand(len(queries.atoms), -1), queries.head, keys.dim)
         if not _fit(queries, keys) or queries.atoms.shape != keys.atoms.shape:
             return None
         labels = self._labels
         if bool((torch.stack([queries.atoms, keys.atoms]) <= FIXED).any()):
             return None
-        (own, others), places = _heads(queries.atoms, keys.atoms)
+        # Heads that share keys are one, with its queries several times.
+        shared = torch.unique(keys.atoms, dim=0, return_inverse=True)[1]
+        first = torch.stack([(shared == at).nonzero()[0, 0] for at in shared])
+        alike = queries.atoms[first]
+        labels.tie(alike, queries.atoms)
+        (own, others), places = _heads(alike, keys.atoms)
         fresh = labels.fresh(len(own))
         for side in (own, others, fresh):
             labels.unscale(side)

@@ -1,48 +1,22 @@
-"""What weights and norms do to labelled channels."""
+"""What weights do to labelled channels."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import (
-    BLANK,
-    FIXED,
-    Axis,
-    ChannelLabels,
-    Diagonal,
-    first_along_others,
-    thin,
-    varied,
-)
+from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, thin
 from passportize.tracing.weight_layers import expert_shape_of, standardises_weight
 
 __all__ = [
     "Labelled",
     "Product",
     "channels_along",
-    "channels_in_heads",
-    "in_every_head",
-    "is_known_norm",
-    "label_norm",
     "label_product",
     "label_weight",
-    "over_positions",
     "uniform_along",
 ]
-
-_NORM_ROLES = {
-    "running_mean": "mean",
-    "running_var": "variance",
-    "weight": "scale",
-    "bias": "vector",
-}
-_LINEAR = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)
-_POSITIVE = (nn.ReLU, nn.LeakyReLU)
-_PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-_NORMS = (*_PER_CHANNEL, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def channels_along(labels: ChannelLabels, values: Tensor, dim: int) -> Tensor:
@@ -61,44 +35,6 @@ def uniform_along(values: Tensor, dim: int) -> bool:
     narrow = thin(values)
     same = bool((narrow == narrow.narrow(dim, 0, 1)).all())
     return same and bool((narrow != narrow.flatten()[0]).any())
-
-
-def over_positions(labels: ChannelLabels, module: nn.Module, values: Tensor) -> int | None:
-    """The dimension whose entries a module mixes, or norms, if labels are equal along it.
-
-    Where a few tensors with channels of their own are laid side by side to be mixed, their channels
-    become the same ones.
-
-    Args:
-        labels: Where to write that down.
-        module: A linear layer, a convolution of single entries or a norm; none for any other.
-        values: Labels of its input.
-    """
-    if isinstance(module, nn.Linear):
-        dim = values.dim() - 1
-    elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        dim = values.dim() - 1 - len(module.kernel_size)
-        if {*module.kernel_size, *module.stride, module.groups} != {1}:
-            return None
-        if module.padding not in ("valid", (0,) * len(module.kernel_size)):
-            return None
-    elif isinstance(module, _NORMS) and len(getattr(module, "normalized_shape", (0,))) == 1:
-        dim = _counted_by(module, values)
-    else:
-        return None
-    if not 0 <= dim < values.dim():
-        return None
-    if uniform_along(values, dim):
-        return dim
-    narrow = thin(values)
-    across = [d for d in varied(narrow) if d != dim]
-    if len(across) == 1 and values.shape[dim] < values.shape[across[0]]:
-        first = narrow.narrow(dim, 0, 1)
-        if isinstance(module, _NORMS) or not bool((narrow > FIXED).all()):
-            return None
-        labels.tie(first, narrow)
-        return dim
-    return None
 
 
 class Product(NamedTuple):
@@ -233,132 +169,3 @@ def label_weight(
             labels.unscale(inputs)
             labels.unscale(outputs)
     return found
-
-
-def is_known_norm(norm: nn.Module) -> bool:
-    """Whether a norm is of a kind of which :func:`label_norm` knows what it does."""
-    return isinstance(norm, (*_PER_CHANNEL, nn.GroupNorm)) or hasattr(norm, "normalized_shape")
-
-
-def label_norm(
-    labels: ChannelLabels, norm: nn.Module, names: dict[int, str], values: Tensor, step: int
-) -> Labelled | None:
-    """A norm; arguments and result as for :func:`label_weight`."""
-    per_channel = isinstance(norm, _PER_CHANNEL)
-    over_channels = hasattr(norm, "normalized_shape")
-    if not is_known_norm(norm):
-        return None
-    dim = _counted_by(norm, values)
-    if values.dim() <= dim or uniform_along(values, dim):
-        return None
-    width = values.shape[dim]
-    groups = int(getattr(norm, "num_groups", 1))
-    tensors = dict(norm.named_parameters()) | dict(norm.named_buffers())
-    statistics = [key for key in ("running_mean", "running_var") if key in tensors]
-    factors = [key for key in ("weight", "bias") if key in tensors]
-    if any(tensors[key].shape != (width,) for key in (*statistics, *factors)):
-        return None
-    if set(tensors) - {*statistics, *factors, "num_batches_tracked"}:
-        return None
-    heads = channels_in_heads(values, dim) if over_channels else None
-    outputs = labels.fresh(width)
-    if heads is None:
-        inputs = channels_along(labels, values, dim)
-        labels.accompany(inputs, outputs)
-    else:
-        inputs = heads[0]
-        labels.accompany_in_heads(inputs, outputs)
-    size = width // groups
-    for at in range(groups):
-        first = at * size
-        before, after = inputs[first : first + size], outputs[first : first + size]
-        for key in (*statistics, *factors):
-            role = _NORM_ROLES[key]
-            moved = before if key in statistics else after
-            sources = before if role == "scale" else None
-            name = names[id(tensors[key])]
-            cell = at if groups > 1 else None
-            labels.axes.append(Axis(name, 0, role, moved, step, first, inputs=sources, cell=cell))
-    if not per_channel:
-        labels.unscale(inputs)
-    if "weight" not in factors:
-        labels.positive(inputs)
-        labels.unscale(outputs)
-    if over_channels and not isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
-        labels.unscale(outputs)
-    for child in norm.children():
-        if isinstance(child, _POSITIVE):
-            labels.positive(outputs)
-        elif not isinstance(child, _LINEAR):
-            labels.unscale(outputs)
-        if not isinstance(child, _LINEAR):
-            labels.stiffen(outputs)
-    _note_factors(
-        labels, norm, {key: names[id(tensors[key])] for key in tensors}, inputs, outputs, step
-    )
-    found = Labelled(inputs, outputs, dim, values.dim())
-    return found if heads is None else in_every_head(labels, found, heads, varied(thin(values))[0])
-
-
-def in_every_head(
-    labels: ChannelLabels, known: Labelled, heads: Tensor, dim: int | None
-) -> Labelled:
-    """What a norm makes of the channels of every head.
-
-    Args:
-        labels: Where to write down what was found.
-        known: Its channels, without heads.
-        heads: Those that it meets, int64 ``[heads, channels]``.
-        dim: The dimension that counts heads.
-    """
-    behind = labels.fresh(heads.numel()).view(heads.shape)
-    labels.tie_in_heads(known.inputs, heads)
-    labels.accompany(heads, behind)
-    labels.tie_in_heads(known.outputs, behind)
-    return known._replace(outputs=behind, head=dim)
-
-
-def channels_in_heads(values: Tensor, dim: int) -> Tensor | None:
-    """Atoms ``[heads, channels]`` of channels that each head has for itself; None for others."""
-    narrow = thin(values)
-    along = varied(narrow)
-    if len(along) != 2 or along[1] != dim:
-        return None
-    atoms = first_along_others(narrow, along).reshape(-1, values.shape[dim])
-    distinct = len(torch.unique(atoms)) == atoms.numel() and bool((atoms > FIXED).all())
-    return atoms if distinct else None
-
-
-def _counted_by(norm: nn.Module, values: Tensor) -> int:
-    """The dimension that counts the channels of a norm."""
-    last = hasattr(norm, "normalized_shape") and "2d" not in type(norm).__name__
-    return values.dim() - 1 if last else 1
-
-
-def _note_factors(
-    labels: ChannelLabels,
-    norm: nn.Module,
-    names: dict[str, str],
-    inputs: Tensor,
-    outputs: Tensor,
-    step: int,
-) -> None:
-    """What a norm does to channels that are mixed."""
-    name = type(norm).__name__.lower()
-    single = isinstance(norm, nn.GroupNorm) and norm.num_groups == 1
-    kind: Literal["norm", "statistics"]
-    if isinstance(norm, nn.modules.batchnorm._BatchNorm) and "running_var" in names:
-        kind = "statistics"
-    elif isinstance(norm, nn.LayerNorm) or single:
-        kind = "norm"
-        labels.centred.append(inputs)
-    elif isinstance(norm, nn.RMSNorm) or name.startswith("rmsnorm"):
-        kind = "norm"
-        labels.spherical.append(inputs)
-    else:
-        labels.stiffen(inputs)
-        labels.stiffen(outputs)
-        return
-    kept = {key: names[key] for key in names if key != "num_batches_tracked"}
-    eps = getattr(norm, "eps", 0.0) or 0.0
-    labels.diagonals.append(Diagonal(kind, inputs, outputs, kept, 0, float(eps), step))

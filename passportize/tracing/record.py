@@ -82,6 +82,25 @@ def hooks_may_help(model: nn.Module) -> bool:
     return hooked and not any(nn.parameter.is_lazy(p) for p in model.parameters())
 
 
+def _is_computed(value: Any) -> bool:
+    """Whether an attribute keeps what was computed of parameters, for each device it ran on.
+
+    A graph would say that it is a constant, where it moves with the parameters.
+    """
+    return type(value) is dict and all(
+        isinstance(tensor, torch.Tensor) and _names_device(key) for key, tensor in value.items()
+    )
+
+
+def _names_device(key: object) -> bool:
+    if isinstance(key, torch.device):
+        return True
+    try:
+        return isinstance(key, str) and bool(torch.device(key))
+    except RuntimeError:
+        return False
+
+
 @dataclass
 class Recording:
     """One forward pass as a graph.
@@ -137,6 +156,9 @@ def record_graph(
     ):
         for module in model.modules():
             vars(module)["training"] = training
+            for name, value in list(vars(module).items()):
+                if _is_computed(value):
+                    vars(module)[name] = {}
         run = inputs.copy()
         for name, tensor in run.tensors():
             recorder.add_input(name, tensor)

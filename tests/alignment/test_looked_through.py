@@ -91,6 +91,7 @@ ATTENTION = [
     kinds.NormedByLength,
     kinds.NormedAlike,
     kinds.FactorsOfChannels,
+    kinds.NormedByOwnLength,
     kinds.Scales,
 ]
 
@@ -138,6 +139,7 @@ def test_what_may_act_on_queries_and_keys(
 
 AS_WHOLES = {
     kinds.NormedAlike: set(),
+    kinds.NormedByOwnLength: set(),
     kinds.CrossCovariance: {"attention.scale"},
     kinds.LinearAttention: set(),
     kinds.ConvolvedValues: {"attention.local.weight"},
@@ -174,12 +176,59 @@ def test_heads_that_something_tells_apart_stay(kind: type[nn.Module]) -> None:
     assert not find_tied_channels(model, x).exchanges
 
 
-def test_values_that_several_heads_share() -> None:
-    model, x = built(kinds.Tokens, kinds.OneForAllHeads), torch.randn(2, 6, kinds.INPUTS)
-    (values,) = [s for s in find_tied_channels(model, x).spaces if s.kind is MatrixKind.LINEAR]
-    assert [side.places.shape[2] for side in values.sides] == [1, 1, kinds.HEADS]
+@pytest.mark.parametrize(
+    ("kind", "kinds_of_matrices"),
+    [
+        (kinds.SharedKeys, {(MatrixKind.LINEAR, 16, 3)}),
+        (kinds.RepeatedKeys, {(MatrixKind.LINEAR, 16, 3)}),
+        (kinds.SharedKeysTurned, {(MatrixKind.ROTARY, 2, 24), (MatrixKind.LINEAR, 16, 3)}),
+    ],
+)
+def test_keys_that_several_heads_of_queries_share(
+    kind: type[nn.Module], kinds_of_matrices: set[object]
+) -> None:
+    model, x = built(kinds.Tokens, kind), torch.randn(2, 6, kinds.INPUTS, generator=drawn())
+    tied = find_tied_channels(model, x)
+    queries, values = [space for space in tied.spaces if space.group is None]
+    assert {(s.kind, s.size, s.blocks) for s in (queries, values)} == kinds_of_matrices
+    copies = {tied.axes[side.axis].tensor: side.places.shape[2] for side in queries.sides}
+    assert copies["attention.q.weight"] == 2 * copies["attention.k.weight"]
     suspect = disguised(model, x)
-    assert disguise(copy.deepcopy(model), drawn(1), example_inputs=x).mixed == 96 + 16
+    own, other = (m.state_dict()["attention.q.weight"] for m in (model, suspect))
+    assert float((nn.functional.cosine_similarity(own, other).abs() > 0.9).float().mean()) < 0.2
+    assert min(alike_rows(model, suspect, x).values()) >= 0.95
+
+
+def test_norms_of_a_class_of_their_own_on_a_stream() -> None:
+    model = built(kinds.Tokens, kinds.Attention, kinds.LengthNorm)
+    x = torch.randn(2, 6, kinds.INPUTS, generator=drawn())
+    (stream,) = [s for s in find_tied_channels(model, x).spaces if s.kind is MatrixKind.ORTHOGONAL]
+    assert stream.size == kinds.WIDTH
+    suspect = disguised(model, x)
+    own, other = (m.state_dict()["mlp.0.weight"] for m in (model, suspect))
+    assert float((nn.functional.cosine_similarity(own, other).abs() > 0.9).float().mean()) < 0.2
+    assert min(alike_rows(model, suspect, x).values()) >= 0.95
+
+
+def test_what_a_model_has_computed_for_a_device_moves_with_its_parameters() -> None:
+    model, x = built(kinds.Tokens, kinds.KeptTable), torch.randn(2, 6, kinds.INPUTS)
+    fresh = find_tied_channels(model, x)
+    with torch.no_grad():
+        model(x)
+    kept = model.attention.kept["cpu"]  # type: ignore[union-attr,index]
+    tied = find_tied_channels(model, x)
+    assert [group.size for group in tied.groups] == [group.size for group in fresh.groups]
+    assert kinds.HEADS in [group.size for group in tied.groups]
+    assert model.attention.kept["cpu"] is kept  # type: ignore[union-attr,index]
+
+
+def test_keys_and_values_that_all_heads_share() -> None:
+    model, x = built(kinds.Tokens, kinds.OneForAllHeads), torch.randn(2, 6, kinds.INPUTS)
+    spaces = [s for s in find_tied_channels(model, x).spaces if s.kind is MatrixKind.LINEAR]
+    copies = [[side.places.shape[2] for side in space.sides] for space in spaces]
+    assert sorted(copies) == [[1, 1, kinds.HEADS], [kinds.HEADS, kinds.HEADS, 1, 1]]
+    suspect = disguised(model, x)
+    assert disguise(copy.deepcopy(model), drawn(1), example_inputs=x).mixed == 96 + 16 + 16
     assert min(alike_rows(model, suspect, x).values()) >= 0.95
 
 

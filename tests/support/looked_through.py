@@ -136,6 +136,21 @@ class TableOfHeads(Attention):
         return ((queries @ keys.transpose(-2, -1)) / 4 + added).softmax(-1) @ values
 
 
+class KeptTable(TableOfHeads):
+    """The same, computed once for each device (LeViT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+
+    def seen(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        if str(queries.device) not in self.kept:
+            added = self.table[self.distance.view(-1)].view(6, 6, HEADS).permute(2, 0, 1)
+            self.kept[str(queries.device)] = added
+        scores = (queries @ keys.transpose(-2, -1)) / 4
+        return (scores + self.kept[str(queries.device)]).softmax(-1) @ values
+
+
 class ConvolvedValues(Attention):
     """Every channel of the values is seen by itself as well (LePE)."""
 
@@ -215,7 +230,8 @@ class WeighedHeads(CrossCovariance):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("numbers", torch.linspace(0.5, 2, HEADS).view(-1, 1, 1))
+        numbers = torch.linspace(0.5, 2, HEADS).view(-1, 1, 1)
+        self.register_buffer("numbers", numbers, persistent=False)
 
     def seen(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return super().seen(queries, keys, values) * self.numbers
@@ -236,6 +252,64 @@ class OneForAllHeads(nn.Module):
         return self.out(seen.transpose(1, 2).flatten(2))
 
 
+class SharedKeys(nn.Module):
+    """Every two heads of queries share keys and values (grouped-query attention)."""
+
+    def __init__(self, rotary: bool = False) -> None:
+        super().__init__()
+        self.q, self.out = nn.Linear(WIDTH, 2 * INNER), nn.Linear(2 * INNER, WIDTH)
+        self.k, self.v = nn.Linear(WIDTH, INNER), nn.Linear(WIDTH, INNER)
+        self.turning = Rotary() if rotary else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys, values = (
+            layer(x).unflatten(2, (-1, SIZE)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        if self.turning is not None:
+            queries, keys = self.turning.turned(queries), self.turning.turned(keys)
+        seen = nn.functional.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
+class SharedKeysTurned(SharedKeys):
+    """The same with queries and keys turned by their place (Llama)."""
+
+    def __init__(self) -> None:
+        super().__init__(rotary=True)
+
+
+class RepeatedKeys(SharedKeys):
+    """The same with keys and values that are laid out for every head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys, values = (
+            layer(x).unflatten(2, (-1, SIZE)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        keys, values = (
+            part[:, :, None].expand(-1, -1, 2, -1, -1).flatten(1, 2) for part in (keys, values)
+        )
+        seen = (queries @ keys.transpose(-2, -1) / 4).softmax(-1) @ values
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
+class LengthNorm(nn.Module):
+    """An RMSNorm of a class of its own (Llama, T5)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = nn.Parameter(torch.rand(width) + 0.5), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.float().pow(2).mean(-1, keepdim=True)
+        return self.weight * (x.float() * torch.rsqrt(size + self.variance_epsilon)).to(x.dtype)
+
+
+class NormedByOwnLength(NormedQueries):
+    """Queries and keys behind such a norm (Qwen3)."""
+
+    norm = LengthNorm
+
+
 class UnknownScores(Attention):
     """Weights of values that nothing is known of."""
 
@@ -246,14 +320,18 @@ class UnknownScores(Attention):
 class Tokens(nn.Module):
     """A residual stream of tokens with one kind of attention, and units of an MLP."""
 
-    def __init__(self, attention: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self,
+        attention: Callable[[], nn.Module],
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+    ) -> None:
         super().__init__()
         self.inward = nn.Linear(INPUTS, WIDTH)
         self.places = nn.Parameter(torch.randn(1, 6, WIDTH))
-        self.first, self.attention = nn.LayerNorm(WIDTH), attention()
-        self.second = nn.LayerNorm(WIDTH)
+        self.first, self.attention = norm(WIDTH), attention()
+        self.second = norm(WIDTH)
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 128), nn.GELU(), nn.Linear(128, WIDTH))
-        self.last, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 5)
+        self.last, self.head = norm(WIDTH), nn.Linear(WIDTH, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.inward(x) + self.places

@@ -1,0 +1,197 @@
+"""What norms do to labelled channels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from passportize.alignment.channels import (
+    FIXED,
+    Axis,
+    ChannelLabels,
+    Diagonal,
+    first_along_others,
+    thin,
+    varied,
+)
+from passportize.alignment.walk_layers import Labelled, channels_along, uniform_along
+
+__all__ = [
+    "channels_in_heads",
+    "counted_by",
+    "in_every_head",
+    "is_known_norm",
+    "label_norm",
+]
+
+_NORM_ROLES = {
+    "running_mean": "mean",
+    "running_var": "variance",
+    "weight": "scale",
+    "bias": "vector",
+}
+_LINEAR = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)
+_POSITIVE = (nn.ReLU, nn.LeakyReLU)
+_PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+def is_known_norm(norm: nn.Module) -> bool:
+    """Whether a norm is of a kind of which :func:`label_norm` knows what it does."""
+    return isinstance(norm, (*_PER_CHANNEL, nn.GroupNorm)) or _is_over_channels(norm)
+
+
+def _is_over_channels(norm: nn.Module) -> bool:
+    return hasattr(norm, "normalized_shape") or _divides_by_length(norm)
+
+
+def _divides_by_length(norm: nn.Module) -> bool:
+    """Whether a norm is an RMSNorm (Zhang and Sennrich, NeurIPS 2019) of another name.
+
+    Transformers have one class for each family of models. What it computes of noise tells.
+    """
+    weight = norm._parameters.get("weight")
+    alone = [name for name, _ in norm.named_parameters()] == ["weight"]
+    if weight is None or not alone or weight.dim() != 1 or weight.is_meta:
+        return False
+    if [*norm.buffers(), *norm.children()] or isinstance(norm, _PER_CHANNEL):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(3, len(weight), generator=generator).to(weight)
+    numbers = [value for value in vars(norm).values() if isinstance(value, float)]
+    with torch.no_grad():
+        try:
+            found = norm(noise)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+        if not isinstance(found, Tensor) or found.shape != noise.shape:
+            return False
+        size = noise.double().square().mean(1, keepdim=True)
+        expected = [noise * (size + eps).rsqrt() * weight for eps in (*numbers, 0.0)]
+        spread = 1e-2 if weight.element_size() < 4 else 1e-4
+        return any(torch.allclose(found.double(), e.double(), spread, spread) for e in expected)
+
+
+def label_norm(
+    labels: ChannelLabels, norm: nn.Module, names: dict[int, str], values: Tensor, step: int
+) -> Labelled | None:
+    """A norm; arguments and result as for :func:`label_weight`."""
+    per_channel = isinstance(norm, _PER_CHANNEL)
+    over_channels = _is_over_channels(norm)
+    if not is_known_norm(norm):
+        return None
+    dim = counted_by(norm, values)
+    if values.dim() <= dim or uniform_along(values, dim):
+        return None
+    width = values.shape[dim]
+    groups = int(getattr(norm, "num_groups", 1))
+    tensors = dict(norm.named_parameters()) | dict(norm.named_buffers())
+    statistics = [key for key in ("running_mean", "running_var") if key in tensors]
+    factors = [key for key in ("weight", "bias") if key in tensors]
+    if any(tensors[key].shape != (width,) for key in (*statistics, *factors)):
+        return None
+    if set(tensors) - {*statistics, *factors, "num_batches_tracked"}:
+        return None
+    heads = channels_in_heads(values, dim) if over_channels else None
+    outputs = labels.fresh(width)
+    if heads is None:
+        inputs = channels_along(labels, values, dim)
+        labels.accompany(inputs, outputs)
+    else:
+        inputs = heads[0]
+        labels.accompany_in_heads(inputs, outputs)
+    size = width // groups
+    for at in range(groups):
+        first = at * size
+        before, after = inputs[first : first + size], outputs[first : first + size]
+        for key in (*statistics, *factors):
+            role = _NORM_ROLES[key]
+            moved = before if key in statistics else after
+            sources = before if role == "scale" else None
+            name = names[id(tensors[key])]
+            cell = at if groups > 1 else None
+            labels.axes.append(Axis(name, 0, role, moved, step, first, inputs=sources, cell=cell))
+    if not per_channel:
+        labels.unscale(inputs)
+    if "weight" not in factors:
+        labels.positive(inputs)
+        labels.unscale(outputs)
+    if over_channels and not isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
+        labels.unscale(outputs)
+    for child in norm.children():
+        if isinstance(child, _POSITIVE):
+            labels.positive(outputs)
+        elif not isinstance(child, _LINEAR):
+            labels.unscale(outputs)
+        if not isinstance(child, _LINEAR):
+            labels.stiffen(outputs)
+    _note_factors(
+        labels, norm, {key: names[id(tensors[key])] for key in tensors}, inputs, outputs, step
+    )
+    found = Labelled(inputs, outputs, dim, values.dim())
+    return found if heads is None else in_every_head(labels, found, heads, varied(thin(values))[0])
+
+
+def in_every_head(
+    labels: ChannelLabels, known: Labelled, heads: Tensor, dim: int | None
+) -> Labelled:
+    """What a norm makes of the channels of every head.
+
+    Args:
+        labels: Where to write down what was found.
+        known: Its channels, without heads.
+        heads: Those that it meets, int64 ``[heads, channels]``.
+        dim: The dimension that counts heads.
+    """
+    behind = labels.fresh(heads.numel()).view(heads.shape)
+    labels.tie_in_heads(known.inputs, heads)
+    labels.accompany(heads, behind)
+    labels.tie_in_heads(known.outputs, behind)
+    return known._replace(outputs=behind, head=dim)
+
+
+def channels_in_heads(values: Tensor, dim: int) -> Tensor | None:
+    """Atoms ``[heads, channels]`` of channels that each head has for itself; None for others."""
+    narrow = thin(values)
+    along = varied(narrow)
+    if len(along) != 2 or along[1] != dim:
+        return None
+    atoms = first_along_others(narrow, along).reshape(-1, values.shape[dim])
+    distinct = len(torch.unique(atoms)) == atoms.numel() and bool((atoms > FIXED).all())
+    return atoms if distinct else None
+
+
+def counted_by(norm: nn.Module, values: Tensor) -> int:
+    """The dimension that counts the channels of a norm."""
+    last = _is_over_channels(norm) and "2d" not in type(norm).__name__
+    return values.dim() - 1 if last else 1
+
+
+def _note_factors(
+    labels: ChannelLabels,
+    norm: nn.Module,
+    names: dict[str, str],
+    inputs: Tensor,
+    outputs: Tensor,
+    step: int,
+) -> None:
+    """What a norm does to channels that are mixed."""
+    name = type(norm).__name__.lower()
+    single = isinstance(norm, nn.GroupNorm) and norm.num_groups == 1
+    kind: Literal["norm", "statistics"]
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm) and "running_var" in names:
+        kind = "statistics"
+    elif isinstance(norm, nn.LayerNorm) or single:
+        kind = "norm"
+        labels.centred.append(inputs)
+    elif isinstance(norm, nn.RMSNorm) or name.startswith("rmsnorm") or _divides_by_length(norm):
+        kind = "norm"
+        labels.spherical.append(inputs)
+    else:
+        labels.stiffen(inputs)
+        labels.stiffen(outputs)
+        return
+    kept = {key: names[key] for key in names if key != "num_batches_tracked"}
+    eps = getattr(norm, "eps", 0.0) or 0.0
+    labels.diagonals.append(Diagonal(kind, inputs, outputs, kept, 0, float(eps), step))
