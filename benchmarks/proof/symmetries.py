@@ -149,6 +149,28 @@ def drawn(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def words() -> dict[str, Tensor]:
+    """What language models are called with."""
+    return {"input_ids": torch.randint(100, (2, 12), generator=drawn())}
+
+
+def language_model(family: str) -> nn.Module:
+    """A small one of ``transformers``, in which two heads of queries share keys and values."""
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=400,
+        hidden_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        head_dim=32,
+        intermediate_size=512,
+    )
+    model: nn.Module = getattr(transformers, f"{family}ForCausalLM")(config)
+    return model
+
+
 OTHERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "PointNet": (lambda: PointNet(10), lambda: torch.randn(POINTS, generator=drawn())),
     "DGCNN": (lambda: DGCNN(10), lambda: torch.randn(POINTS, generator=drawn())),
@@ -156,10 +178,9 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
         lambda: timm.create_model("vit_tiny_patch16_224", num_classes=10, qk_norm=True),
         lambda: torch.randn(2, 3, 224, 224, generator=drawn()),
     ),
-    "BERT (transformers)": (
-        bert,
-        lambda: {"input_ids": torch.randint(100, (2, 12), generator=drawn())},
-    ),
+    "BERT (transformers)": (bert, words),
+    "Llama (transformers)": (lambda: language_model("Llama"), words),
+    "Qwen3 (transformers)": (lambda: language_model("Qwen3"), words),
 }
 """Models that timm has not by name, and what they are called with."""
 
