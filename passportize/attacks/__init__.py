@@ -13,7 +13,6 @@ from passportize.attacks import key_search as key_search
 from passportize.attacks import multiply_layers as multiply_layers
 from passportize.attacks import overwrite as overwrite
 from passportize.attacks import prune_channels as prune_channels
-from passportize.attacks import wider_heads as wider_heads
 from passportize.attacks.attack import (
     Attack,
     Attacked,
@@ -36,6 +35,7 @@ from passportize.attacks.running import Cost, Outcome, Rating, rate, run_attack
 from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.attacks.spectral import turn_directions_over
 from passportize.attacks.stream_shift import shift_streams
+from passportize.attacks.wider_heads import widen_heads
 
 __all__ = [
     "Attack",
@@ -64,4 +64,5 @@ __all__ = [
     "shift_streams",
     "turn_directions_over",
     "unused_shares",
+    "widen_heads",
 ]
