@@ -89,26 +89,31 @@ def is_whole(side: Side, part: Tensor) -> bool:
     return bool((side.places.reshape(-1) == torch.arange(len(part))).all())
 
 
-def act(matrices: Tensor, side: Side, axis: Axis, part: Tensor) -> Tensor:
-    """Matrices on the channels of a space along one axis of a tensor.
+def act(matrices: Tensor, side: Side, axis: Axis, part: Tensor) -> None:
+    """Matrices on the channels of a space along one axis of a tensor, in place.
 
     Args:
         matrices: ``[blocks, size, size]``.
         side: Where the channels lie.
         axis: The axis.
-        part: What the axis means of the tensor.
-
-    Returns:
-        A new tensor like ``part``; what belongs to no channel of the space is as before.
+        part: What the axis means of the tensor; what belongs to no channel of the space stays.
     """
     turned = part.movedim(axis.dim, 0)
-    blocks, size, copies = side.places.shape
+    blocks, size, _ = side.places.shape
+    matrices = matrices.to(part)
     if is_whole(side, turned):
-        mixed = matrices[0].to(turned) @ turned.flatten(1)
-        return mixed.view(turned.shape).movedim(0, axis.dim)
+        if part.dim() == 2 and axis.dim == 1:
+            # The product as it lies in memory, without a transposition.
+            part.copy_(part @ matrices[0].t())
+        else:
+            turned.copy_((matrices[0] @ turned.flatten(1)).view(turned.shape))
+        return
     flat = side.places.reshape(-1)
-    chosen = turned[flat].reshape(blocks, size, -1)
-    mixed = torch.bmm(matrices.to(chosen), chosen)
-    result = turned.clone()
-    result[flat] = mixed.reshape(blocks * size * copies, *turned.shape[1:])
-    return result.movedim(0, axis.dim)
+    first, count = int(flat[0]), len(flat)
+    if bool((flat == torch.arange(first, first + count)).all()):
+        chosen = turned.narrow(0, first, count)
+        mixed = torch.bmm(matrices, chosen.reshape(blocks, size, -1))
+        chosen.copy_(mixed.view(chosen.shape))
+    else:
+        chosen = turned[flat]
+        turned[flat] = torch.bmm(matrices, chosen.reshape(blocks, size, -1)).view(chosen.shape)

@@ -150,9 +150,9 @@ def correlations(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Te
         # The same entries of every row, as in most cases: the lengths need no product.
         own, other = own[:, chosen[0]], other[:, chosen[0]]
         lengths = [torch.linalg.vector_norm(rows, dim=1).clamp_min(1e-15) for rows in (own, other)]
-        result = own @ other.t() / lengths[0][:, None] / lengths[1][None, :]
+        result = (own @ other.t()).div_(lengths[0][:, None]).div_(lengths[1][None, :])
         entries = torch.full((len(own), 1), float(own.shape[1]), dtype=own.dtype)
-        return result.clamp(-1, 1), entries
+        return result.clamp_(-1, 1), entries
     mask = chosen.to(own.dtype)
     masked = own * mask
     sizes = (mask @ other.square().t()).mul_(masked.square().sum(1, keepdim=True))

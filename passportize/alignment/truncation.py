@@ -62,7 +62,8 @@ def truncate(
     for side, part in zip(space.sides, folded, strict=True):
         axis = tied.axes[side.axis]
         here = axis.of(tensors[axis.tensor])
-        here.copy_(act(acting[int(side.writes)], side, axis, part))
+        act(acting[int(side.writes)], side, axis, part)
+        here.copy_(part)
     for diagonal in space.diagonals:
         count = len(diagonal.before)
         for key, name in diagonal.tensors.items():

@@ -178,21 +178,31 @@ class Undoing:
         if self.suspect.tensors[name].dim() < 2:
             return None
         axes = self._tied.axes
-        for (known, skip, placed), tensor in self._known.items():
-            if known != name or skip < 0:
-                continue
-            along = [n for n in self._axes_of[name] if axes[n].dim == axes[skip].dim]
-            if along != [skip] or axes[skip].cell is not None:
-                continue
-            moved = tensor.clone()
-            for unit, number, places in self._moving.get(name, ()):
-                order = self.orders[unit]
-                if number == skip and unit >= placed and order is not None:
-                    axes[skip].reorder(moved, places, order)
-            self._unmix(skip, moved)
-            self.scales.undo(axes[skip], moved)
-            return moved
-        return None
+        known = [
+            (skip, placed)
+            for of, skip, placed in self._known
+            if of == name
+            and skip >= 0
+            and axes[skip].cell is None
+            and [n for n in self._axes_of[name] if axes[n].dim == axes[skip].dim] == [skip]
+        ]
+        if not known:
+            return None
+        # The one that leaves the least to be multiplied.
+        skip, placed = min(known, key=lambda found: self._work_along(found[0]))
+        moved = self._known[name, skip, placed].clone()
+        for unit, number, places in self._moving.get(name, ()):
+            order = self.orders[unit]
+            if number == skip and unit >= placed and order is not None:
+                axes[skip].reorder(moved, places, order)
+        self._unmix(skip, moved)
+        self.scales.undo(axes[skip], moved)
+        return moved
+
+    def _work_along(self, number: int) -> int:
+        """Products of numbers for each entry across an axis that matrices on it take."""
+        spaces = [self._tied.spaces[at] for at, _ in self._spaces_of.get(number, ())]
+        return sum(space.blocks * space.size**2 for space in spaces)
 
     def unfolded(self, name: str) -> Tensor:
         """The same in the coordinates of the released weights."""
@@ -230,7 +240,7 @@ class Undoing:
                 continue
             part = axis.of(tensor)
             undoing = inverses if side.writes else matrices.transpose(1, 2)
-            part.copy_(act(undoing, side, axis, part))
+            act(undoing, side, axis, part)
 
     def unmixed(self, name: str) -> Tensor:
         """A tensor of the suspect of which nothing is undone but matrices."""

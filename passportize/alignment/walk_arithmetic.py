@@ -227,12 +227,12 @@ def label_pair(
                 labels.unscale(result)
                 labels.stiffen(result)
         elif not blank and name in _SUMS:
-            in_heads = _meets_all_heads(thin(result), value)
+            in_heads = _meets_all_heads(labels, thin(result), value)
             (labels.tie_in_heads if in_heads else labels.tie)(result, value)
         elif not neutral:
             # They move together; a gate has no scale of its own.
             heads = _alike_in_blocks(thin(result), found[at])
-            if _meets_all_heads(thin(result), value):
+            if _meets_all_heads(labels, thin(result), value):
                 labels.accompany_in_heads(result, value)
             else:
                 labels.accompany(result, value if heads is None else heads)
@@ -306,11 +306,15 @@ def _alike_in_blocks(values: Tensor, fixed: Tensor) -> Tensor | None:
     return values.narrow(channels, 0, 1)
 
 
-def _meets_all_heads(values: Tensor, other: Tensor) -> bool:
-    """Whether channels of every head meet the same channels of a tensor, in their order."""
+def _meets_all_heads(labels: ChannelLabels, values: Tensor, other: Tensor) -> bool:
+    """Whether channels of every head meet the same parameter for each channel, in their order."""
     narrow, along = thin(other), varied(values)
-    moving = bool((narrow > FIXED).all()) and bool((values > FIXED).all())
-    return moving and len(along) == 2 and varied(narrow) == along[1:]
+    if len(along) != 2 or varied(narrow) != along[1:]:
+        return False
+    if not (bool((narrow > FIXED).all()) and bool((values > FIXED).all())):
+        return False
+    # A parameter lies on no axis yet; a stream that meets a table of places does.
+    return not any(bool(torch.isin(axis.atoms, narrow).any()) for axis in labels.axes)
 
 
 def _even_where_varied(values: Tensor, other: Tensor) -> bool:

@@ -143,7 +143,8 @@ def _mix(
         if side.axis in factors:
             values = values * axis.spread(factors[side.axis], values)
         acting = matrices if side.writes else inverses
-        part.copy_(act(acting, side, axis, values))
+        act(acting, side, axis, values)
+        part.copy_(values)
     for diagonal, shift in zip(space.diagonals, shifts, strict=True):
         _reset(diagonal, shift, space, tied, tensors, matrices)
 
@@ -226,7 +227,9 @@ def _moved_shift(
         and (before := diagonal.first - tied.axes[number].first) >= 0
         and before + len(shift) <= len(tied.axes[number].atoms)
     )
-    return act(matrices, Side(number, places[None], True), tied.axes[number], shift)
+    moved = shift.clone()
+    act(matrices, Side(number, places[None], True), tied.axes[number], moved)
+    return moved
 
 
 def random_element(

@@ -11,7 +11,7 @@ from torch import nn
 from passportize.alignment.alignment import align
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
 from passportize.attacks.neuron_scale import scale_neurons
-from tests.support.exchanged import EXCHANGED, Grouped, Kept, Shuffled, Straddling
+from tests.support.exchanged import EXCHANGED, Grouped, Kept, Placed, Shuffled, Straddling
 from tests.support.widths import EXAMPLE, as_trained, noised
 
 
@@ -49,6 +49,16 @@ def test_norms_along_a_stream_move_together_and_larger_groups_take_smaller_ones_
     # Groups of the convolution; pairs of groups of a norm within each of them, before and behind
     # it; and those along the stream.
     assert sorted(size for size, _ in on(nested)) == [2] * 8 + [4, 8]
+
+
+def test_a_parameter_for_each_place_and_channel_moves_with_the_groups() -> None:
+    model = as_trained(Placed, 0)
+    tied, before = find_tied_channels(model, EXAMPLE), model(EXAMPLE)
+    ((size, names),) = on(tied)
+    assert size == 4 and "places" in names
+    with torch.no_grad():
+        tied.permute(tensors_of(model), {0: torch.arange(4).roll(1)})
+    assert torch.allclose(model(EXAMPLE), before, atol=1e-4 * float(before.detach().abs().max()))
 
 
 def test_either_side_of_a_shuffle() -> None:

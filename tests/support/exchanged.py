@@ -45,6 +45,20 @@ def nested() -> nn.Module:
     return Grouped(lambda width: nn.GroupNorm(8, width))
 
 
+class Placed(nn.Module):
+    """Places behind a grouped convolution, with a parameter for each place and channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.middle = _convolution(3, 64), _convolution(64, 96, 3, groups=4)
+        self.places = nn.Parameter(torch.randn(1, 256, 96) / 4)
+        self.last, self.head = nn.Linear(96, 40), nn.Linear(40, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(torch.relu(self.stem(x))).flatten(2).transpose(1, 2) + self.places
+        return self.head(torch.relu(self.last(torch.relu(x))).mean(1))
+
+
 class Shuffled(nn.Module):
     """Two convolutions of four groups with the channels dealt out in between (ShuffleNet)."""
 
