@@ -255,7 +255,7 @@ def _added(labels: ChannelLabels, narrow: Tensor, low: Tensor, dims: Sequence[in
     (along,) = [d for d in varied(narrow) if d in dims][:1] or [dims[0]]
     lying = [
         {axis.tensor for axis in labels.axes if bool(torch.isin(axis.atoms, part).any())}
-        for part in narrow.unbind(along)
+        for part in map(torch.unique, narrow.unbind(along))
     ]
     if not lying[0] or any(tensors != lying[0] for tensors in lying):
         labels.tie(low, narrow)
