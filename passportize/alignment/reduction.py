@@ -65,7 +65,7 @@ class Reduction:
                 known = self._readings[number].known
             else:
                 self._spaces[number] = space
-                known = space.kind is MatrixKind.LINEAR and space.blocks == 1
+                known = space.kind is not MatrixKind.ROTARY and space.blocks == 1
             if not known:
                 self.hopeless = f"{names[0]} has channels too many of a kind that is not undone"
             if group.size > MOST_WIDENED * widths.sizes[number]:

@@ -3,7 +3,8 @@
 With ``X`` all that writes it and ``Y`` all that reads it, a network sees nothing but ``Y^T X``.
 Channels that nothing reads, that cancel each other or are there several times do not raise its
 rank, whatever matrix lies on them, so the leading part of it, in balanced coordinates (Moore 1981),
-is the space without them.
+is the space without them. Before a norm over channels only rotations may act, and the leading
+directions of ``X`` are kept as they are; how many channels a norm counts changes a common factor.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from passportize.alignment.folding import act
-from passportize.alignment.spaces import MatrixSpace, fold_factors
+from passportize.alignment.spaces import MatrixKind, MatrixSpace, fold_factors
 from passportize.alignment.tied_channels import TiedChannels
 
 __all__ = ["in_balance", "truncate"]
@@ -31,7 +32,7 @@ def truncate(
     """Carry a space into its first channels and set the others to zero, in place.
 
     Args:
-        space: One block of channels with no norm over them.
+        space: One block of channels, no pairs of them.
         size: How many channels to leave at least.
         tied: The channels of the model.
         tensors: Its tensors by first name.
@@ -50,11 +51,14 @@ def truncate(
         if side.axis in factors:
             part = part * axis.spread(factors[side.axis], part)
         folded.append(part)
-        if tensors[axis.tensor].dim() > 1:
+        if tensors[axis.tensor].dim() > 1 or space.kind is not MatrixKind.LINEAR:
             rows = part.movedim(axis.dim, 0)[side.places.reshape(-1)].reshape(space.size, -1)
             grams[int(side.writes)] += rows @ rows.t()
-    acting, strengths = in_balance(*grams)
-    size = max(size, int((strengths > tolerance * strengths[size - 1]).sum()))
+    if space.kind is MatrixKind.LINEAR:
+        acting, strengths = in_balance(*grams)
+        size = max(size, int((strengths > tolerance * strengths[size - 1]).sum()))
+    else:
+        acting, size = _leading(grams[1], size, space.kind is MatrixKind.CENTRED, tolerance)
     if size == space.size:
         return size
     acting[:, size:] = 0
@@ -72,6 +76,29 @@ def truncate(
                 here = tensors[name].reshape(-1).narrow(0, diagonal.first, count)
                 here.fill_(math.sqrt(1.0 + diagonal.eps) if spread else 1.0)
     return size
+
+
+def _leading(writing: Tensor, size: int, centred: bool, tolerance: float) -> tuple[Tensor, int]:
+    """The leading directions of what is written, as the first channels, and how many they are.
+
+    Where the mean over channels is taken away, they are laid across the vector of ones.
+    """
+    count = len(writing)
+    if centred:
+        away = torch.eye(count, dtype=torch.float64) - 1.0 / count
+        writing = away @ writing @ away
+    strengths, directions = torch.linalg.eigh(writing)
+    strengths, rows = strengths.flip(0).clamp_min(0).sqrt(), directions.t().flip(0)
+    one = int(centred)
+    least = tolerance * strengths[max(0, size - one - 1)]
+    size = max(size, int((strengths > least).sum()) + one)
+    acting = torch.zeros(count, count, dtype=torch.float64)
+    if size < count:
+        start = torch.eye(size, dtype=torch.float64)
+        start[:, 0] = 1.0
+        across = torch.linalg.qr(start)[0][:, 1:] if centred else torch.eye(size).double()
+        acting[:size] = across @ rows[: size - one]
+    return acting.expand(2, count, count).clone(), min(size, count)
 
 
 def in_balance(reading: Tensor, writing: Tensor) -> tuple[Tensor, Tensor]:

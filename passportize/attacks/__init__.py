@@ -36,6 +36,7 @@ from passportize.attacks.sign_flip import flip_channel_signs
 from passportize.attacks.spectral import turn_directions_over
 from passportize.attacks.stream_shift import shift_streams
 from passportize.attacks.wider_heads import widen_heads
+from passportize.attacks.wider_streams import widen_streams
 
 __all__ = [
     "Attack",
@@ -65,4 +66,5 @@ __all__ = [
     "turn_directions_over",
     "unused_shares",
     "widen_heads",
+    "widen_streams",
 ]

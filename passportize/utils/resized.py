@@ -54,7 +54,7 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
 def put_tensor(model: nn.Module, name: str, values: Tensor) -> None:
     """Put a tensor in the place of a parameter or buffer, whatever its size, in place.
 
-    Convolutions, linear layers and norms with statistics take note of their new width.
+    Convolutions, linear layers and norms take note of their new width.
     """
     path, _, key = name.rpartition(".")
     owner: Any = model.get_submodule(path)
@@ -84,3 +84,5 @@ def _note_width(owner: Any, weight: Tensor) -> None:
         owner.in_channels *= 1 if owner.transposed else owner.groups
     elif isinstance(owner, nn.modules.batchnorm._BatchNorm):
         owner.num_features = weight.shape[0]
+    elif isinstance(owner, (nn.LayerNorm, nn.RMSNorm)):
+        owner.normalized_shape = tuple(weight.shape)

@@ -1,4 +1,4 @@
-"""Heads of attention that are wider or narrower than was released are read all the same."""
+"""Heads and residual streams of another width than was released are read all the same."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import passportize as pp
 from passportize.attacks.disguise import disguise
 from passportize.attacks.dummy_neurons import add_dummy_neurons
 from passportize.attacks.wider_heads import widen_heads
+from passportize.attacks.wider_streams import widen_streams
 from passportize.release.claim import Claim, claim_of
 from passportize.surgery.branches import take_out_branches
 from tests.support import looked_through as kinds
@@ -28,8 +29,10 @@ KINDS = [kinds.Attention, kinds.Cosine, kinds.TableOfHeads]
 
 
 @functools.cache
-def released(kind: type[nn.Module]) -> tuple[nn.Module, Claim]:
-    model = as_trained(lambda: kinds.Tokens(kind), 0)
+def released(
+    kind: type[nn.Module], norm: type[nn.Module] = nn.LayerNorm
+) -> tuple[nn.Module, Claim]:
+    model = as_trained(lambda: kinds.Tokens(kind, norm), 0)
     config = pp.PassportConfig.signature()
     pp.passportize(model, PASSPORT, config=config, example_inputs=EXAMPLE)
     pp.embed_signature(model)
@@ -38,8 +41,10 @@ def released(kind: type[nn.Module]) -> tuple[nn.Module, Claim]:
     return model.eval(), claim
 
 
-def judged(kind: type[nn.Module], suspect: nn.Module) -> pp.Verdict:
-    original, claim = released(kind)
+def judged(
+    kind: type[nn.Module], suspect: nn.Module, norm: type[nn.Module] = nn.LayerNorm
+) -> pp.Verdict:
+    original, claim = released(kind, norm)
     return pp.verify(suspect, PASSPORT, claim, released=original, example_inputs=EXAMPLE)
 
 
@@ -79,6 +84,44 @@ def test_a_stranger_with_wider_heads_stays_at_chance(kind: type[nn.Module]) -> N
     suspect = widened(as_trained(lambda: kinds.Tokens(kind), 7))
     disguise(suspect, seeded(3), example_inputs=EXAMPLE)
     links = judged(kind, suspect).links
+    assert links is not None and links.similarity is not None and links.accepted is False
+    assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 12
+
+
+NORMS = [nn.LayerNorm, nn.RMSNorm, kinds.LengthNorm]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("more", ["alone", "heads and dummies", "noise", "noise on top"])
+def test_wider_streams_come_back_below_the_full_disguise(norm: type[nn.Module], more: str) -> None:
+    original = released(kinds.Attention, norm)[0]
+    suspect = copy.deepcopy(original)
+    if more == "noise":
+        noised(suspect, 0.3)
+    with torch.no_grad():
+        before = suspect(EXAMPLE)
+        if more == "heads and dummies":
+            assert widen_heads(suspect, 0.5, seeded(2), EXAMPLE)
+            assert add_dummy_neurons(suspect, "clique", 0.2, seeded(1), EXAMPLE)
+        assert widen_streams(suspect, 0.3, seeded(4), EXAMPLE) == 29
+        disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+        torch.testing.assert_close(suspect(EXAMPLE), before, atol=1e-3, rtol=1e-3)
+    if more == "noise on top":
+        noised(suspect, 0.3)
+    links = judged(kinds.Attention, suspect, norm).links
+    assert links is not None and links.accepted
+    if more == "alone":
+        assert "29 left out" in links.narrowed
+    least = 0.9 if more.startswith("noise") else 0.98
+    assert links.aligned_matched >= least * links.entries_matched
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_stranger_with_a_wider_stream_stays_at_chance(norm: type[nn.Module]) -> None:
+    suspect = as_trained(lambda: kinds.Tokens(kinds.Attention, norm), 7)
+    assert widen_streams(suspect, 0.3, seeded(4), EXAMPLE)
+    disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+    links = judged(kinds.Attention, suspect, norm).links
     assert links is not None and links.similarity is not None and links.accepted is False
     assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 12
 
