@@ -112,7 +112,8 @@ def test_wider_streams_come_back_below_the_full_disguise(norm: type[nn.Module], 
     assert links is not None and links.accepted
     if more == "alone":
         assert "29 left out" in links.narrowed
-    least = 0.9 if more.startswith("noise") else 0.98
+    # Noise lies in the directions that were added as well, and turns what is kept.
+    least = {"noise": 0.9, "noise on top": 0.8}.get(more, 0.98)
     assert links.aligned_matched >= least * links.entries_matched
 
 
