@@ -110,6 +110,7 @@ class Diagonal:
         first: First entry of these tensors that is meant.
         eps: What is added to the variance.
         step: Place in the forward pass.
+        offset: What is added to the weight before it multiplies.
     """
 
     kind: Literal["norm", "statistics", "factor"]
@@ -119,6 +120,7 @@ class Diagonal:
     first: int
     eps: float
     step: int
+    offset: float = 0.0
 
     def of(self, mine: Tensor) -> Diagonal | None:
         """The same for some of its channels; None where they do not lie side by side.
@@ -139,7 +141,7 @@ class Diagonal:
         result = torch.ones(count, dtype=torch.float64)
         if "weight" in self.tensors:
             weight = tensors[self.tensors["weight"]].detach().double().cpu().reshape(-1)
-            result = weight.narrow(0, self.first, count)
+            result = weight.narrow(0, self.first, count) + self.offset
         if "running_var" in self.tensors:
             variance = tensors[self.tensors["running_var"]].detach().double().cpu()
             result = (

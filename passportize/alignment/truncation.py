@@ -74,7 +74,8 @@ def truncate(
             if key in ("weight", "running_var"):
                 spread = key == "weight" and "running_var" in diagonal.tensors
                 here = tensors[name].reshape(-1).narrow(0, diagonal.first, count)
-                here.fill_(math.sqrt(1.0 + diagonal.eps) if spread else 1.0)
+                one = math.sqrt(1.0 + diagonal.eps) if spread else 1.0
+                here.fill_(one - diagonal.offset if key == "weight" else one)
     return size
 
 

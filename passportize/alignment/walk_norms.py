@@ -16,6 +16,7 @@ from passportize.alignment.channels import (
     thin,
     varied,
 )
+from passportize.alignment.length_norms import offset_of
 from passportize.alignment.walk_layers import Labelled, channels_along, uniform_along
 
 __all__ = [
@@ -43,34 +44,7 @@ def is_known_norm(norm: nn.Module) -> bool:
 
 
 def _is_over_channels(norm: nn.Module) -> bool:
-    return hasattr(norm, "normalized_shape") or _divides_by_length(norm)
-
-
-def _divides_by_length(norm: nn.Module) -> bool:
-    """Whether a norm is an RMSNorm (Zhang and Sennrich, NeurIPS 2019) of another name.
-
-    Transformers have one class for each family of models. What it computes of noise tells.
-    """
-    weight = norm._parameters.get("weight")
-    alone = [name for name, _ in norm.named_parameters()] == ["weight"]
-    if weight is None or not alone or weight.dim() != 1 or weight.is_meta:
-        return False
-    if [*norm.buffers(), *norm.children()] or isinstance(norm, _PER_CHANNEL):
-        return False
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(3, len(weight), generator=generator).to(weight)
-    numbers = [value for value in vars(norm).values() if isinstance(value, float)]
-    with torch.no_grad():
-        try:
-            found = norm(noise)
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False
-        if not isinstance(found, Tensor) or found.shape != noise.shape:
-            return False
-        size = noise.double().square().mean(1, keepdim=True)
-        expected = [noise * (size + eps).rsqrt() * weight for eps in (*numbers, 0.0)]
-        spread = 1e-2 if weight.element_size() < 4 else 1e-4
-        return any(torch.allclose(found.double(), e.double(), spread, spread) for e in expected)
+    return hasattr(norm, "normalized_shape") or offset_of(norm) is not None
 
 
 def label_norm(
@@ -180,13 +154,17 @@ def _note_factors(
     name = type(norm).__name__.lower()
     single = isinstance(norm, nn.GroupNorm) and norm.num_groups == 1
     kind: Literal["norm", "statistics"]
+    offset = 0.0
     if isinstance(norm, nn.modules.batchnorm._BatchNorm) and "running_var" in names:
         kind = "statistics"
     elif isinstance(norm, nn.LayerNorm) or single:
         kind = "norm"
         labels.centred.append(inputs)
-    elif isinstance(norm, nn.RMSNorm) or name.startswith("rmsnorm") or _divides_by_length(norm):
+    elif isinstance(norm, nn.RMSNorm) or name.startswith("rmsnorm"):
         kind = "norm"
+        labels.spherical.append(inputs)
+    elif (found := offset_of(norm)) is not None:
+        kind, offset = "norm", found
         labels.spherical.append(inputs)
     else:
         labels.stiffen(inputs)
@@ -194,4 +172,4 @@ def _note_factors(
         return
     kept = {key: names[key] for key in names if key != "num_batches_tracked"}
     eps = getattr(norm, "eps", 0.0) or 0.0
-    labels.diagonals.append(Diagonal(kind, inputs, outputs, kept, 0, float(eps), step))
+    labels.diagonals.append(Diagonal(kind, inputs, outputs, kept, 0, float(eps), step, offset))

@@ -206,7 +206,7 @@ def _reset(
         write("running_mean", torch.zeros_like(ones))
     if "weight" in diagonal.tensors:
         spread = math.sqrt(1.0 + diagonal.eps) if "running_var" in diagonal.tensors else 1.0
-        write("weight", ones * spread)
+        write("weight", ones * spread - diagonal.offset)
     if "bias" in diagonal.tensors and shift is not None:
         write("bias", _moved_shift(diagonal, shift, space, tied, matrices))
 

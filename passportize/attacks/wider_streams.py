@@ -84,8 +84,9 @@ def _widen(model: nn.Module, space: MatrixSpace, tied: TiedChannels, more: int) 
             values = tensor_of(model, name).detach().double()
             new = _nothing(values, more)
             if key == "weight" and diagonal.kind == "norm":
-                values = values * math.sqrt(space.size / (space.size + more))
-                new = new + 1
+                own = values + diagonal.offset
+                values = own * math.sqrt(space.size / (space.size + more)) - diagonal.offset
+                new = new + 1 - diagonal.offset
             elif key in ("weight", "running_var"):
                 new = new + 1
             _put(model, name, torch.cat([values, new]))

@@ -199,8 +199,9 @@ def test_keys_that_several_heads_of_queries_share(
     assert min(alike_rows(model, suspect, x).values()) >= 0.95
 
 
-def test_norms_of_a_class_of_their_own_on_a_stream() -> None:
-    model = built(kinds.Tokens, kinds.Attention, kinds.LengthNorm)
+@pytest.mark.parametrize("norm", [kinds.LengthNorm, kinds.OnePlusNorm])
+def test_norms_of_a_class_of_their_own_on_a_stream(norm: type[nn.Module]) -> None:
+    model = built(kinds.Tokens, kinds.Attention, norm)
     x = torch.randn(2, 6, kinds.INPUTS, generator=drawn())
     (stream,) = [s for s in find_tied_channels(model, x).spaces if s.kind is MatrixKind.ORTHOGONAL]
     assert stream.size == kinds.WIDTH

@@ -304,6 +304,18 @@ class LengthNorm(nn.Module):
         return self.weight * (x.float() * torch.rsqrt(size + self.variance_epsilon)).to(x.dtype)
 
 
+class OnePlusNorm(LengthNorm):
+    """The same with factors about one (Gemma)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.weight = nn.Parameter(torch.rand(width) - 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.float().pow(2).mean(-1, keepdim=True)
+        return (1.0 + self.weight) * (x.float() * torch.rsqrt(size + self.variance_epsilon))
+
+
 class NormedByOwnLength(NormedQueries):
     """Queries and keys behind such a norm (Qwen3)."""
 

@@ -88,7 +88,7 @@ def test_a_stranger_with_wider_heads_stays_at_chance(kind: type[nn.Module]) -> N
     assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 12
 
 
-NORMS = [nn.LayerNorm, nn.RMSNorm, kinds.LengthNorm]
+NORMS = [nn.LayerNorm, nn.RMSNorm, kinds.LengthNorm, kinds.OnePlusNorm]
 
 
 @pytest.mark.parametrize("norm", NORMS)
