@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -154,21 +155,37 @@ def words() -> dict[str, Tensor]:
     return {"input_ids": torch.randint(100, (2, 12), generator=drawn())}
 
 
+LANGUAGE_MODELS = {
+    "Llama": ("LlamaConfig", "LlamaForCausalLM"),
+    "Qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
+    "Qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+    "Gemma": ("GemmaConfig", "GemmaForCausalLM"),
+    "Gemma 3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
+    "Phi-3": ("Phi3Config", "Phi3ForCausalLM"),
+    "GPT-2": ("GPT2Config", "GPT2LMHeadModel"),
+}
+"""Classes of ``transformers``: of the configuration and of the model."""
+
+
 def language_model(family: str) -> nn.Module:
-    """A small one of ``transformers``, in which two heads of queries share keys and values."""
+    """A small language model; two heads of queries share keys and values, but for GPT-2."""
     import transformers
 
-    config = getattr(transformers, f"{family}Config")(
-        vocab_size=400,
-        hidden_size=192,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=3,
-        head_dim=32,
-        intermediate_size=512,
-    )
-    model: nn.Module = getattr(transformers, f"{family}ForCausalLM")(config)
-    return model
+    config, model = (getattr(transformers, name) for name in LANGUAGE_MODELS[family])
+    if family == "GPT-2":
+        options = {"n_embd": 192, "n_layer": 3, "n_head": 6, "n_positions": 64}
+    else:
+        options = {
+            "hidden_size": 192,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "head_dim": 32,
+            "intermediate_size": 512,
+            "pad_token_id": 0,
+        }
+    made: nn.Module = model(config(vocab_size=400, **options))
+    return made
 
 
 OTHERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
@@ -179,8 +196,10 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
         lambda: torch.randn(2, 3, 224, 224, generator=drawn()),
     ),
     "BERT (transformers)": (bert, words),
-    "Llama (transformers)": (lambda: language_model("Llama"), words),
-    "Qwen3 (transformers)": (lambda: language_model("Qwen3"), words),
+    **{
+        f"{family} (transformers)": (functools.partial(language_model, family), words)
+        for family in LANGUAGE_MODELS
+    },
 }
 """Models that timm has not by name, and what they are called with."""
 
