@@ -87,7 +87,7 @@ def in_released_heads(
         count = released[names[name]][dim]
         if sum(own.places.numel() for _, own, _ in parts) != tensors[name].shape[dim]:
             return None
-        rows = tensors[name].double().movedim(dim, 0)
+        rows = tensors[name].double().nan_to_num(0.0, 0.0, 0.0).movedim(dim, 0)
         result = rows.new_zeros(count, *rows.shape[1:])
         for heads, own, its in parts:
             places = wide.axes[own.axis].first + own.places.reshape(-1)
@@ -127,7 +127,8 @@ def _acting(
         tensor = tensors[axis.tensor]
         # What biases add is the same for all keys, or is there once more behind the values.
         if tensor.dim() > 1:
-            rows = axis.entries(tensor.double(), side.places)
+            # Numbers that are not finite would spoil every head.
+            rows = axis.entries(tensor.double().nan_to_num(0.0, 0.0, 0.0), side.places)
             rows = rows.reshape(space.blocks, space.size, -1)
             grams[int(side.writes)] += rows @ rows.mT
     if space.kind is MatrixKind.ORTHOGONAL:

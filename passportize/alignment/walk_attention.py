@@ -84,7 +84,7 @@ class AttentionLabels:
         if len(found) < 3:
             return None
         queries, keys, values = found[:3]
-        if queries.dim() > 2 and argument(node, 8, "enable_gqa", False):
+        if queries.dim() > 2 and argument(node, 7, "enable_gqa", False):
             keys, values = (
                 part.repeat_interleave(queries.shape[-3] // part.shape[-3], -3)
                 for part in (keys, values)

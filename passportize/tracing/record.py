@@ -87,7 +87,9 @@ def _is_computed(value: Any) -> bool:
 
     A graph would say that it is a constant, where it moves with the parameters.
     """
-    return type(value) is dict and all(
+    if type(value) is not dict or not value:
+        return False
+    return all(
         isinstance(tensor, torch.Tensor) and _names_device(key) for key, tensor in value.items()
     )
 

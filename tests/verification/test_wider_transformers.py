@@ -140,6 +140,17 @@ def test_a_stranger_with_a_wider_stream_stays_at_chance(norm: type[nn.Module]) -
     assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 12
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 3e38])
+def test_numbers_beyond_all_values_lose_nothing_else(number: float) -> None:
+    suspect = widened(released(kinds.Attention)[0])
+    assert widen_streams(suspect, 0.3, seeded(4), EXAMPLE)
+    with torch.no_grad():
+        suspect.attention.qkv.weight[3] = number
+        suspect.attention.out.weight[:, 5] = number
+    links = judged(kinds.Attention, suspect).links
+    assert links is not None and links.aligned_total > 0
+
+
 def test_narrower_heads_are_filled_up() -> None:
     """A copy whose heads were cut down to three quarters, by what their products keep."""
     original = released(kinds.Attention)[0]
