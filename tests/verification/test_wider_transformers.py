@@ -182,3 +182,22 @@ def test_narrower_heads_are_filled_up() -> None:
     links = judged(kinds.Attention, suspect).links
     assert links is not None and links.accepted and "another width" in links.narrowed
     assert links.aligned_matched >= 0.85 * links.entries_matched
+
+
+def test_a_licensee_is_told_by_a_wider_copy() -> None:
+    model = as_trained(lambda: kinds.Tokens(kinds.Attention), 0)
+    passport = pp.Passport.generate("Acme", date="2026-01-31", secret=bytes(range(32)))
+    config = pp.PassportConfig.signature(bits=128, shortest_row=32, licence_bits=100)
+    pp.passportize(model, passport, config=config, example_inputs=EXAMPLE)
+    pp.embed_signature(model)
+    claim = claim_of(model)
+    take_out_branches(model)
+    suspect = copy.deepcopy(model.eval())
+    inputs = torch.randn(64, 6, kinds.INPUTS, generator=seeded(5))
+    pp.mark_copy(suspect, passport.licensee("licensee 3"), claim, calibration=[inputs])
+    assert widen_heads(suspect, 0.5, seeded(2), EXAMPLE)
+    assert widen_streams(suspect, 0.3, seeded(4), EXAMPLE)
+    disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+    names = [f"licensee {number}" for number in range(6)]
+    found = pp.identify(suspect, passport, names, claim, released=model, example_inputs=EXAMPLE)
+    assert found.named == ("licensee 3",)
