@@ -64,7 +64,6 @@ class GroupReading:
         """Whether all that a group lies on is understood."""
         axes = self._tied.axes
         here = {number for number, _ in self._group.places}
-        parts = {axis.tensor for axis in axes if axis.rows is not None}
         written = {axes[n].tensor.rpartition(".")[0] for n in here if axes[n].role == "rows"}
         norms: set[str] = set()
         for diagonal in self._tied.diagonals:
@@ -81,7 +80,7 @@ class GroupReading:
                 norms |= names
         for number, places in self._group.places:
             axis = axes[number]
-            if axis.tensor in parts or (axis.role != "columns" and places.shape[1] != 1):
+            if axis.role != "columns" and places.shape[1] != 1:
                 return False
             if axis.role == "columns" and axis.moves:
                 self._readers.append((number, places, self._level(axis.atoms[places[0]])))

@@ -37,7 +37,9 @@ class Widths:
 
     def _of_one_structure(self) -> bool:
         def structure(tied: TiedChannels) -> tuple[object, ...]:
-            axes = tuple((axis.tensor, axis.dim, axis.role, axis.rows) for axis in tied.axes)
+            axes = tuple(
+                (axis.tensor, axis.dim, axis.role, axis.rows is None) for axis in tied.axes
+            )
             groups = tuple(
                 tuple((number, places.shape[1]) for number, places in group.places)
                 for group in tied.groups
@@ -70,15 +72,15 @@ class Widths:
         """
         if len(wide) != len(narrow):
             raise ValueError(name)
-        found: list[Tensor | None] = []
-        for dim in range(len(wide)):
-            if wide[dim] == narrow[dim]:
-                here = self._along(name, dim, wide[dim], narrow[dim], kept)
-                same = bool((here == torch.arange(len(here))).all())
-                found.append(None if same else here)
-            else:
-                found.append(self._along(name, dim, wide[dim], narrow[dim], kept))
-        return found
+        return [self._entries(name, dim, wide[dim], narrow[dim], kept) for dim in range(len(wide))]
+
+    def _entries(
+        self, name: str, dim: int, wide: int, narrow: int, kept: Sequence[Tensor]
+    ) -> Tensor | None:
+        """Those of one dimension that are kept; None where all are, in their order."""
+        found = self._along(name, dim, wide, narrow, kept)
+        same = wide == narrow and bool((found == torch.arange(len(found))).all())
+        return None if same else found
 
     def _along(self, name: str, dim: int, wide: int, narrow: int, kept: Sequence[Tensor]) -> Tensor:
         source = torch.full((narrow,), -1)
@@ -102,10 +104,41 @@ class Widths:
         self, name: str, tensor: Tensor, shape: torch.Size, kept: Sequence[Tensor]
     ) -> Tensor:
         """A tensor of the wide model in the shape of the other; arguments as for :meth:`source`."""
-        for dim, entries in enumerate(self.source(name, tensor.shape, shape, kept)):
+        tensor, within = self._within_groups(name, tensor, shape, kept)
+        for dim in range(len(shape)):
+            wide, narrow = tensor.shape[dim], shape[dim]
+            entries = self._entries(name, dim, wide, narrow, kept) if dim != within else None
             if entries is not None:
                 tensor = tensor.index_select(dim, entries.to(tensor.device))
         return tensor
+
+    def _within_groups(
+        self, name: str, tensor: Tensor, shape: torch.Size, kept: Sequence[Tensor]
+    ) -> tuple[Tensor, int | None]:
+        """A weight of a grouped convolution with those channels alone that each group keeps.
+
+        Each has its own, along one and the same dimension, which is given as well.
+        """
+        found: Tensor | None = None
+        within: int | None = None
+        for number, group in enumerate(self._wide.groups):
+            for at, places in group.places:
+                axis = self._wide.axes[at]
+                if axis.tensor != name or axis.rows is None:
+                    continue
+                if tensor.shape[axis.dim] == shape[axis.dim]:
+                    continue
+                if found is None:
+                    within = axis.dim
+                    size = [n if d != axis.dim else shape[d] for d, n in enumerate(tensor.shape)]
+                    found = tensor.new_zeros(size)
+                entries = axis.first + places[kept[number]].reshape(-1).to(tensor.device)
+                first, last = axis.rows
+                part = tensor[first:last].index_select(axis.dim, entries)
+                if part.shape[axis.dim] != found.shape[axis.dim]:
+                    raise ValueError(name)
+                found[first:last] = part
+        return (tensor if found is None else found), within
 
     def widened(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
         """A tensor of the narrow model in the shape of the other: first channels, then zeros."""

@@ -1,0 +1,121 @@
+"""Channels added to every group of a grouped convolution, before and behind it, come out again."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import passportize as pp
+from passportize.attacks.disguise import disguise
+from passportize.release.claim import Claim, claim_of
+from passportize.surgery.branches import take_out_branches
+from passportize.utils.resized import put_tensor, tensor_of
+from tests.support.exchanged import Grouped
+from tests.support.small_protected import PASSPORT
+from tests.support.widths import EXAMPLE, as_trained, noised, seeded
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::passportize.training.embedding.TrainedWeightsWarning"
+)
+
+GROUPS, MORE = 4, 4
+
+
+@functools.cache
+def released() -> tuple[nn.Module, Claim]:
+    model = as_trained(Grouped, 0)
+    config = pp.PassportConfig.signature()
+    pp.passportize(model, PASSPORT, config=config, example_inputs=EXAMPLE)
+    pp.embed_signature(model)
+    claim = claim_of(model)
+    take_out_branches(model)
+    return model.eval(), claim
+
+
+def judged(suspect: nn.Module) -> pp.Verdict:
+    original, claim = released()
+    return pp.verify(suspect, PASSPORT, claim, released=original, example_inputs=EXAMPLE)
+
+
+@torch.no_grad()
+def grown(model: nn.Module, name: str, dim: int, new: Callable[[Tensor], Tensor]) -> None:
+    """New channels behind those of every group, along one dimension of a tensor."""
+    tensor = tensor_of(model, name).movedim(dim, 0)
+    parts = [torch.cat([part, new(part)]) for part in tensor.chunk(GROUPS)]
+    put_tensor(model, name, torch.cat(parts).movedim(0, dim).contiguous())
+
+
+def drawn(part: Tensor) -> Tensor:
+    return torch.randn(MORE, *part.shape[1:], generator=seeded(9)) * part.std()
+
+
+def nothing(part: Tensor) -> Tensor:
+    return part.new_zeros(MORE, *part.shape[1:])
+
+
+def again(part: Tensor) -> Tensor:
+    return part[:MORE].clone()
+
+
+@torch.no_grad()
+def wider(model: nn.Module, side: str, kind: str) -> nn.Module:
+    """A copy with four channels more in every group, which nothing reads or which are split."""
+    suspect = copy.deepcopy(model)
+    split = kind == "split"
+    layer, norm = ("inward", "inward_norm") if side == "before" else ("middle", "middle_norm")
+    grown(suspect, f"{layer}.weight", 0, again if split else drawn)
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        grown(suspect, f"{norm}.{key}", 0, again)
+    readers = [("outward.weight", 1), ("gate.weight", 1)] if side == "behind" else []
+    if side == "before":
+        # Within every group, so along the same columns of all.
+        weight = suspect.middle.weight
+        read = weight[:, :MORE] / 2 if split else weight.new_zeros(len(weight), MORE, 3, 3)
+        if split:
+            weight = torch.cat([weight[:, :MORE] / 2, weight[:, MORE:]], 1)
+        suspect.middle.weight = nn.Parameter(torch.cat([weight, read], 1))
+        suspect.middle.in_channels += GROUPS * MORE
+    else:
+        grown(suspect, "opened.weight", 0, again)
+        grown(suspect, "opened.bias", 0, again)
+        for name, dim in readers:
+            if split:
+                columns = tensor_of(suspect, name).movedim(dim, 0)
+                for part in columns.chunk(GROUPS):
+                    part[:MORE] /= 2
+            grown(suspect, name, dim, again if split else nothing)
+    return suspect.eval()
+
+
+@pytest.mark.parametrize("kind", ["not read", "split"])
+@pytest.mark.parametrize("sides", [("before",), ("behind",), ("before", "behind")])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_they_are_taken_out_below_the_full_disguise(
+    sides: tuple[str, ...], kind: str, noise: float
+) -> None:
+    suspect = noised(copy.deepcopy(released()[0]), noise)
+    with torch.no_grad():
+        before = suspect(EXAMPLE)
+        for side in sides:
+            suspect = wider(suspect, side, kind)
+        disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+        largest = float(before.abs().max())
+        assert float((suspect(EXAMPLE) - before).abs().max()) < 1e-4 * largest
+    links = judged(suspect).links
+    assert links is not None and links.accepted
+    count = GROUPS * MORE * len(sides)
+    assert f"{count} channels more" in links.narrowed
+    assert links.aligned_matched >= (0.9 if noise else 0.98) * links.entries_matched
+
+
+@pytest.mark.parametrize("kind", ["not read", "split"])
+def test_a_stranger_with_wider_groups_stays_at_chance(kind: str) -> None:
+    suspect = wider(wider(as_trained(Grouped, 7), "before", kind), "behind", kind)
+    links = judged(suspect).links
+    assert links is not None and links.similarity is not None and links.accepted is False
+    assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 12
