@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from passportize.alignment.head_counts import in_released_number
 from passportize.alignment.head_widths import in_released_heads
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.narrowing import Narrowed
@@ -43,7 +44,7 @@ class LaidBeside:
         held_out: What an alignment is not to look at.
         narrowed: How the suspect was reduced, where it had more channels; None where it had not.
         widened: How it was filled up, where it had fewer; None likewise.
-        resized: Whether heads of attention had another width.
+        resized: Whether heads of attention were more, or had another width.
         left_out: Released names of tensors of another size that no channels lead to (a classifier
             for other classes); in both models they are zeros here.
         refitted: How the suspect was put into the released layers, where it has others.
@@ -188,7 +189,7 @@ def _in_released_heads(
     architecture: nn.Module,
     example_inputs: Any,
 ) -> dict[str, Tensor] | None:
-    """A suspect's tensors with heads as wide as they were released; None where they are."""
+    """A suspect's tensors with as many heads as were released, and as wide; None if they are."""
     shapes = {name: tensor.shape for name, tensor in architecture.state_dict().items()}
     if all(suspect[name].shape == shapes.get(partner) for name, partner in names.items()):
         return None
@@ -197,7 +198,8 @@ def _in_released_heads(
         tied = find_tied_channels(architecture, example_inputs)
     except TracingError:
         return None
-    return in_released_heads(suspect, wide, shapes, tied, names)
+    fewer = in_released_number(suspect, wide, tied)
+    return fewer or in_released_heads(suspect, wide, shapes, tied, names)
 
 
 def _tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,163 @@
+"""Heads of attention too many, taken out of a suspect without a look at the released weights.
+
+A thief can add heads that nothing reads, pairs that cancel, or have one head twice with its output
+parted between both. Two heads weigh alike where the products of their queries and keys are the
+same, whatever matrices lie on them; what they make of the values then adds up. So heads that weigh
+alike are merged and heads of which nothing comes are left out, whichever is nearer to that, until
+as many are left as were released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from passportize.alignment.attention_heads import match_heads
+from passportize.alignment.copies import without_channels
+from passportize.alignment.spaces import Side
+from passportize.alignment.tied_channels import TiedChannels, TiedGroup
+from passportize.alignment.truncation import in_balance
+from passportize.alignment.widths import Widths
+
+__all__ = ["in_released_number"]
+
+
+def in_released_number(
+    suspect: Mapping[str, Tensor], wide: TiedChannels, tied: TiedChannels
+) -> dict[str, Tensor] | None:
+    """The suspect's tensors with as many heads as were released.
+
+    Args:
+        suspect: The suspect's tensors; left as they are.
+        wide: Its channels.
+        tied: The channels of the released model.
+
+    Returns:
+        All tensors by name; None where no heads are too many.
+    """
+    widths = Widths(wide, tied)
+    if not widths.fits:
+        return None
+    tensors = dict(suspect)
+    gone = [torch.zeros(group.size, dtype=torch.bool) for group in wide.groups]
+    for number, group in enumerate(wide.groups):
+        if group.size > widths.sizes[number]:
+            heads = _heads_of(group, wide)
+            if heads is not None:
+                gone[number][_left_out(heads, tensors, wide, widths.sizes[number])] = True
+    if not any(bool(mask.any()) for mask in gone):
+        return None
+    return without_channels(tensors, wide, gone)
+
+
+@dataclass(frozen=True, eq=False)
+class _Heads:
+    """Where the parts of every head lie: number of the axis and entries, ``[heads, channels]``."""
+
+    queries: tuple[int, Tensor]
+    keys: tuple[int, Tensor]
+    values: tuple[int, Tensor]
+    shifts: tuple[int, Tensor] | None
+    behind: tuple[int, Tensor]
+
+
+def _heads_of(group: TiedGroup, tied: TiedChannels) -> _Heads | None:
+    """The heads that a group is one of; None where it is none of attention."""
+    places = dict(group.places)
+    found: dict[str, tuple[int, Tensor]] = {}
+    for space in tied.spaces:
+        reads = any(tied.axes[side.axis].role == "columns" for side in space.sides)
+        for side in space.sides if space.group is None else ():
+            lying = _in_bundles(side, places.get(side.axis), group.size)
+            if lying is None:
+                continue
+            role = tied.axes[side.axis].role
+            if reads:
+                part = {"rows": "values", "vector": "shifts"}.get(role, "behind")
+            else:
+                part = ("queries" if side.writes else "keys") if role == "rows" else ""
+            found[part] = (side.axis, lying)
+    if not {"queries", "keys", "values", "behind"} <= found.keys():
+        return None
+    return _Heads(
+        found["queries"], found["keys"], found["values"], found.get("shifts"), found["behind"]
+    )
+
+
+def _in_bundles(side: Side, places: Tensor | None, size: int) -> Tensor | None:
+    """Those of the entries of each bundle that lie on a side."""
+    if places is None or side.places.shape[2] * len(side.places) < size:
+        return None
+    mine = torch.isin(places, side.places.reshape(-1))
+    counts = mine.sum(1)
+    if not bool((counts == counts[0]).all()) or not int(counts[0]):
+        return None
+    return places[mine].view(size, -1)
+
+
+def _left_out(
+    heads: _Heads, tensors: dict[str, Tensor], tied: TiedChannels, size: int
+) -> list[int]:
+    """Heads that go, whose part is added to those that stay, in place."""
+
+    def read(part: tuple[int, Tensor]) -> Tensor:
+        axis, entries = tied.axes[part[0]], part[1]
+        values = tensors[axis.tensor].double().nan_to_num(0.0, 0.0, 0.0)
+        return axis.entries(values, entries).reshape(*entries.shape, -1)
+
+    queries, keys = read(heads.queries), read(heads.keys)
+    alike = match_heads((queries, queries), (keys, keys)).double()
+    apart = (1 - alike.square()).clamp_min(0).sqrt().fill_diagonal_(torch.inf)
+    values, behind = read(heads.values), read(heads.behind)
+    shifts = read(heads.shifts) if heads.shifts is not None else values[:, :, :0]
+    made = torch.cat([values, shifts], 2)
+    width = values.shape[2]
+    left = list(range(len(values)))
+    changed: set[int] = set()
+    while len(left) > size:
+        sizes = _sizes(made[left, :, :width], behind[left])
+        nearest, pair = apart[left][:, left].flatten().min(0)
+        smallest, at = sizes.min(0)
+        if float(smallest / sizes.median().clamp_min(1e-300)) <= float(nearest):
+            left.pop(int(at))
+            continue
+        into, other = sorted(left[int(n)] for n in divmod(int(pair), len(left)))
+        together = torch.cat([made[into], made[other]]), torch.cat([behind[into], behind[other]])
+        weights = together[0][:, :width]
+        acting, _ = in_balance(together[1] @ together[1].t(), weights @ weights.t())
+        count = len(made[into])
+        behind[into], made[into] = (
+            acting[0, :count] @ together[1],
+            acting[1, :count] @ together[0],
+        )
+        changed.add(into)
+        left.remove(other)
+    _write(heads.values, made[:, :, :width], changed, tensors, tied)
+    _write(heads.behind, behind, changed, tensors, tied)
+    if heads.shifts is not None:
+        _write(heads.shifts, made[:, :, width:], changed, tensors, tied)
+    return [head for head in range(len(values)) if head not in left]
+
+
+def _sizes(values: Tensor, behind: Tensor) -> Tensor:
+    """How large what comes of every head is."""
+    products = (behind @ behind.mT) * (values @ values.mT)
+    return products.sum((1, 2)).clamp_min(0).sqrt()
+
+
+def _write(
+    part: tuple[int, Tensor],
+    values: Tensor,
+    changed: set[int],
+    tensors: dict[str, Tensor],
+    tied: TiedChannels,
+) -> None:
+    axis = tied.axes[part[0]]
+    tensor = tensors[axis.tensor].clone()
+    turned = axis.of(tensor).movedim(axis.dim, 0)
+    for head in changed:
+        turned[part[1][head]] = values[head].reshape(-1, *turned.shape[1:]).to(tensor)
+    tensors[axis.tensor] = tensor

@@ -1,0 +1,116 @@
+"""Heads of attention that were added come out again, whatever a thief makes them of."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import passportize as pp
+from passportize.attacks.disguise import disguise
+from passportize.attacks.dummy_neurons import add_dummy_neurons
+from passportize.release.claim import Claim, claim_of
+from passportize.surgery.branches import take_out_branches
+from passportize.utils.resized import put_tensor
+from tests.attacks.test_wider_heads import small_vit
+from tests.support.small_protected import PASSPORT
+from tests.support.widths import EXAMPLE, as_trained, noised, seeded
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::passportize.training.embedding.TrainedWeightsWarning"
+)
+
+
+@functools.cache
+def released() -> tuple[nn.Module, Claim]:
+    model = as_trained(small_vit, 0)
+    config = pp.PassportConfig.signature()
+    pp.passportize(model, PASSPORT, config=config, example_inputs=EXAMPLE)
+    pp.embed_signature(model)
+    claim = claim_of(model)
+    take_out_branches(model)
+    return model.eval(), claim
+
+
+def judged(suspect: nn.Module) -> pp.Verdict:
+    original, claim = released()
+    return pp.verify(suspect, PASSPORT, claim, released=original, example_inputs=EXAMPLE)
+
+
+@torch.no_grad()
+def more_heads(model: nn.Module, kind: str) -> nn.Module:
+    """A copy with heads in front of those of every attention; no output changes."""
+    suspect = copy.deepcopy(model)
+    generator = seeded(4)
+    for number, block in enumerate(suspect.blocks):
+        attention = block.attn
+        heads, width = attention.num_heads, attention.head_dim
+        weight = attention.qkv.weight.view(3, heads, width, -1)
+        bias = attention.qkv.bias.view(3, heads, width)
+        behind = attention.proj.weight.view(-1, heads, width).clone()
+
+        def like(part: torch.Tensor) -> torch.Tensor:
+            return torch.randn(part.shape, generator=generator) * part.std()
+
+        if kind == "not read":
+            rows, shifts = like(weight[:, :1]), like(bias[:, :1])
+            columns = torch.zeros_like(behind[:, :1])
+        elif kind == "cancelling":
+            rows = like(weight[:, :1]).expand(-1, 2, -1, -1)
+            shifts = like(bias[:, :1]).expand(-1, 2, -1)
+            half = like(behind[:, :1])
+            columns = torch.cat([half, -half], 1)
+        else:  # every head twice
+            rows, shifts, columns = weight, bias, 0.3 * behind
+            behind = 0.7 * behind
+        more = rows.shape[1]
+        name = f"blocks.{number}.attn"
+        put_tensor(suspect, f"{name}.qkv.weight", torch.cat([rows, weight], 1).flatten(0, 2))
+        put_tensor(suspect, f"{name}.qkv.bias", torch.cat([shifts, bias], 1).flatten())
+        put_tensor(suspect, f"{name}.proj.weight", torch.cat([columns, behind], 1).flatten(1))
+        attention.num_heads, attention.attn_dim = heads + more, (heads + more) * width
+    return suspect.eval()
+
+
+KINDS = ["not read", "cancelling", "split"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("more", ["alone", "dummies", "noise"])
+def test_they_are_taken_out_below_the_full_disguise(kind: str, more: str) -> None:
+    suspect = noised(copy.deepcopy(released()[0]), 0.3 if more == "noise" else 0.0)
+    with torch.no_grad():
+        before = suspect(EXAMPLE)
+        suspect = more_heads(suspect, kind)
+        if more == "dummies":
+            assert add_dummy_neurons(suspect, "clique", 0.2, seeded(1), EXAMPLE)
+        disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+        largest = float(before.abs().max())
+        assert float((suspect(EXAMPLE) - before).abs().max()) < 1e-4 * largest
+    links = judged(suspect).links
+    assert links is not None and links.accepted and "another width or number" in links.narrowed
+    least = {"alone": 0.98, "dummies": 0.95, "noise": 0.9}[more]
+    assert links.aligned_matched >= least * links.entries_matched
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stranger_with_more_heads_stays_at_chance(kind: str) -> None:
+    suspect = more_heads(as_trained(small_vit, 7), kind)
+    links = judged(suspect).links
+    assert links is not None and links.similarity is not None and links.accepted is False
+    assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_on_heads_that_were_added(kind: str) -> None:
+    """No exact copies, and nothing is exactly nothing; compared with the same without them."""
+    matched = []
+    for suspect in (copy.deepcopy(released()[0]), more_heads(released()[0], kind)):
+        disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+        links = judged(noised(suspect, 0.05)).links
+        assert links is not None
+        matched.append(links.aligned_matched)
+    assert matched[1] >= 0.9 * matched[0]
