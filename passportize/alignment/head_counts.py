@@ -55,13 +55,17 @@ def in_released_number(
 
 @dataclass(frozen=True, eq=False)
 class _Heads:
-    """Where the parts of every head lie: number of the axis and entries, ``[heads, channels]``."""
+    """Where the parts of every head lie: number of the axis and entries, ``[heads, channels]``.
+
+    Where heads share keys and values they are one, with queries and readers one after the other.
+    """
 
     queries: tuple[int, Tensor]
     keys: tuple[int, Tensor]
     values: tuple[int, Tensor]
     shifts: tuple[int, Tensor] | None
     behind: tuple[int, Tensor]
+    sharing: int
 
 
 def _heads_of(group: TiedGroup, tied: TiedChannels) -> _Heads | None:
@@ -82,8 +86,19 @@ def _heads_of(group: TiedGroup, tied: TiedChannels) -> _Heads | None:
             found[part] = (side.axis, lying)
     if not {"queries", "keys", "values", "behind"} <= found.keys():
         return None
+    times = {
+        found[many][1].shape[1] / found[one][1].shape[1]
+        for one, many in (("keys", "queries"), ("values", "behind"))
+    }
+    if len(times) > 1 or not (sharing := times.pop()).is_integer():
+        return None
     return _Heads(
-        found["queries"], found["keys"], found["values"], found.get("shifts"), found["behind"]
+        found["queries"],
+        found["keys"],
+        found["values"],
+        found.get("shifts"),
+        found["behind"],
+        int(sharing),
     )
 
 
@@ -109,9 +124,13 @@ def _left_out(
         return axis.entries(values, entries).reshape(*entries.shape, -1)
 
     queries, keys = read(heads.queries), read(heads.keys)
-    alike = match_heads((queries, queries), (keys, keys)).double()
+    # Heads that share keys weigh alike where each does.
+    each = queries.view(len(keys), heads.sharing, keys.shape[1], -1).unbind(1)
+    alike = torch.stack([match_heads((own, own), (keys, keys)) for own in each]).amin(0).double()
     apart = (1 - alike.square()).clamp_min(0).sqrt().fill_diagonal_(torch.inf)
-    values, behind = read(heads.values), read(heads.behind)
+    values, columns = read(heads.values), read(heads.behind)
+    lying = len(values), heads.sharing, values.shape[1], columns.shape[2]
+    behind = columns.view(lying).transpose(1, 2).flatten(2)
     shifts = read(heads.shifts) if heads.shifts is not None else values[:, :, :0]
     made = torch.cat([values, shifts], 2)
     width = values.shape[2]
@@ -136,7 +155,8 @@ def _left_out(
         changed.add(into)
         left.remove(other)
     _write(heads.values, made[:, :, :width], changed, tensors, tied)
-    _write(heads.behind, behind, changed, tensors, tied)
+    behind = behind.view(lying[0], lying[2], lying[1], lying[3]).transpose(1, 2)
+    _write(heads.behind, behind.reshape(columns.shape), changed, tensors, tied)
     if heads.shifts is not None:
         _write(heads.shifts, made[:, :, width:], changed, tensors, tied)
     return [head for head in range(len(values)) if head not in left]

@@ -16,6 +16,7 @@ from passportize.release.claim import Claim, claim_of
 from passportize.surgery.branches import take_out_branches
 from passportize.utils.resized import put_tensor
 from tests.attacks.test_wider_heads import small_vit
+from tests.support import looked_through as kinds
 from tests.support.small_protected import PASSPORT
 from tests.support.widths import EXAMPLE, as_trained, noised, seeded
 
@@ -114,3 +115,52 @@ def test_noise_on_heads_that_were_added(kind: str) -> None:
         assert links is not None
         matched.append(links.aligned_matched)
     assert matched[1] >= 0.9 * matched[0]
+
+
+TOKENS = torch.randn(2, 6, kinds.INPUTS, generator=seeded())
+
+
+@functools.cache
+def sharing(kind: type[nn.Module]) -> tuple[nn.Module, Claim]:
+    model = as_trained(lambda: kinds.Tokens(kind), 0)
+    config = pp.PassportConfig.signature()
+    pp.passportize(model, PASSPORT, config=config, example_inputs=TOKENS)
+    pp.embed_signature(model)
+    claim = claim_of(model)
+    take_out_branches(model)
+    return model.eval(), claim
+
+
+@torch.no_grad()
+def more_shared_heads(model: nn.Module, kind: str) -> nn.Module:
+    """A copy with keys and values more, and two heads of queries for each."""
+    suspect = copy.deepcopy(model)
+    attention = suspect.attention
+    generator = seeded(4)
+    for name, rows in (("q", 2 * kinds.SIZE), ("k", kinds.SIZE), ("v", kinds.SIZE)):
+        for key in ("weight", "bias"):
+            own = getattr(getattr(attention, name), key)
+            new = own[:rows].clone()
+            if kind == "not read":
+                new = torch.randn(new.shape, generator=generator) * own.std()
+            put_tensor(suspect, f"attention.{name}.{key}", torch.cat([own, new]))
+    columns = attention.out.weight.clone()
+    new = torch.zeros_like(columns[:, : 2 * kinds.SIZE])
+    if kind == "split":
+        new = 0.3 * columns[:, : 2 * kinds.SIZE]
+        columns[:, : 2 * kinds.SIZE] *= 0.7
+    put_tensor(suspect, "attention.out.weight", torch.cat([columns, new], 1))
+    return suspect.eval()
+
+
+@pytest.mark.parametrize("attention", [kinds.SharedKeys, kinds.SharedKeysTurned])
+@pytest.mark.parametrize("kind", ["not read", "split"])
+def test_heads_that_share_keys_are_taken_out(attention: type[nn.Module], kind: str) -> None:
+    original, claim = sharing(attention)
+    suspect = more_shared_heads(original, kind)
+    disguise(suspect, seeded(3), example_inputs=TOKENS)
+    with torch.no_grad():
+        torch.testing.assert_close(suspect(TOKENS), original(TOKENS), atol=1e-4, rtol=1e-4)
+    links = pp.verify(suspect, PASSPORT, claim, released=original, example_inputs=TOKENS).links
+    assert links is not None and links.accepted and "another width or number" in links.narrowed
+    assert links.aligned_matched >= 0.98 * links.entries_matched
