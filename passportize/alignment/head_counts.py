@@ -22,7 +22,7 @@ from passportize.alignment.tied_channels import TiedChannels, TiedGroup
 from passportize.alignment.truncation import in_balance
 from passportize.alignment.widths import Widths
 
-__all__ = ["in_released_number"]
+__all__ = ["heads_of", "in_released_number", "left_out"]
 
 
 def in_released_number(
@@ -45,9 +45,9 @@ def in_released_number(
     gone = [torch.zeros(group.size, dtype=torch.bool) for group in wide.groups]
     for number, group in enumerate(wide.groups):
         if group.size > widths.sizes[number]:
-            heads = _heads_of(group, wide)
+            heads = heads_of(group, wide)
             if heads is not None:
-                gone[number][_left_out(heads, tensors, wide, widths.sizes[number])] = True
+                gone[number][left_out(heads, tensors, wide, widths.sizes[number])] = True
     if not any(bool(mask.any()) for mask in gone):
         return None
     return without_channels(tensors, wide, gone)
@@ -68,7 +68,7 @@ class _Heads:
     sharing: int
 
 
-def _heads_of(group: TiedGroup, tied: TiedChannels) -> _Heads | None:
+def heads_of(group: TiedGroup, tied: TiedChannels) -> _Heads | None:
     """The heads that a group is one of; None where it is none of attention."""
     places = dict(group.places)
     found: dict[str, tuple[int, Tensor]] = {}
@@ -113,10 +113,15 @@ def _in_bundles(side: Side, places: Tensor | None, size: int) -> Tensor | None:
     return places[mine].view(size, -1)
 
 
-def _left_out(
-    heads: _Heads, tensors: dict[str, Tensor], tied: TiedChannels, size: int
-) -> list[int]:
-    """Heads that go, whose part is added to those that stay, in place."""
+def left_out(heads: _Heads, tensors: dict[str, Tensor], tied: TiedChannels, size: int) -> list[int]:
+    """Heads that go, whose part is added to those that stay.
+
+    Args:
+        heads: From :func:`heads_of`.
+        tensors: Of the model by name; those that change are replaced.
+        tied: Its channels.
+        size: How many heads stay.
+    """
 
     def read(part: tuple[int, Tensor]) -> Tensor:
         axis, entries = tied.axes[part[0]], part[1]

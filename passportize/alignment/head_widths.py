@@ -12,14 +12,16 @@ up with channels that are nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from passportize.alignment.channels import Axis
+from passportize.alignment.head_counts import heads_of, left_out
 from passportize.alignment.spaces import MatrixKind, MatrixSpace, Side
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.truncation import in_balance
@@ -65,27 +67,37 @@ def in_released_heads(
         names: The released name of each tensor, by the suspect's.
 
     Returns:
-        All tensors by the suspect's names; None where no heads have another width, or a tensor
-        has channels beside those of heads.
+        All tensors by the suspect's names; None where no heads have another width or number, or a
+        tensor has channels beside those of heads.
     """
     partners = {_lying(space, tied, {}): space for space in tied.spaces if _is_heads(space)}
+    tensors = dict(suspect)
+    pairs = [
+        (space, partner)
+        for space in wide.spaces
+        if _is_heads(space) and (partner := partners.get(_lying(space, wide, names))) is not None
+    ]
     found: list[_Heads] = []
-    for space in wide.spaces:
-        partner = partners.get(_lying(space, wide, names)) if _is_heads(space) else None
-        if partner is not None and space.blocks == partner.blocks:
-            acting = _acting(space, partner.size, wide, suspect)
-            found.append(_Heads(space, partner, acting))
+    whole: dict[tuple[str, int], int] = defaultdict(int)
+    for space, partner, kept in _kept(pairs, wide, tensors):
+        for side in space.sides:
+            axis = wide.axes[side.axis]
+            whole[axis.tensor, axis.dim] += side.places.numel()
+        if len(kept) == partner.blocks:
+            sides = tuple(replace(side, places=side.places[kept]) for side in space.sides)
+            staying = replace(space, blocks=len(kept), sides=sides)
+            acting = _acting(staying, partner.size, wide, tensors)
+            found.append(_Heads(staying, partner, acting))
     along: dict[tuple[str, int], list[tuple[_Heads, Side, Side]]] = {}
     for heads in found:
         for own, its in zip(heads.own.sides, heads.released.sides, strict=True):
             axis = wide.axes[own.axis]
             along.setdefault((axis.tensor, axis.dim), []).append((heads, own, its))
-    tensors = dict(suspect)
     for (name, dim), parts in along.items():
-        if all(heads.own.size == heads.released.size for heads, _, _ in parts):
-            continue
         count = released[names[name]][dim]
-        if sum(own.places.numel() for _, own, _ in parts) != tensors[name].shape[dim]:
+        if tensors[name].shape[dim] == count:
+            continue
+        if whole[name, dim] != tensors[name].shape[dim]:
             return None
         rows = tensors[name].double().nan_to_num(0.0, 0.0, 0.0).movedim(dim, 0)
         result = rows.new_zeros(count, *rows.shape[1:])
@@ -98,6 +110,35 @@ def in_released_heads(
         tensors[name] = result.movedim(0, dim).to(suspect[name].dtype).contiguous()
     changed = any(tensor.shape != suspect[name].shape for name, tensor in tensors.items())
     return tensors if changed else None
+
+
+def _kept(
+    pairs: Sequence[tuple[MatrixSpace, MatrixSpace]],
+    wide: TiedChannels,
+    tensors: dict[str, Tensor],
+) -> Iterator[tuple[MatrixSpace, MatrixSpace, list[int]]]:
+    """Each pair of spaces with the heads that stay; what others make is added to theirs."""
+    bundle_of: dict[tuple[int, int], tuple[int, int]] = {}
+    gone: dict[int, list[int]] = {}
+    for number, group in enumerate(wide.groups):
+        heads = heads_of(group, wide)
+        if heads is None:
+            continue
+        for at, places in group.places:
+            for bundle, entries in enumerate(places.tolist()):
+                bundle_of.update(dict.fromkeys(((at, e) for e in entries), (number, bundle)))
+    for space, partner in pairs:
+        first = space.sides[0]
+        bundles = [bundle_of.get((first.axis, int(at))) for at in first.places[:, 0, 0]]
+        kept = list(range(space.blocks))
+        if space.blocks > partner.blocks and all(bundles):
+            number = bundles[0][0] if bundles[0] is not None else 0
+            heads = heads_of(wide.groups[number], wide)
+            if number not in gone and heads is not None:
+                gone[number] = left_out(heads, tensors, wide, partner.blocks)
+            left = {(number, bundle) for bundle in gone.get(number, ())}
+            kept = [block for block, bundle in enumerate(bundles) if bundle not in left]
+        yield space, partner, kept
 
 
 def _is_heads(space: MatrixSpace) -> bool:
