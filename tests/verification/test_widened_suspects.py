@@ -32,7 +32,6 @@ from tests.support.widths import (
     rounded,
     seeded,
     stolen,
-    transformer,
 )
 from tests.verification.test_identification import released as licensed
 
