@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from passportize.alignment.group_counts import in_released_groups
 from passportize.alignment.head_counts import in_released_number
 from passportize.alignment.head_widths import in_released_heads
 from passportize.alignment.held_out import HeldOut
@@ -44,7 +45,8 @@ class LaidBeside:
         held_out: What an alignment is not to look at.
         narrowed: How the suspect was reduced, where it had more channels; None where it had not.
         widened: How it was filled up, where it had fewer; None likewise.
-        resized: Whether heads of attention were more, or had another width.
+        resized: Whether heads of attention or groups of convolutions were more, or heads had
+            another width.
         left_out: Released names of tensors of another size that no channels lead to (a classifier
             for other classes); in both models they are zeros here.
         refitted: How the suspect was put into the released layers, where it has others.
@@ -111,12 +113,12 @@ def lay_beside(
     elif architecture is not None and not folded and names:
         # What may move is read from code that the owner knows: a suspect's can have steps that do
         # nothing and hide what does.
-        heads = _in_released_heads(module, suspect, names, architecture, example_inputs)
-        known = _in_known_code(heads or suspect, names, architecture, example_inputs)
+        parts = _in_released_parts(module, suspect, names, architecture, example_inputs)
+        known = _in_known_code(parts or suspect, names, architecture, example_inputs)
         if known is not None:
             module, suspect, wide = known
             names = {name: name for name in suspect}
-            resized = heads is not None
+            resized = parts is not None
     changed = refitted.released if refitted is not None else {}
     own = {
         name: changed[name].to(suspect[name].dtype) if name in changed else released[partner].cpu()
@@ -182,14 +184,14 @@ def _in_known_code(
         return None
 
 
-def _in_released_heads(
+def _in_released_parts(
     module: nn.Module,
     suspect: dict[str, Tensor],
     names: Mapping[str, str],
     architecture: nn.Module,
     example_inputs: Any,
 ) -> dict[str, Tensor] | None:
-    """A suspect's tensors with as many heads as were released, and as wide; None if they are."""
+    """A suspect's tensors with as many groups and heads as were released; None if there are."""
     shapes = {name: tensor.shape for name, tensor in architecture.state_dict().items()}
     if all(suspect[name].shape == shapes.get(partner) for name, partner in names.items()):
         return None
@@ -198,8 +200,11 @@ def _in_released_heads(
         tied = find_tied_channels(architecture, example_inputs)
     except TracingError:
         return None
-    fewer = in_released_number(suspect, wide, tied)
-    return fewer or in_released_heads(suspect, wide, shapes, tied, names)
+    return (
+        in_released_groups(suspect, wide, tied)
+        or in_released_number(suspect, wide, tied)
+        or in_released_heads(suspect, wide, shapes, tied, names)
+    )
 
 
 def _tensors_of(module: nn.Module) -> dict[str, Tensor]:

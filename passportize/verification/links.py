@@ -253,8 +253,8 @@ def _told(beside: LaidBeside) -> str:
             said.append(f"of {unread} only products are known, so they were not read")
     if beside.resized:
         said.append(
-            "heads of attention have another width or number than was released, of which the "
-            "leading part was compared"
+            "heads of attention, or groups of convolutions, have another width or number than was "
+            "released, of which the leading part was compared"
         )
     if beside.widened is not None:
         said.append(

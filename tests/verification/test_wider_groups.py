@@ -119,3 +119,56 @@ def test_a_stranger_with_wider_groups_stays_at_chance(kind: str) -> None:
     links = judged(suspect).links
     assert links is not None and links.similarity is not None and links.accepted is False
     assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 12
+
+
+@torch.no_grad()
+def more_groups(model: nn.Module, kind: str) -> nn.Module:
+    """A copy with groups in front of those of the convolution, read by nothing or split."""
+    suspect = copy.deepcopy(model)
+    count = 1 if kind == "not read" else GROUPS
+
+    def in_front(name: str, dim: int, new: Callable[[Tensor], Tensor]) -> None:
+        tensor = tensor_of(suspect, name).movedim(dim, 0)
+        taken = tensor[: count * (len(tensor) // GROUPS)]
+        whole = torch.cat([new(taken), tensor]).movedim(0, dim).contiguous()
+        put_tensor(suspect, name, whole)
+
+    def like(part: Tensor) -> Tensor:
+        return torch.randn(part.shape, generator=seeded(9)) * part.std()
+
+    suspect.middle.groups += count
+    for name in ("inward", "middle"):
+        in_front(f"{name}.weight", 0, like if kind == "not read" else torch.clone)
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            in_front(f"{name}_norm.{key}", 0, torch.clone)
+    for key in ("weight", "bias"):
+        in_front(f"opened.{key}", 0, torch.clone)
+    for name in ("gate.weight", "outward.weight"):
+        if kind == "not read":
+            in_front(name, 1, torch.zeros_like)
+        else:
+            in_front(name, 1, lambda part: 0.3 * part)
+            tensor_of(suspect, name)[:, 96:] *= 0.7
+    return suspect.eval()
+
+
+@pytest.mark.parametrize("kind", ["not read", "split"])
+@pytest.mark.parametrize("more", ["alone", "noise"])
+def test_groups_that_were_added_are_left_out(kind: str, more: str) -> None:
+    suspect = noised(copy.deepcopy(released()[0]), 0.3 if more == "noise" else 0.0)
+    with torch.no_grad():
+        before = suspect(EXAMPLE)
+        suspect = more_groups(suspect, kind)
+        disguise(suspect, seeded(3), example_inputs=EXAMPLE)
+        largest = float(before.abs().max())
+        assert float((suspect(EXAMPLE) - before).abs().max()) < 1e-4 * largest
+    links = judged(suspect).links
+    assert links is not None and links.accepted and "groups of convolutions" in links.narrowed
+    assert links.aligned_matched >= (0.9 if more == "noise" else 0.98) * links.entries_matched
+
+
+@pytest.mark.parametrize("kind", ["not read", "split"])
+def test_a_stranger_with_more_groups_stays_at_chance(kind: str) -> None:
+    links = judged(more_groups(as_trained(Grouped, 7), kind)).links
+    assert links is not None and links.similarity is not None and links.accepted is False
+    assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 12
