@@ -15,10 +15,10 @@ from torch import Tensor
 from passportize.alignment.clones import GroupReading
 from passportize.alignment.reduction import Reduction
 from passportize.alignment.spaces import MatrixKind
-from passportize.alignment.tied_channels import TiedChannels
+from passportize.alignment.tied_channels import TiedChannels, TiedGroup
 from passportize.alignment.widths import Widths
 
-__all__ = ["without_channels", "without_copies"]
+__all__ = ["next_to_go", "without_channels", "without_copies"]
 
 _NOTHING = 1e-3
 
@@ -66,7 +66,10 @@ def without_copies(
 
 
 def without_channels(
-    tensors: Mapping[str, Tensor], tied: TiedChannels, gone: Collection[Tensor]
+    tensors: Mapping[str, Tensor],
+    tied: TiedChannels,
+    gone: Collection[Tensor],
+    units: Collection[TiedGroup] | None = None,
 ) -> dict[str, Tensor]:
     """Tensors of a model without some of its channels.
 
@@ -74,13 +77,14 @@ def without_channels(
         tensors: The tensors by name; left as they are.
         tied: The channels.
         gone: Which channels of each group are taken out, bool ``[size]`` each.
+        units: The groups, by default those of single channels.
 
     Returns:
         All tensors by name, those that lose something as new ones.
     """
     found = dict(tensors)
     kept: dict[tuple[str, int], Tensor] = {}
-    for group, mask in zip(tied.groups, gone, strict=True):
+    for group, mask in zip(tied.groups if units is None else units, gone, strict=True):
         for number, places in group.places if bool(mask.any()) else ():
             axis = tied.axes[number]
             if axis.moves and axis.tensor in found:
@@ -94,3 +98,21 @@ def without_channels(
         if alias in found and first in found:
             found[alias] = found[first]
     return found
+
+
+def next_to_go(sizes: Tensor, apart: Tensor) -> tuple[int, ...]:
+    """What of several wholes is too many: one that is nothing, or two that are the same.
+
+    Args:
+        sizes: How large each is, ``[n]``.
+        apart: How far every two are from being the same, from 0 to 1, ``[n, n]``; infinite for a
+            whole and itself.
+
+    Returns:
+        The number of one, or those of two, whichever is nearer to that.
+    """
+    smallest, at = sizes.min(0)
+    nearest, pair = apart.flatten().min(0)
+    if float(smallest / sizes.median().clamp_min(1e-300)) <= float(nearest):
+        return (int(at),)
+    return divmod(int(pair), len(sizes))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from passportize.alignment.copies import next_to_go, without_channels
 from passportize.alignment.groups import Exchange
 from passportize.alignment.tied_channels import TiedChannels
 
@@ -36,26 +37,14 @@ def in_released_groups(
         All tensors by name; None where no groups are too many.
     """
     released = {_lying(exchange, tied): exchange for exchange in tied.exchanges}
-    kept: dict[tuple[str, int], Tensor] = {}
-    for exchange in wide.exchanges:
+    gone = [torch.zeros(exchange.size, dtype=torch.bool) for exchange in wide.exchanges]
+    for exchange, mask in zip(wide.exchanges, gone, strict=True):
         partner = released.get(_lying(exchange, wide))
-        if partner is None or exchange.size <= partner.size:
-            continue
-        gone = _left_out(exchange, suspect, wide, partner.size)
-        for number, places in exchange.places:
-            axis = wide.axes[number]
-            if axis.moves:
-                size = suspect[axis.tensor].shape[axis.dim]
-                left = torch.ones(size, dtype=torch.bool)
-                left = kept.setdefault((axis.tensor, axis.dim), left)
-                left[axis.first + places[gone].reshape(-1)] = False
-    if not kept:
+        if partner is not None and exchange.size > partner.size:
+            mask[_left_out(exchange, suspect, wide, partner.size)] = True
+    if not any(bool(mask.any()) for mask in gone):
         return None
-    tensors = dict(suspect)
-    for (name, dim), left in kept.items():
-        chosen = left.nonzero()[:, 0].to(tensors[name].device)
-        tensors[name] = tensors[name].index_select(dim, chosen).contiguous()
-    return tensors
+    return without_channels(suspect, wide, gone, wide.exchanges)
 
 
 def _lying(exchange: Exchange, tied: TiedChannels) -> _Lying:
@@ -78,17 +67,12 @@ def _left_out(
             alike = torch.einsum("acf,bdf->abcd", rows, rows).abs().amax(3).amin(2)
             apart = torch.maximum(apart, (1 - alike.square()).clamp_min(0).sqrt())
     apart.fill_diagonal_(torch.inf)
+    sizes = read.sqrt()
     left = list(range(exchange.size))
     gone: list[int] = []
     while len(left) > size:
-        smallest, at = read[left].min(0)
-        nearest, pair = apart[left][:, left].flatten().min(0)
-        rest = float(smallest / read[left].median().clamp_min(1e-300)) ** 0.5
-        if rest > float(nearest):
-            two = [left[int(n)] for n in divmod(int(pair), len(left))]
-            gone.append(min(two, key=lambda group: float(read[group])))
-        else:
-            gone.append(left[int(at)])
+        found = next_to_go(sizes[left], apart[left][:, left])
+        gone.append(min((left[at] for at in found), key=lambda group: float(sizes[group])))
         left.remove(gone[-1])
     return gone
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from passportize.alignment.attention_heads import match_heads
-from passportize.alignment.copies import without_channels
+from passportize.alignment.copies import next_to_go, without_channels
 from passportize.alignment.spaces import Side
 from passportize.alignment.tied_channels import TiedChannels, TiedGroup
 from passportize.alignment.truncation import in_balance
@@ -104,7 +104,7 @@ def heads_of(group: TiedGroup, tied: TiedChannels) -> _Heads | None:
 
 def _in_bundles(side: Side, places: Tensor | None, size: int) -> Tensor | None:
     """Those of the entries of each bundle that lie on a side."""
-    if places is None or side.places.shape[2] * len(side.places) < size:
+    if places is None:
         return None
     mine = torch.isin(places, side.places.reshape(-1))
     counts = mine.sum(1)
@@ -142,13 +142,11 @@ def left_out(heads: _Heads, tensors: dict[str, Tensor], tied: TiedChannels, size
     left = list(range(len(values)))
     changed: set[int] = set()
     while len(left) > size:
-        sizes = _sizes(made[left, :, :width], behind[left])
-        nearest, pair = apart[left][:, left].flatten().min(0)
-        smallest, at = sizes.min(0)
-        if float(smallest / sizes.median().clamp_min(1e-300)) <= float(nearest):
-            left.pop(int(at))
+        found = next_to_go(_sizes(made[left, :, :width], behind[left]), apart[left][:, left])
+        if len(found) == 1:
+            left.pop(found[0])
             continue
-        into, other = sorted(left[int(n)] for n in divmod(int(pair), len(left)))
+        into, other = sorted(left[at] for at in found)
         together = torch.cat([made[into], made[other]]), torch.cat([behind[into], behind[other]])
         weights = together[0][:, :width]
         acting, _ = in_balance(together[1] @ together[1].t(), weights @ weights.t())

@@ -120,9 +120,9 @@ def _kept(
     """Each pair of spaces with the heads that stay; what others make is added to theirs."""
     bundle_of: dict[tuple[int, int], tuple[int, int]] = {}
     gone: dict[int, list[int]] = {}
+    heads = {number: heads_of(group, wide) for number, group in enumerate(wide.groups)}
     for number, group in enumerate(wide.groups):
-        heads = heads_of(group, wide)
-        if heads is None:
+        if heads[number] is None:
             continue
         for at, places in group.places:
             for bundle, entries in enumerate(places.tolist()):
@@ -133,9 +133,9 @@ def _kept(
         kept = list(range(space.blocks))
         if space.blocks > partner.blocks and all(bundles):
             number = bundles[0][0] if bundles[0] is not None else 0
-            heads = heads_of(wide.groups[number], wide)
-            if number not in gone and heads is not None:
-                gone[number] = left_out(heads, tensors, wide, partner.blocks)
+            own = heads[number]
+            if number not in gone and own is not None:
+                gone[number] = left_out(own, tensors, wide, partner.blocks)
             left = {(number, bundle) for bundle in gone.get(number, ())}
             kept = [block for block, bundle in enumerate(bundles) if bundle not in left]
         yield space, partner, kept

@@ -160,7 +160,7 @@ class _Cells:
         classes = self._moving[scores]
         for axis in self._axes if len(scores) else ():
             there = torch.isin(self._moving[axis.atoms], classes)
-            if axis.role != "head" and bool(there.any()):
+            if bool(there.any()):
                 self._lay(scores[:, None], scores, axis)
 
     def _lay(self, side: Tensor, scores: Tensor | None, on: Axis | None = None) -> list[int]:

@@ -24,6 +24,7 @@ __all__ = [
     "PAIRING_STEPS",
     "REDUCING_STEPS",
     "UNARY_STEPS",
+    "in_groups",
     "label_factor",
     "label_padding",
     "label_pair",
@@ -134,7 +135,7 @@ def label_reduction(labels: ChannelLabels, node: fx.Node, values: Tensor) -> Ten
         labels.stiffen(narrow)
     if bool((low != high).any()) and _differ(low):
         # Channels of several groups, each reduced by itself, stay within theirs.
-        groups = _in_groups(narrow, dims)
+        groups = in_groups(narrow, dims)
         if groups is None:
             return None
         labels.heads.append(Heads(None, values=groups))
@@ -266,8 +267,8 @@ def _added(labels: ChannelLabels, narrow: Tensor, low: Tensor, dims: Sequence[in
     return fresh[places]
 
 
-def _in_groups(narrow: Tensor, dims: Sequence[int]) -> Tensor | None:
-    """Atoms ``[groups, channels]`` of which some dimensions are reduced; None where that fails."""
+def in_groups(narrow: Tensor, dims: Sequence[int]) -> Tensor | None:
+    """Atoms ``[groups, channels]`` with channels along some of the dimensions; None for others."""
     along = varied(narrow)
     within, across = ([d for d in along if (d in dims) == inside] for inside in (True, False))
     if len(within) != 1 or len(across) != 1:

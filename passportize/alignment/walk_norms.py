@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import (
-    FIXED,
-    Axis,
-    ChannelLabels,
-    Diagonal,
-    first_along_others,
-    thin,
-    varied,
-)
+from passportize.alignment.channels import Axis, ChannelLabels, Diagonal, thin, varied
 from passportize.alignment.length_norms import offset_of
+from passportize.alignment.walk_arithmetic import in_groups
 from passportize.alignment.walk_layers import Labelled, channels_along, uniform_along
 
 __all__ = [
@@ -128,12 +120,7 @@ def in_every_head(
 def channels_in_heads(values: Tensor, dim: int) -> Tensor | None:
     """Atoms ``[heads, channels]`` of channels that each head has for itself; None for others."""
     narrow = thin(values)
-    along = varied(narrow)
-    if len(along) != 2 or along[1] != dim:
-        return None
-    atoms = first_along_others(narrow, along).reshape(-1, values.shape[dim])
-    distinct = len(torch.unique(atoms)) == atoms.numel() and bool((atoms > FIXED).all())
-    return atoms if distinct else None
+    return in_groups(narrow, [dim]) if varied(narrow)[-1:] == [dim] else None
 
 
 def counted_by(norm: nn.Module, values: Tensor) -> int:
