@@ -23,6 +23,7 @@ from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
 from passportize.errors import InvalidArgument
 from passportize.tracing.unchanged import ROUNDING, FunctionCheck
+from passportize.utils.frozen import frozen_model
 from passportize.utils.resized import put_tensor, tensor_of
 
 __all__ = ["widen_heads"]
@@ -68,9 +69,9 @@ def widen_heads(
         # Scores are divided by the root of the width, in some codes by that of the new one.
         tried = []
         for factor in (1.0, math.sqrt(1 + more / spaces[0].size)):
-            put_back = _widen(model, name, spaces, tied, more, factor, generator)
-            tried.append((check.difference(model), factor))
-            put_back()
+            with frozen_model(model.get_submodule(name)):
+                _widen(model, name, spaces, tied, more, factor, generator)
+                tried.append((check.difference(model), factor))
         apart, factor = min(tried)
         if apart <= ROUNDING:
             _widen(model, name, spaces, tied, more, factor, generator)
@@ -96,15 +97,14 @@ def _widen(
     more: int,
     factor: float,
     generator: torch.Generator | None,
-) -> _PutBack:
-    """Widen the heads of one module; returns what puts them back."""
+) -> None:
+    """Widen the heads of one module."""
     along: dict[tuple[str, int], list[tuple[MatrixSpace, Side]]] = {}
     for space in spaces:
         for side in space.sides:
             axis = tied.axes[side.axis]
             along.setdefault((axis.tensor, axis.dim), []).append((space, side))
     module = model.get_submodule(name)
-    put_back = _PutBack(model, module, {tensor for tensor, _ in along})
     size, blocks = spaces[0].size, spaces[0].blocks
     for (tensor, dim), parts in along.items():
         own = tensor_of(model, tensor)
@@ -124,7 +124,6 @@ def _widen(
         # What the forward pass counts by.
         if type(value) is int and value in (size, size * blocks) and "heads" not in key:
             setattr(module, key, value + more * (value // size))
-    return put_back
 
 
 def _are_values(space: MatrixSpace, tied: TiedChannels) -> bool:
@@ -147,27 +146,6 @@ def _added(
         return old.new_zeros(shape)
     drawn = torch.randn(shape, generator=generator, dtype=torch.float64).to(old)
     return drawn * old.square().mean().sqrt()
-
-
-class _PutBack:
-    """A module as it was.
-
-    Args:
-        model: The model.
-        module: The module, whose attributes may change.
-        names: Names of the tensors that may.
-    """
-
-    def __init__(self, model: nn.Module, module: nn.Module, names: set[str]) -> None:
-        self._model, self._module = model, module
-        self._numbers = {key: value for key, value in vars(module).items() if type(value) is int}
-        self._tensors = {name: tensor_of(model, name) for name in names}
-
-    def __call__(self) -> None:
-        for key, value in self._numbers.items():
-            setattr(self._module, key, value)
-        for name, tensor in self._tensors.items():
-            put_tensor(self._model, name, tensor)
 
 
 @register_attack(
