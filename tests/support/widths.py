@@ -131,9 +131,16 @@ def as_trained(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 @functools.cache
 def released(family: str) -> tuple[nn.Module, Claim]:
     """A marked release and the claim on it; not to be changed."""
-    model = as_trained({**FAMILIES, **EXCHANGED, **MIXING}[family], 0)
+    return marked({**FAMILIES, **EXCHANGED, **MIXING}[family])
+
+
+def marked(
+    make: Callable[[], nn.Module], example: torch.Tensor = EXAMPLE
+) -> tuple[nn.Module, Claim]:
+    """A model of any kind as it is released, with all bits, and the claim on it."""
+    model = as_trained(make, 0)
     config = pp.PassportConfig.signature()
-    pp.passportize(model, PASSPORT, config=config, example_inputs=EXAMPLE)
+    pp.passportize(model, PASSPORT, config=config, example_inputs=example)
     pp.embed_signature(model)
     claim = claim_of(model)
     take_out_branches(model)

@@ -14,13 +14,12 @@ from passportize.attacks.disguise import disguise
 from passportize.attacks.dummy_neurons import add_dummy_neurons
 from passportize.attacks.wider_heads import widen_heads
 from passportize.attacks.wider_streams import widen_streams
-from passportize.release.claim import Claim, claim_of
-from passportize.surgery.branches import take_out_branches
+from passportize.release.claim import Claim
 from passportize.utils.resized import put_tensor
 from tests.attacks.test_wider_heads import small_vit
 from tests.support import looked_through as kinds
 from tests.support.small_protected import PASSPORT
-from tests.support.widths import EXAMPLE, as_trained, noised, seeded
+from tests.support.widths import EXAMPLE, as_trained, marked, noised, seeded
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::passportize.training.embedding.TrainedWeightsWarning"
@@ -29,13 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @functools.cache
 def released() -> tuple[nn.Module, Claim]:
-    model = as_trained(small_vit, 0)
-    config = pp.PassportConfig.signature()
-    pp.passportize(model, PASSPORT, config=config, example_inputs=EXAMPLE)
-    pp.embed_signature(model)
-    claim = claim_of(model)
-    take_out_branches(model)
-    return model.eval(), claim
+    return marked(small_vit)
 
 
 def judged(suspect: nn.Module) -> pp.Verdict:
@@ -127,13 +120,7 @@ TOKENS = torch.randn(2, 6, kinds.INPUTS, generator=seeded())
 
 @functools.cache
 def sharing(kind: type[nn.Module]) -> tuple[nn.Module, Claim]:
-    model = as_trained(lambda: kinds.Tokens(kind), 0)
-    config = pp.PassportConfig.signature()
-    pp.passportize(model, PASSPORT, config=config, example_inputs=TOKENS)
-    pp.embed_signature(model)
-    claim = claim_of(model)
-    take_out_branches(model)
-    return model.eval(), claim
+    return marked(lambda: kinds.Tokens(kind), TOKENS)
 
 
 @torch.no_grad()

@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import passportize as pp
 from passportize.attacks.disguise import disguise
-from passportize.release.claim import Claim, claim_of
-from passportize.surgery.branches import take_out_branches
 from passportize.utils.resized import put_tensor, tensor_of
 from tests.support.exchanged import Grouped
-from tests.support.small_protected import PASSPORT
-from tests.support.widths import EXAMPLE, as_trained, noised, seeded
+from tests.support.widths import EXAMPLE, as_trained, judged, noised, seeded, stolen
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::passportize.training.embedding.TrainedWeightsWarning"
 )
 
-GROUPS, MORE = 4, 4
-
-
-@functools.cache
-def released() -> tuple[nn.Module, Claim]:
-    model = as_trained(Grouped, 0)
-    config = pp.PassportConfig.signature()
-    pp.passportize(model, PASSPORT, config=config, example_inputs=EXAMPLE)
-    pp.embed_signature(model)
-    claim = claim_of(model)
-    take_out_branches(model)
-    return model.eval(), claim
-
-
-def judged(suspect: nn.Module) -> pp.Verdict:
-    original, claim = released()
-    return pp.verify(suspect, PASSPORT, claim, released=original, example_inputs=EXAMPLE)
+FAMILY, GROUPS, MORE = "grouped convolution", 4, 4
 
 
 @torch.no_grad()
@@ -98,7 +77,7 @@ def wider(model: nn.Module, side: str, kind: str) -> nn.Module:
 def test_they_are_taken_out_below_the_full_disguise(
     sides: tuple[str, ...], kind: str, noise: float
 ) -> None:
-    suspect = noised(copy.deepcopy(released()[0]), noise)
+    suspect = noised(stolen(FAMILY), noise)
     with torch.no_grad():
         before = suspect(EXAMPLE)
         for side in sides:
@@ -106,7 +85,7 @@ def test_they_are_taken_out_below_the_full_disguise(
         disguise(suspect, seeded(3), example_inputs=EXAMPLE)
         largest = float(before.abs().max())
         assert float((suspect(EXAMPLE) - before).abs().max()) < 1e-4 * largest
-    links = judged(suspect).links
+    links = judged(FAMILY, suspect).links
     assert links is not None and links.accepted
     count = GROUPS * MORE * len(sides)
     assert f"{count} channels more" in links.narrowed
@@ -116,7 +95,7 @@ def test_they_are_taken_out_below_the_full_disguise(
 @pytest.mark.parametrize("kind", ["not read", "split"])
 def test_a_stranger_with_wider_groups_stays_at_chance(kind: str) -> None:
     suspect = wider(wider(as_trained(Grouped, 7), "before", kind), "behind", kind)
-    links = judged(suspect).links
+    links = judged(FAMILY, suspect).links
     assert links is not None and links.similarity is not None and links.accepted is False
     assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 12
 
@@ -155,20 +134,20 @@ def more_groups(model: nn.Module, kind: str) -> nn.Module:
 @pytest.mark.parametrize("kind", ["not read", "split"])
 @pytest.mark.parametrize("more", ["alone", "noise"])
 def test_groups_that_were_added_are_left_out(kind: str, more: str) -> None:
-    suspect = noised(copy.deepcopy(released()[0]), 0.3 if more == "noise" else 0.0)
+    suspect = noised(stolen(FAMILY), 0.3 if more == "noise" else 0.0)
     with torch.no_grad():
         before = suspect(EXAMPLE)
         suspect = more_groups(suspect, kind)
         disguise(suspect, seeded(3), example_inputs=EXAMPLE)
         largest = float(before.abs().max())
         assert float((suspect(EXAMPLE) - before).abs().max()) < 1e-4 * largest
-    links = judged(suspect).links
+    links = judged(FAMILY, suspect).links
     assert links is not None and links.accepted and "groups of convolutions" in links.narrowed
     assert links.aligned_matched >= (0.9 if more == "noise" else 0.98) * links.entries_matched
 
 
 @pytest.mark.parametrize("kind", ["not read", "split"])
 def test_a_stranger_with_more_groups_stays_at_chance(kind: str) -> None:
-    links = judged(more_groups(as_trained(Grouped, 7), kind)).links
+    links = judged(FAMILY, more_groups(as_trained(Grouped, 7), kind)).links
     assert links is not None and links.similarity is not None and links.accepted is False
     assert abs(links.similarity.likeness) < 0.1 and links.aligned_strength < 12

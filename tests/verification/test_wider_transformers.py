@@ -18,7 +18,7 @@ from passportize.release.claim import Claim, claim_of
 from passportize.surgery.branches import take_out_branches
 from tests.support import looked_through as kinds
 from tests.support.small_protected import PASSPORT
-from tests.support.widths import as_trained, noised, seeded
+from tests.support.widths import as_trained, marked, noised, seeded
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::passportize.training.embedding.TrainedWeightsWarning"
@@ -32,13 +32,7 @@ KINDS = [kinds.Attention, kinds.Cosine, kinds.TableOfHeads]
 def released(
     kind: type[nn.Module], norm: type[nn.Module] = nn.LayerNorm
 ) -> tuple[nn.Module, Claim]:
-    model = as_trained(lambda: kinds.Tokens(kind, norm), 0)
-    config = pp.PassportConfig.signature()
-    pp.passportize(model, PASSPORT, config=config, example_inputs=EXAMPLE)
-    pp.embed_signature(model)
-    claim = claim_of(model)
-    take_out_branches(model)
-    return model.eval(), claim
+    return marked(lambda: kinds.Tokens(kind, norm), EXAMPLE)
 
 
 def judged(
