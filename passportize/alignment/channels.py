@@ -271,10 +271,13 @@ class ChannelLabels:
         moving = self._components([*self._same, *self._together, *in_heads])
         return moving, self.scales()
 
-    def apart(self) -> Tensor | None:
-        """Classes that move together where heads change places; None if they are the same ones."""
-        if not (self._same_in_heads or self._together_in_heads):
-            return None
+    @property
+    def meets_heads(self) -> bool:
+        """Whether anything is met alike by all heads, so that :meth:`apart` is something else."""
+        return bool(self._same_in_heads or self._together_in_heads)
+
+    def apart(self) -> Tensor:
+        """Number of the class of every atom, of those that move together where heads do so."""
         return self._components([*self._same, *self._together])
 
     def scales(self) -> Tensor:

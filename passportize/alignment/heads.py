@@ -87,8 +87,7 @@ class _Cells:
 
     def __init__(self, labels: ChannelLabels, staying: set[int]) -> None:
         self._labels = labels
-        apart = labels.apart()
-        self._moving = labels.classes()[0] if apart is None else apart
+        self._moving = labels.apart()
         self._fixed = int(self._moving[FIXED])
         self._axes = list(labels.axes)
         self._attention: dict[int, str] = {}

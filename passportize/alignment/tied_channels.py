@@ -119,8 +119,9 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     groups = find_groups(bundles)
     spaces = find_spaces(labels, axes, [group.places for group in groups], moving, scales)
     diagonals = tuple(sorted(labels.diagonals, key=lambda diagonal: diagonal.step))
-    apart = labels.apart()
-    in_heads = bundles if apart is None else find_bundles(axes, apart, (bundles, moving))
+    in_heads = (
+        find_bundles(axes, labels.apart(), (bundles, moving)) if labels.meets_heads else bundles
+    )
     whole, exchanges = find_exchanges(axes, in_heads, moving)
     return TiedChannels(
         axes=(*axes, *whole),
