@@ -80,26 +80,35 @@ def match_heads(first: Features, second: Features | None) -> Tensor:
     Args:
         first: Queries, or values.
         second: Keys; None for values.
+
+    Computed in the precision of what is given.
     """
     if second is None:
-        own, other = (_basis(part.double()) for part in first)
+        own, other = (_basis(part) for part in first)
         size, count = own.shape[1], own.shape[2]
         overlap = torch.einsum("adf,bef->abde", own, other).square().sum((2, 3))
         chance = size * size / count
         return ((overlap - chance) / max(size - chance, 1e-9)).float()
-    own_first, other_first, own_second, other_second = (part.double() for part in (*first, *second))
+    own_first, other_first, own_second, other_second = map(_in_one_unit, (*first, *second))
 
     def product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
         one = torch.einsum("adf,bef->abde", a, b)
         two = torch.einsum("adf,bef->abde", c, d)
-        return (one * two).sum((2, 3))
+        return (one * two).sum((2, 3), dtype=torch.float64)
 
     found = product(own_first, other_first, own_second, other_second)
     lengths = [
-        (a @ a.mT * (b @ b.mT)).sum((1, 2)).clamp_min(1e-30).sqrt()
+        (a @ a.mT * (b @ b.mT)).sum((1, 2), dtype=torch.float64).clamp_min(1e-30).sqrt()
         for a, b in ((own_first, own_second), (other_first, other_second))
     ]
     return (found / (lengths[0][:, None] * lengths[1][None, :])).float()
+
+
+def _in_one_unit(rows: Tensor) -> Tensor:
+    """Rows of heads as shares of the longest: products of four stay in single precision."""
+    size = torch.linalg.vector_norm(rows, dim=2, dtype=torch.float64).max().clamp_min(1e-300)
+    shares: Tensor = rows / size
+    return shares
 
 
 def _basis(rows: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from passportize.alignment.channels import Axis
 from passportize.alignment.spaces import MatrixKind, Side, fold_factors
 from passportize.alignment.tied_channels import TiedChannels
+from passportize.utils.precision import at_least_float32
 
 __all__ = ["Folded", "act", "is_whole"]
 
@@ -46,7 +47,7 @@ class Folded:
         }
 
     def _fold(self, name: str, tensor: Tensor) -> Tensor:
-        result = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+        result = at_least_float32(tensor, copy=True)
         for axis, factors in self._of(name):
             part = axis.of(result)
             part.mul_(axis.spread(factors, part).to(part))

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from passportize.alignment.tied_channels import TiedChannels
 
-__all__ = ["HeldOut", "correlations", "fitting_entries", "some_columns"]
+__all__ = [
+    "FEW_ENTRIES",
+    "MOST_ENTRIES",
+    "HeldOut",
+    "correlations",
+    "fitting_entries",
+    "some_columns",
+]
 
 FITTED = 0.25
 """Share of the entries that an alignment looks at.
@@ -33,7 +40,12 @@ EQUATIONS = 1.5
 _LONG_ROW = 64
 _MANY_KERNELS = 16
 _CARRIES_NOTHING = 8
-_MOST_ENTRIES = 512
+
+MOST_ENTRIES = 512
+"""Entries of each row from which it is told which channel is which."""
+
+FEW_ENTRIES = 128
+"""Entries that are enough for it in most copies: a row's own leads there by a hundred nats."""
 
 
 class HeldOut:
@@ -161,14 +173,16 @@ def correlations(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Te
     return result.clamp_(-1, 1), mask.sum(1, keepdim=True)
 
 
-def some_columns(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def some_columns(
+    own: Tensor, other: Tensor, chosen: Tensor, most: int = MOST_ENTRIES
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same columns of two matrices and a mask, fewer where there are very many.
 
     Columns of which nothing is looked at are the first to go.
     """
-    if own.shape[1] > _MOST_ENTRIES:
+    if own.shape[1] > most:
         generator = torch.Generator().manual_seed(0)
         order = torch.rand(own.shape[1], generator=generator)
-        picked = (order - chosen.any(0).to(order)).argsort()[:_MOST_ENTRIES]
+        picked = (order - chosen.any(0).to(order)).argsort()[:most]
         own, other, chosen = own[:, picked], other[:, picked], chosen[:, picked]
     return own, other, chosen

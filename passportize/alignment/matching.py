@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from passportize.alignment.attention_heads import HeadFeatures, match_heads
-from passportize.alignment.held_out import HeldOut, correlations, some_columns
+from passportize.alignment.channels import Axis
+from passportize.alignment.held_out import (
+    FEW_ENTRIES,
+    MOST_ENTRIES,
+    HeldOut,
+    correlations,
+    some_columns,
+)
 from passportize.alignment.spaces import Side
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.undoing import Undoing
@@ -74,8 +82,6 @@ class Matching:
             if (order := self._settle(number, score, _OBVIOUS_HEADS)) is not None:
                 return order
         else:
-            score = torch.zeros(unit.size, unit.size)
-            seen = False
             plain = []
             # Best partners by chance add up where the channels of a whole are mixed.
             wholes = self._tied.exchanges[number : number + 1]
@@ -87,20 +93,23 @@ class Matching:
                 if self._undoing.released.tensors[found.tensor].dim() == 1:
                     plain.append((axis, places))
                 elif found.moves and (late or self._undoing.ready(axis)):
-                    gain = self._gain(self._likeness, number, axis, places)
-                    if gain is not None:
+                    before: Tensor | None = score
+                    # A few entries of one weight tell all of a copy: then neither the others nor
+                    # what the other weights say need be known.
+                    for most in self._looks(found):
+                        likeness = partial(self._likeness, most=most)
+                        gain = self._gain(likeness, number, axis, places)
+                        if gain is None:
+                            break
                         # Rows whose squares overflow resemble nothing.
-                        score += gain.nan_to_num_(0.0)
-                        seen = True
-                        # One weight tells all of a copy; what the others say need not be known.
+                        score = _sum(gain.nan_to_num_(0.0), before)
                         if (order := self._settle(number, score, lead)) is not None:
                             return order
             for axis, places in plain:
                 gain = self._gain(self._nearness, number, axis, places)
                 if gain is not None:
-                    score += gain
-                    seen = True
-            if not seen:
+                    score = _sum(gain, score)
+            if score is None:
                 return None
         # What the suspect lacks resembles nothing.
         score[:, self._present[number] :] = 0.0
@@ -154,8 +163,19 @@ class Matching:
             features = [part[:, :, chosen] for part in features]
         return features[0], features[1]
 
-    def _likeness(self, number: int, places: Tensor, placed: int, _: int) -> Tensor | None:
-        """Log-likelihood ratio for every channel of the released weights and of the suspect."""
+    def _looks(self, axis: Axis) -> tuple[int, ...]:
+        """How many entries of each channel are looked at, at most: a few first."""
+        tensor = self._undoing.released.tensors[axis.tensor]
+        length = tensor.numel() // tensor.shape[axis.dim]
+        return (FEW_ENTRIES, MOST_ENTRIES) if length > FEW_ENTRIES else (MOST_ENTRIES,)
+
+    def _likeness(
+        self, number: int, places: Tensor, placed: int, _: int, most: int
+    ) -> Tensor | None:
+        """Log-likelihood ratio for every channel of the released weights and of the suspect.
+
+        From so many entries of each row at most.
+        """
         axis = self._tied.axes[number]
         own = self._undoing.released.tensors[axis.tensor]
         if own.dim() < 2:
@@ -169,7 +189,7 @@ class Matching:
         chosen = features(self._held_out.fitted(axis.tensor))
         if self._lacks:
             chosen = chosen & others.any(0)
-        rows, others, chosen = some_columns(rows, others, chosen)
+        rows, others, chosen = some_columns(rows, others, chosen, most)
         likeness, entries = correlations(rows, others, chosen)
         left = likeness.square_().clamp_max_(1 - 1e-6).neg_()
         return left.log1p_().mul_(-0.5 * entries)
@@ -189,6 +209,11 @@ class Matching:
             near = (pair / spread[entry]).square() / 2
             distances -= 0.5 * near.clamp(1e-6, 1.0).log().float()
         return distances
+
+
+def _sum(gain: Tensor, score: Tensor | None) -> Tensor:
+    """What was said last and before, in the memory of the last: fresh memory takes longer."""
+    return gain if score is None else gain.add_(score)
 
 
 def _completed(order: Tensor, size: int) -> Tensor:

@@ -15,6 +15,7 @@ from passportize.alignment.spaces import MatrixKind, MatrixSpace
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.truncation import truncate
 from passportize.alignment.widths import MOST_WIDENED, WidenedHeldOut, Widths
+from passportize.utils.precision import at_least_float32
 
 __all__ = ["Reduction"]
 
@@ -203,5 +204,5 @@ def _writable(tensor: Tensor, touched: bool) -> Tensor:
     """A tensor that can be changed, without what would spoil every sum it enters."""
     if not touched or not tensor.is_floating_point():
         return tensor
-    tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+    tensor = at_least_float32(tensor, copy=True)
     return tensor.nan_to_num_(0.0, 0.0, 0.0)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from passportize.alignment.channels import Axis
 from passportize.alignment.folding import Folded, act, is_whole
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.matrices import inverse_of
 from passportize.alignment.scales import ChannelScales
 from passportize.alignment.spaces import Side
 from passportize.alignment.tied_channels import TiedChannels
+from passportize.utils.precision import at_least_float32
 
 __all__ = ["Undoing"]
 
@@ -69,6 +71,7 @@ class Undoing:
         for number, axis in enumerate(tied.axes):
             self._axes_of.setdefault(axis.tensor, []).append(number)
         self._known: dict[tuple[str, int, int], Tensor] = {}
+        self._across: dict[tuple[str, int], Tensor] = {}
 
     def place(self, number: int, order: Tensor) -> None:
         """Take note of the places of a unit's bundles in the suspect."""
@@ -89,6 +92,7 @@ class Undoing:
         """Take the signs of the channels that are first made at a step from what is known."""
         if self.scales.set_signs(step, self.matched, late):
             self._known.clear()
+            self._across.clear()
 
     def _forget(self, axes: Iterable[int], unit: int = sys.maxsize) -> None:
         """Drop what is known of tensors along whose axes something was found."""
@@ -103,6 +107,9 @@ class Undoing:
         ]
         for key in gone:
             del self._known[key]
+        for name, dim in list(self._across):
+            if any(self._tied.axes[axis].dim != dim for axis in on.get(name, ())):
+                del self._across[name, dim]
 
     def matched(self, name: str) -> tuple[Tensor, Tensor]:
         """Both models' values of a tensor, folded, the suspect's as far as it is known."""
@@ -148,56 +155,72 @@ class Undoing:
         known = self._known.get((name, skip, placed))
         if known is not None:
             return known
-        finished = self._finished(name) if skip < 0 else None
-        if finished is not None:
-            self._known[name, skip, placed] = finished
-            return finished
-        moved = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+        axes = [self._tied.axes[number] for number in numbers]
         cell = self._tied.axes[skip].cell if skip >= 0 else None
-
-        def elsewhere(number: int) -> bool:
-            return cell is not None and self._tied.axes[number].cell not in (None, cell)
-
-        for unit, number, places in self._moving.get(name, ()):
-            order = self.orders[unit]
-            if order is not None and (number != skip or unit < placed) and not elsewhere(number):
-                self._tied.axes[number].reorder(moved, places, order)
-        if tensor.dim() > 1:
-            for number in numbers:
-                if number != skip and not elsewhere(number):
-                    self._unmix(number, moved)
-                    self.scales.undo(self._tied.axes[number], moved)
+        if tensor.dim() < 2 or any(axis.rows is not None or axis.cell is not None for axis in axes):
+            moved = at_least_float32(tensor, copy=True)
+            mine = [n for n in numbers if cell is None or self._tied.axes[n].cell in (None, cell)]
+            self._undo(mine, name, moved, skip, placed)
+        else:
+            moved = self._by_dimension(name, skip, placed)
         self._known[name, skip, placed] = moved
         return moved
 
-    def _finished(self, name: str) -> Tensor | None:
-        """A tensor of which all is known, from what it was without one of its axes.
+    def _by_dimension(self, name: str, skip: int, placed: int) -> Tensor:
+        """The same for a tensor whose axes all mean every entry along the other dimensions.
 
-        What is done along one dimension does not disturb what is done along another.
+        What is done along one of them then does not disturb what is done along another, and what
+        was found without a dimension serves all axes on it: queries, keys and values, say, lie
+        along one and read the same stream.
         """
-        if self.suspect.tensors[name].dim() < 2:
-            return None
-        axes = self._tied.axes
-        known = [
-            (skip, placed)
-            for of, skip, placed in self._known
-            if of == name
-            and skip >= 0
-            and axes[skip].cell is None
-            and [n for n in self._axes_of[name] if axes[n].dim == axes[skip].dim] == [skip]
-        ]
-        if not known:
-            return None
-        # The one that leaves the least to be multiplied.
-        skip, placed = min(known, key=lambda found: self._work_along(found[0]))
-        moved = self._known[name, skip, placed].clone()
-        for unit, number, places in self._moving.get(name, ()):
-            order = self.orders[unit]
-            if number == skip and unit >= placed and order is not None:
-                axes[skip].reorder(moved, places, order)
-        self._unmix(skip, moved)
-        self.scales.undo(axes[skip], moved)
+        along: dict[int, list[int]] = {}
+        for number in self._axes_of[name]:
+            along.setdefault(self._tied.axes[number].dim, []).append(number)
+        if skip >= 0:
+            dim = self._tied.axes[skip].dim
+        else:
+            known = [dim for dim in along if (name, dim) in self._across]
+            if not known:
+                moved = at_least_float32(self.suspect.tensors[name], copy=True)
+                self._undo(self._axes_of[name], name, moved, skip, placed)
+                return moved
+            # The one along which the least is left to be multiplied.
+            dim = min(known, key=lambda dim: sum(map(self._work_along, along[dim])))
+        across = self._across.get((name, dim))
+        if across is None:
+            across = at_least_float32(self.suspect.tensors[name], copy=True)
+            others = [number for number in self._axes_of[name] if number not in along[dim]]
+            self._undo(others, name, across, skip, placed)
+            self._across[name, dim] = across
+        if along[dim] == [skip] and not self._places(name, along[dim], skip, placed):
+            return across
+        moved = across.clone()
+        self._undo(along[dim], name, moved, skip, placed)
         return moved
+
+    def _undo(
+        self, numbers: Sequence[int], name: str, moved: Tensor, skip: int, placed: int
+    ) -> None:
+        """Undo in a tensor, in place, what is known along some of its axes; see `aligned`."""
+        for axis, places, order in self._places(name, numbers, skip, placed):
+            axis.reorder(moved, places, order)
+        if moved.dim() > 1:
+            for number in numbers:
+                if number != skip:
+                    self._unmix(number, moved)
+                    self.scales.undo(self._tied.axes[number], moved)
+
+    def _places(
+        self, name: str, numbers: Sequence[int], skip: int, placed: int
+    ) -> list[tuple[Axis, Tensor, Tensor]]:
+        """What is known to have changed places along some axes, with their orders."""
+        return [
+            (self._tied.axes[number], places, order)
+            for unit, number, places in self._moving.get(name, ())
+            if number in numbers
+            and (order := self.orders[unit]) is not None
+            and (number != skip or unit < placed)
+        ]
 
     def _work_along(self, number: int) -> int:
         """Products of numbers for each entry across an axis that matrices on it take."""

@@ -119,6 +119,16 @@ def test_heads_are_known_by_products_and_subspaces() -> None:
     assert torch.equal(score.argmax(0), order) and float(score.amax(0).min()) > 0.999
 
 
+@pytest.mark.parametrize("size", [2.0**-60, 2.0**60])
+def test_heads_of_tiny_and_huge_numbers(size: float) -> None:
+    """In single precision, where a product of four of them is no number."""
+    queries, keys = (drawn(3, 4, 12, seed=seed).float() for seed in (11, 12))
+    order = torch.tensor([1, 2, 0])
+    moved = (queries[order] * size, queries * size), (keys[order] * size, keys * size)
+    score = match_heads(*moved)
+    assert torch.equal(score.argmax(1), order) and float(score.amax(1).min()) > 0.999
+
+
 def rotated(rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Centred columns of a rank, in single precision, the same rotated, and the rotation."""
     rotation = centred_rotation(12)
@@ -143,3 +153,20 @@ def test_rotations_of_tiny_and_huge_numbers(size: float) -> None:
     own, other, rotation = rotated(11)
     found = find_matrices(MatrixKind.CENTRED, [Pair(own * size, other * size, True)])[0]
     torch.testing.assert_close(found, rotation, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_a_rotation_is_found_from_a_part_of_very_many_columns(noise: float) -> None:
+    """Also where most columns are zero, as those of kernels of which one place is in use."""
+    rotation = TRUE[MatrixKind.ORTHOGONAL]
+    pairs = []
+    for seed in range(40):
+        own = torch.zeros(2, 6, 40, 9, dtype=torch.float64)
+        own[..., 4] = drawn(2, 6, 40, seed=seed)
+        own = own.flatten(2)
+        other = rotation @ own + noise * drawn(2, 6, 360, seed=100 + seed) * (own != 0)
+        pairs.append(Pair(own, other, True))
+    found = find_matrices(MatrixKind.ORTHOGONAL, pairs)
+    # As far off as chance alone leaves it with a share of the columns, one in nine of them in use.
+    expected = noise * (6 / (64 * 6 / 9)) ** 0.5
+    assert float((found - rotation).norm(dim=(1, 2)).max()) < 1e-9 + 2 * expected * 6**0.5
