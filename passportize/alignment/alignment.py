@@ -32,9 +32,8 @@ from torch import Tensor
 
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.matching import Matching
-from passportize.alignment.matrices import Pair, explain, find_matrices
 from passportize.alignment.similarity import matched_rows
-from passportize.alignment.spaces import MatrixKind, Side
+from passportize.alignment.solving import Solving
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.alignment.undoing import Undoing
 from passportize.alignment.widening import absent_entries
@@ -161,8 +160,7 @@ class _Search:
     ) -> None:
         self._undoing, self._tied, self._held_out = undoing, tied, held_out
         self._matching = Matching(undoing, tied, held_out, sizes, present)
-        self._narrower = present is not None
-        self._solved = [0] * len(tied.spaces)
+        self._solving = Solving(undoing, tied, held_out, narrower=present is not None)
         self._steps = self._order_of_steps()
         self._progress, self._done = progress, 0
         self._changes = 0.0
@@ -224,9 +222,9 @@ class _Search:
                     self._changes = max(self._changes, moved)
                     self._undoing.place(number, order)
             for number in spaces:
-                # Once all places are settled, more changes hardly anything.
-                if self._solved[number] < 2 or unsettled:
-                    self._solve(number, late)
+                self._solving.meet(number, late, unsettled)
+            if not late:
+                self._solving.determine()
             self._undoing.set_signs(step, late)
             self._done += 1
             if self._progress is not None and self._done < self._total:
@@ -267,41 +265,3 @@ class _Search:
             alike = torch.nn.functional.cosine_similarity(own[there], other[there]).abs()
             chance = (2 / math.pi / max(1, int(kept[0].sum()))) ** 0.5
             self._tested.append((float(alike.mean()) - chance, len(alike)))
-
-    def _solve(self, number: int, late: bool) -> None:
-        """Find the matrices of a space."""
-        space = self._tied.spaces[number]
-        pairs = [pair for side in space.sides if (pair := self._pair(side, late)) is not None]
-        if not pairs:
-            return
-        self._solved[number] += 1
-        known = self._undoing.matrices[number]
-        if known is not None and explain(known, pairs):
-            return  # of a copy without changes the first look tells all
-        matrices = find_matrices(space.kind, pairs)
-        self._undoing.mix(number, matrices)
-        if space.kind is MatrixKind.LINEAR and space.group is not None:
-            self._undoing.scales.measure_again(self._undoing.unmixed)
-
-    def _pair(self, side: Side, late: bool) -> Pair | None:
-        """What both models have along a side; None where that is not known yet or not looked at."""
-        axis = self._tied.axes[side.axis]
-        name = axis.tensor
-        own = self._undoing.released.tensors[name]
-        held = self._held_out.holds(name)
-        if own.dim() < 2 or (held and (not side.writes or axis.role != "rows")):
-            return None
-        if not late and not self._undoing.ready(side.axis):
-            return None
-        other = self._undoing.aligned(name, side.axis, len(self._tied.units))
-        features = [self._undoing.along(side, tensor) for tensor in (own, other)]
-        if held:
-            chosen = self._undoing.along(side, self._held_out.fitted(name))[0, 0]
-            features = [part[:, :, chosen] for part in features]
-        if self._narrower:
-            # Columns of channels that the suspect lacks.
-            there = features[1].any(0).any(0)
-            features = [part[:, :, there] for part in features]
-        if not bool(features[0].any()):
-            return None  # a weight that was left out of both
-        return Pair(features[0], features[1], side.writes)

@@ -18,6 +18,7 @@ from torch import Tensor
 from passportize.alignment.tied_channels import TiedChannels
 
 __all__ = [
+    "EQUATIONS",
     "FEW_ENTRIES",
     "MOST_ENTRIES",
     "HeldOut",
@@ -88,6 +89,12 @@ class HeldOut:
                     for side in space.sides
                     if len(shapes[name := tied.axes[side.axis].tensor]) > 1
                 )
+
+    def share(self, name: str) -> float:
+        """Share of the entries of a row of a tensor from which an alignment is fitted."""
+        if name not in self._bound:
+            return 1.0
+        return self._columns[name][1] if name in self._columns else FITTED
 
     def readable(self, name: str) -> bool:
         """Whether what an alignment leaves of a tensor can tell a copy from a stranger."""

@@ -9,7 +9,7 @@ of ``X' X^T + Y' Y^T``; Schönemann 1966), other matrices by least squares: the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,14 +58,10 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
     blocks, size, _ = pairs[0].own.shape
     products = torch.zeros(blocks, size, size, dtype=torch.float64)
     before, after = products.clone(), products.clone()
-    share = _ENOUGH * size / max(1, sum(pair.own.shape[2] for pair in pairs))
-    generator = torch.Generator().manual_seed(0)
-    for pair in pairs:
-        if not free:
-            some = _some(pair, share, generator)
-            sizes = (_length(some.own) * _length(some.other)).clamp_min(1e-30)
-            products += _products(some, float(sizes)) * (pair.own.numel() / sizes)
-            continue
+    for pair, columns in _some(pairs) if not free else ():
+        sizes = (_length(pair.own) * _length(pair.other)).clamp_min(1e-30)
+        products += _products(pair, float(sizes)) * (columns / sizes)
+    for pair in pairs if free else ():
         own, other = pair.own.double(), pair.other.double()
         # One unit for both, since the matrix says how large the one is in the other.
         weight = 1.0 / (own if pair.writes else other).square().mean().clamp_min(1e-30)
@@ -88,14 +84,16 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
     return _turning(solved) if kind is MatrixKind.ROTARY else solved
 
 
-def _some(pair: Pair, share: float, generator: torch.Generator) -> Pair:
-    """A share of the features of a side."""
-    features = pair.own.shape[2]
-    if share >= 1:
-        return pair
-    drawn = torch.randperm(features, generator=generator)
-    chosen = drawn[: math.ceil(share * features)]
-    return Pair(pair.own[:, :, chosen], pair.other[:, :, chosen], pair.writes)
+def _some(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, int]]:
+    """Enough columns of all sides, drawn, with how many each side has."""
+    columns = [pair.own.shape[2] for pair in pairs]
+    share = _ENOUGH * pairs[0].own.shape[1] / max(1, sum(columns))
+    generator = torch.Generator().manual_seed(0)
+    for pair, count in zip(pairs, columns, strict=True):
+        if share < 1:
+            drawn = torch.randperm(count, generator=generator)[: math.ceil(share * count)]
+            pair = Pair(pair.own[:, :, drawn], pair.other[:, :, drawn], pair.writes)
+        yield pair, count
 
 
 def _products(pair: Pair, sizes: float) -> Tensor:
@@ -114,12 +112,12 @@ def _length(values: Tensor) -> Tensor:
 
 def explain(matrices: Tensor, pairs: Sequence[Pair]) -> bool:
     """Whether matrices turn the one model into the other everywhere, but for rounding."""
-    for pair in pairs:
+    for pair, _ in _some(pairs):
         if pair.writes:
             wanted, found = pair.other, matrices.to(pair.own) @ pair.own
         else:
             wanted, found = pair.own, matrices.mT.to(pair.other) @ pair.other
-        if not bool((wanted - found).norm() < _EXACT * wanted.norm()):
+        if not bool((wanted - found).norm() <= _EXACT * wanted.norm()):
             return False
     return True
 

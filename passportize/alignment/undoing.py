@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from passportize.alignment.folding import Folded, act, is_whole
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.matrices import inverse_of
 from passportize.alignment.scales import ChannelScales
-from passportize.alignment.spaces import Side
+from passportize.alignment.spaces import MatrixKind, Side
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.utils.precision import at_least_float32
 
@@ -85,7 +85,9 @@ class Undoing:
 
     def mix(self, number: int, matrices: Tensor) -> None:
         """Take note of the matrices that act on a space."""
-        self.matrices[number], self._inverses[number] = matrices, inverse_of(matrices)
+        rotations = self._tied.spaces[number].kind in (MatrixKind.ORTHOGONAL, MatrixKind.CENTRED)
+        self.matrices[number] = matrices
+        self._inverses[number] = matrices.mT if rotations else inverse_of(matrices)
         self._forget(side.axis for side in self._tied.spaces[number].sides)
 
     def set_signs(self, step: int, late: bool) -> None:
@@ -115,8 +117,13 @@ class Undoing:
         """Both models' values of a tensor, folded, the suspect's as far as it is known."""
         return self.released.tensors[name], self.aligned(name)
 
-    def ready(self, axis: int) -> bool:
-        """Whether everything else that counts for the entries along an axis is known."""
+    def ready(self, axis: int, guessed: Collection[int] = ()) -> bool:
+        """Whether everything else that counts for the entries along an axis is known.
+
+        Args:
+            axis: Its number.
+            guessed: Numbers of the spaces whose matrices are not taken for known.
+        """
         found = self._tied.axes[axis]
         for other in self._axes_of[found.tensor]:
             along = self._tied.axes[other]
@@ -124,7 +131,8 @@ class Undoing:
                 continue
             if any(self.orders[unit] is None for unit in self._units_of.get(other, ())):
                 return False
-            if any(self.matrices[at] is None for at, _ in self._spaces_of.get(other, ())):
+            spaces = [at for at, _ in self._spaces_of.get(other, ())]
+            if any(self.matrices[at] is None or at in guessed for at in spaces):
                 return False
         return True
 
