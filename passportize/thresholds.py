@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias, get_args
+
 __all__ = [
     "ACCEPT_STRENGTH",
     "FIDELITY_GAP",
     "FITTED_PENALTY",
     "FITTED_SHARE",
+    "FITTED_WAYS",
     "LINK_LIKENESS",
     "LINK_P_VALUE",
     "NAME_STRENGTH",
+    "Penalty",
 ]
 
 ACCEPT_STRENGTH = 64.0
@@ -28,6 +32,12 @@ FITTED_SHARE = 0.003
 """What fitting a suspect's layers anew may make of what they compute. Thresholds were fixed before
 anything was measured; this was chosen on two marked networks: at a third of it more noise stays,
 at three times of it more of the mark goes with the noise. No p-value depends on it."""
+
+Penalty: TypeAlias = Literal["rows", "weights", "inputs"]
+"""What sets the penalty of a fitting: each row, the rows of a weight, or the inputs alone."""
+
+FITTED_WAYS: tuple[Penalty, ...] = get_args(Penalty)
+"""How a suspect is fitted on the owner's inputs, where the claim names some; all are paid for."""
 
 LINK_LIKENESS = 0.5
 """Correlation that the weights of a suspect must have with the released ones, beyond chance, after

@@ -46,8 +46,8 @@ from passportize.config import OUTPUT_SHARE
 from passportize.data.parts import Part
 from passportize.demo.recipe import accuracy
 from passportize.release.claim import claim_of
-from passportize.training.refitting import Penalty, refit_weights
-from passportize.verification.refitted import WAYS
+from passportize.thresholds import FITTED_WAYS, Penalty
+from passportize.training.refitting import refit_weights
 
 __all__ = ["DEFAULT", "KINDS", "OUT", "Setting", "begin", "marked", "stolen"]
 
@@ -169,7 +169,7 @@ def stolen(
     after = accuracy(suspect, *sets.test)
     fitted = {}
     if own:
-        anew = [_fitted(suspect, own, penalty, passport, claim) for penalty in WAYS]
+        anew = [_fitted(suspect, own, penalty, passport, claim) for penalty in FITTED_WAYS]
         best = max(anew, key=lambda verdict: verdict.strength)
         fitted = {"fitted_matched": best.matched, "fitted_strength": best.strength}
     return {

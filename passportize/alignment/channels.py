@@ -24,6 +24,7 @@ __all__ = [
     "Heads",
     "Table",
     "first_along_others",
+    "marked",
     "thin",
     "varied",
 ]
@@ -310,6 +311,13 @@ class ChannelLabels:
         ones = np.ones(edges.shape[1], dtype=np.int8)
         matrix = coo_matrix((ones, (edges[0], edges[1])), shape=(self.count, self.count))
         return torch.from_numpy(connected_components(matrix, directed=False)[1]).to(torch.int64)
+
+
+def marked(numbers: Tensor, count: int) -> Tensor:
+    """Which of so many numbers are among some, bool ``[count]``."""
+    found = torch.zeros(count, dtype=torch.bool)
+    found[numbers] = True
+    return found
 
 
 def thin(labels: Tensor) -> Tensor:

@@ -11,14 +11,14 @@ one to the place of the other changes nothing.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from passportize.alignment.channels import Axis
-from passportize.alignment.groups import Bundles, Exchange
+from passportize.alignment.groups import Bundles, Exchange, Lying
 
 __all__ = ["find_exchanges"]
 
@@ -49,7 +49,9 @@ def find_exchanges(
         Axes to be added behind the others, along which whole groups of a layer lie one after the
         other; and the exchanges, in the order in which they have to be undone.
     """
-    search = _Search(axes, bundles, moving)
+    if all(axis.cell is None for axis in axes):
+        return (), ()
+    search = _Search(axes, bundles.lying(), moving)
     found = [exchange for family in search.families for exchange in search.of(family)]
     # What takes others along comes first, because it moves them in the places that they have.
     found.sort(key=lambda exchange: -exchange.atoms.shape[1])
@@ -64,7 +66,7 @@ class _Search:
         whole: The axes that were made, by tensor.
     """
 
-    def __init__(self, axes: Sequence[Axis], bundles: Bundles, moving: Tensor) -> None:
+    def __init__(self, axes: Sequence[Axis], bundles: Mapping[int, Lying], moving: Tensor) -> None:
         self._axes, self._bundles = axes, bundles
         classes = {
             bundle: int(moving[axes[lying[0][0]].atoms[lying[0][1][0]]])

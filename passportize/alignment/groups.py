@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import FIXED, Axis
+from passportize.alignment.channels import FIXED, Axis, marked
 
-__all__ = ["Bundles", "Exchange", "TiedGroup", "find_bundles", "find_groups"]
+__all__ = ["Bundles", "Exchange", "Lying", "TiedGroup", "find_bundles", "find_groups"]
 
-Bundles = Mapping[int, Sequence[tuple[int, Sequence[int]]]]
-"""Every bundle that can move, by its number: the axes on which it lies, with its entries there."""
+Lying: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
+"""The axes on which a bundle lies, with its entries there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,40 @@ class Exchange(TiedGroup):
     atoms: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Bundles:
+    """What can move, in the order of the forward pass.
+
+    Attributes:
+        numbers: Number of every bundle, the class of its atoms, int64 ``[bundles]``.
+        bundle: Which bundle each entry belongs to, by its place in ``numbers``, ascending, int64
+            ``[entries]``.
+        axis: The axis of each entry, ascending within a bundle.
+        entry: Its place on the axis, likewise.
+        axes: Number of axes of the model.
+    """
+
+    numbers: Tensor
+    bundle: Tensor
+    axis: Tensor
+    entry: Tensor
+    axes: int
+
+    def lying(self) -> dict[int, Lying]:
+        """Where every bundle lies, by its number."""
+        found: dict[int, dict[int, list[int]]] = {number: {} for number in self.numbers.tolist()}
+        whose = self.numbers[self.bundle]
+        for number, axis, entry in zip(
+            whose.tolist(), self.axis.tolist(), self.entry.tolist(), strict=True
+        ):
+            found[number].setdefault(axis, []).append(entry)
+        # Tuples, because the garbage collector looks at every list again and again.
+        return {
+            number: tuple([(axis, tuple(entries)) for axis, entries in on.items()])
+            for number, on in found.items()
+        }
+
+
 def find_bundles(
     axes: Sequence[Axis], moving: Tensor, whole: tuple[Bundles, Tensor] | None = None
 ) -> Bundles:
@@ -56,47 +90,72 @@ def find_bundles(
         whole: What moves together with what is the same to all heads, and its classes, where
             ``moving`` is without that: what is read there is read.
     """
-    # Tuples, because the garbage collector looks at every list again and again.
-    found: dict[int, list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
-    for number, axis in enumerate(axes):
-        classes = moving[axis.atoms].tolist()
-        if len(set(classes)) == len(classes):
-            for entry, bundle in enumerate(classes):
-                found[bundle].append((number, (entry,)))
-            continue
-        entries: dict[int, list[int]] = defaultdict(list)
-        for entry, bundle in enumerate(classes):
-            entries[bundle].append(entry)
-        for bundle, places in entries.items():
-            found[bundle].append((number, tuple(places)))
-    found.pop(int(moving[FIXED]), None)
+    none = torch.zeros(0, dtype=torch.int64)
+    atoms = torch.cat([none, *(axis.atoms for axis in axes)])
+    lengths = torch.tensor([len(axis.atoms) for axis in axes], dtype=torch.int64)
+    axis = torch.arange(len(axes)).repeat_interleave(lengths)
+    entry = torch.cat([none, *(torch.arange(length) for length in lengths.tolist())])
+    classes, count = moving[atoms], int(moving.max()) + 1
+
+    def met(*roles: str) -> Tensor:
+        """Whether a class lies on an axis of some roles, ``[classes]``."""
+        on = torch.tensor([one.role in roles for one in axes], dtype=torch.bool)
+        return marked(classes[on[axis]], count)
+
     # What nothing reads is an output of the model; channels of attention are read in products.
-    reads = {number for number, axis in enumerate(axes) if axis.role in ("columns", "head")}
-    writes = {number for number, axis in enumerate(axes) if axis.role in ("rows", "vector")}
-
-    def moves(lying: Sequence[tuple[int, Sequence[int]]]) -> bool:
-        numbers = [number for number, _ in lying]
-        return not reads.isdisjoint(numbers) and not writes.isdisjoint(numbers)
-
-    def read_elsewhere(lying: Sequence[tuple[int, Sequence[int]]]) -> bool:
-        number, entries = lying[0]
-        return whole is not None and int(whole[1][axes[number].atoms[entries[0]]]) in whole[0]
-
-    return {
-        bundle: lying for bundle, lying in found.items() if moves(lying) or read_elsewhere(lying)
-    }
+    moves = met("columns", "head") & met("rows", "vector")
+    if whole is not None:
+        known = marked(whole[0].numbers, int(whole[1].max()) + 1)
+        moves |= marked(classes[known[whole[1][atoms]]], count)
+    moves[moving[FIXED]] = False
+    there = moves[classes].nonzero()[:, 0]
+    classes = classes[there]
+    # Bundles in the order in which they are met.
+    first = torch.full((count,), len(atoms))
+    first = first.scatter_reduce(0, classes, there, "amin")
+    order = torch.argsort(first[classes], stable=True)
+    _, bundle = torch.unique_consecutive(first[classes][order], return_inverse=True)
+    numbers = torch.unique_consecutive(classes[order])
+    there = there[order]
+    return Bundles(numbers, bundle, axis[there], entry[there], len(axes))
 
 
 def find_groups(bundles: Bundles) -> tuple[TiedGroup, ...]:
     """Bundles by the axes on which they lie and how often, in the order of the forward pass."""
-    alike: dict[tuple[tuple[int, int], ...], list[list[Sequence[int]]]] = defaultdict(list)
-    for lying in bundles.values():
-        kind = tuple([(number, len(where)) for number, where in lying])
-        alike[kind].append([where for _, where in lying])
-    groups = []
-    for kind, members in alike.items():
-        if len(members) > 1:
-            lists = [torch.tensor([member[at] for member in members]) for at in range(len(kind))]
-            numbers = [number for number, _ in kind]
-            groups.append(TiedGroup(len(members), tuple(zip(numbers, lists, strict=True))))
+    kinds = _kinds(bundles)
+    # The entries of a kind on an axis, bundle by bundle.
+    kind = kinds[bundles.bundle]
+    pairs = kind * bundles.axes + bundles.axis
+    lengths = torch.unique(pairs, return_counts=True)[1]
+    sizes = torch.bincount(kinds).tolist()
+    alike: dict[int, list[tuple[int, Tensor]]] = {}
+    for part in torch.split(torch.argsort(pairs, stable=True), lengths.tolist()):
+        at = int(kind[part[0]])
+        if sizes[at] > 1:
+            places = bundles.entry[part].view(sizes[at], -1)
+            alike.setdefault(at, []).append((int(bundles.axis[part[0]]), places))
+    groups = [TiedGroup(sizes[at], tuple(places)) for at, places in alike.items()]
     return tuple(sorted(groups, key=lambda group: group.places[0][0]))
+
+
+def _kinds(bundles: Bundles) -> Tensor:
+    """A number for every bundle, the same for those on the same axes with as many entries.
+
+    Kinds are counted in the order in which they are met.
+    """
+    kinds = torch.zeros(len(bundles.numbers), dtype=torch.int64)
+    where = bundles.bundle * bundles.axes + bundles.axis
+    pairs, counts = torch.unique_consecutive(where, return_counts=True)
+    bundle, on = pairs // bundles.axes, pairs % bundles.axes
+    sizes = torch.unique(on, return_counts=True)[1]
+    last = 0
+    for part in torch.split(torch.argsort(on, stable=True), sizes.tolist()):
+        whose = bundle[part]
+        known = kinds[whose] * (int(counts.max()) + 1) + counts[part]
+        found, at = torch.unique(known, return_inverse=True)
+        kinds[whose] = last + 1 + at
+        last += len(found)
+    names, at = torch.unique(kinds, return_inverse=True)
+    met = torch.full((len(names),), len(kinds))
+    met = met.scatter_reduce(0, at, torch.arange(len(kinds)), "amin")
+    return torch.argsort(torch.argsort(met))[at]

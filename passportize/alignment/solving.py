@@ -35,6 +35,7 @@ class Solving:
         self._times = [0] * len(tied.spaces)
         self._undetermined: set[int] = set()
         self._guessed: set[int] = set()
+        self._again: set[int] = set()
 
     def meet(self, number: int, late: bool, unsettled: bool) -> None:
         """Find the matrices of a space where the forward pass comes to it.
@@ -74,10 +75,8 @@ class Solving:
 
     def _note(self, number: int, features: int) -> None:
         """Take note of what is half a guess, and of what is found through it."""
-        if features < EQUATIONS * self._tied.spaces[number].size:
+        if features < EQUATIONS * self._tied.spaces[number].size and number not in self._again:
             self._undetermined.add(number)
-        else:
-            self._undetermined.discard(number)
         if self._undetermined - {number}:
             self._guessed.add(number)
 
@@ -87,6 +86,8 @@ class Solving:
         In the first round, so that what comes later is looked at through what is known.
         """
         for number in filter(self._is_determined, tuple(self._undetermined)):
+            self._undetermined.discard(number)
+            self._again.add(number)
             self._solve(number, late=False, guessed=self._guessed)
         if not self._undetermined:
             for number in sorted(self._guessed):

@@ -24,7 +24,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import FIXED, Axis, ChannelLabels, Diagonal, Heads
+from passportize.alignment.channels import FIXED, Axis, ChannelLabels, Diagonal, Heads, marked
 
 __all__ = ["MatrixKind", "MatrixSpace", "Side", "find_spaces", "fold_factors"]
 
@@ -175,8 +175,8 @@ class _Search:
             forth[one] = other
         self._written, self._read = _followed(self._written), _followed(self._read)
         self._normed = {
-            MatrixKind.CENTRED: _marked(labels.centred, scales, count),
-            MatrixKind.ORTHOGONAL: _marked(labels.spherical, scales, count),
+            MatrixKind.CENTRED: marked(_classes(labels.centred, scales), count),
+            MatrixKind.ORTHOGONAL: marked(_classes(labels.spherical, scales), count),
         }
         self._of_norms = {
             name for diagonal in self._diagonals for name in diagonal.tensors.values()
@@ -326,8 +326,5 @@ def _followed(step: Tensor) -> Tensor:
     return step
 
 
-def _marked(atoms: Sequence[Tensor], scales: Tensor, count: int) -> Tensor:
-    marked = torch.zeros(count, dtype=torch.bool)
-    for part in atoms:
-        marked[scales[part]] = True
-    return marked
+def _classes(atoms: Sequence[Tensor], scales: Tensor) -> Tensor:
+    return scales[torch.cat([torch.zeros(0, dtype=torch.int64), *atoms])]

@@ -179,6 +179,10 @@ class WidenedHeldOut(HeldOut):
         """As in the narrower model."""
         return self._held_out.holds(name)
 
+    def share(self, name: str) -> float:
+        """As in the narrower model."""
+        return self._held_out.share(name)
+
     def compared(self, name: str) -> bool:
         """As in the narrower model."""
         return self._held_out.compared(name)

@@ -22,7 +22,7 @@ from passportize.signature.matching import (
 from passportize.signature.model_key import ModelKey
 from passportize.signature.null_model import log2_binomial_tail
 from passportize.signature.reading import Reading, prepare_sites, read_signature
-from passportize.thresholds import ACCEPT_STRENGTH
+from passportize.thresholds import ACCEPT_STRENGTH, FITTED_WAYS
 
 __all__ = [
     "LOOKS_PRICE",
@@ -39,15 +39,15 @@ LOOKS_PRICE = 2.0
 A suspect is read at names, at assignments, at assignments of kernels in the layouts of other
 frameworks and, with the released weights at hand, after a disguise was undone. The chance that any
 of four looks reaches a strength is at most four times that of one. Where a layout has rows behind
-factors there is a fifth, and where it names inputs the suspect is looked at four times, as it is
-and fitted anew on them in three ways: see :func:`looks_price`.
+factors there is a fifth, and where it names inputs the suspect is looked at as it is and fitted
+anew on them in several ways: see :func:`looks_price`.
 """
 
 
 def looks_price(layout: Layout) -> float:
     """Bits that each look costs, by how many there are; the layout decides and enters the key."""
     price = math.log2(5) if has_factors(layout) else LOOKS_PRICE
-    return price + math.log2(4) if layout.inputs else price
+    return price + math.log2(1 + len(FITTED_WAYS)) if layout.inputs else price
 
 
 @dataclass(frozen=True)

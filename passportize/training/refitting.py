@@ -14,21 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
-from passportize.thresholds import FITTED_PENALTY, FITTED_SHARE
+from passportize.thresholds import FITTED_PENALTY, FITTED_SHARE, Penalty
 from passportize.tracing.weight_layers import is_weight_module
 from passportize.training.input_moments import Watched, moments_in_order
 from passportize.utils.progress import Progress
 
-__all__ = ["Penalty", "change_by_inputs", "refit_weights", "rows_with_moments"]
-
-Penalty = Literal["rows", "weights", "inputs"]
-"""What sets the penalty of a fitting: each row, the rows of a weight, or the inputs alone."""
+__all__ = ["change_by_inputs", "refit_weights", "rows_with_moments"]
 
 _WIDEST = 4608
 """Entries of the longest rows that are looked at: 3 x 3 kernels over 512 channels."""

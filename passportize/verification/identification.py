@@ -26,9 +26,9 @@ from passportize.signature.model_key import ModelKey
 from passportize.signature.null_model import probability_text
 from passportize.signature.reading import rows_of
 from passportize.signature.response import reach_of
-from passportize.thresholds import ACCEPT_STRENGTH, NAME_STRENGTH
+from passportize.thresholds import ACCEPT_STRENGTH, FITTED_WAYS, NAME_STRENGTH
 from passportize.verification.laid_beside import lay_beside
-from passportize.verification.refitted import WAYS, refit_suspect, refit_tensors
+from passportize.verification.refitted import refit_suspect, refit_tensors
 from passportize.verification.released import architecture_of, models_given, open_released
 from passportize.verification.suspect import Suspect, Weights, open_suspect
 
@@ -204,7 +204,7 @@ def _fitted(
     key = ModelKey(passport, claim.layout)
     strength = read_evidence(opened.tensors, key, claim.layout).strength
     best, way = opened, None
-    for penalty in WAYS:
+    for penalty in FITTED_WAYS:
         fitted = refit_suspect(opened, batches, penalty)
         if isinstance(fitted, str):
             notes.append(f"inputs= were not used: {fitted}")

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from passportize.signature.evidence import Evidence, judge_evidence, read_evidence
 from passportize.signature.model_key import ModelKey
+from passportize.thresholds import FITTED_WAYS
 from passportize.utils.progress import Progress
 from passportize.verification.expectation import Expectation
 from passportize.verification.links import Links, judge_links
-from passportize.verification.refitted import WAYS, refit_suspect, refit_tensors
+from passportize.verification.refitted import refit_suspect, refit_tensors
 from passportize.verification.suspect import Suspect
 
 __all__ = ["Judged", "Released", "judge", "judge_fitted"]
@@ -106,7 +107,8 @@ def judge_fitted(
 ) -> Judged:
     """Judge a suspect once more, its layers fitted anew to what they compute on some inputs.
 
-    In one way after the other (:data:`WAYS`). What it is compared with is fitted in the same way.
+    In one way after the other (:data:`~passportize.thresholds.FITTED_WAYS`). What it is compared
+    with is fitted in the same way.
 
     Args:
         before: What was found in it as it is, which stands where this is not accepted.
@@ -121,7 +123,7 @@ def judge_fitted(
         InvalidArgument: The suspect cannot be run on them.
     """
     best = before
-    for penalty in WAYS:
+    for penalty in FITTED_WAYS:
         fitted = refit_suspect(opened, batches, penalty, progress)
         if isinstance(fitted, str):
             return replace(before, notes=(f"inputs= were not used: {fitted}",))

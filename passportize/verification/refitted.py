@@ -17,15 +17,12 @@ from torch import Tensor, nn
 
 from passportize.errors import InvalidArgument
 from passportize.release.checkpoint import host_state_dict
-from passportize.training.refitting import Penalty, refit_weights
+from passportize.thresholds import Penalty
+from passportize.training.refitting import refit_weights
 from passportize.utils.progress import Progress
 from passportize.verification.suspect import Suspect, open_suspect
 
-__all__ = ["WAYS", "refit_suspect", "refit_tensors"]
-
-WAYS: tuple[Penalty, ...] = ("rows", "weights", "inputs")
-"""A suspect is fitted with a penalty of each row, of each weight, and of the inputs; all three are
-paid for."""
+__all__ = ["refit_suspect", "refit_tensors"]
 
 
 def refit_suspect(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from passportize.errors import InvalidArgument
-from passportize.training.refitting import Penalty, refit_weights, rows_with_moments
+from passportize.thresholds import Penalty
+from passportize.training.refitting import refit_weights, rows_with_moments
 
 
 def inputs(samples: int = 300, entries: int = 40) -> torch.Tensor:

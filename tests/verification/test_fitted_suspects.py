@@ -33,8 +33,9 @@ from passportize.report.findings import sentence_of
 from passportize.signature.evidence import LOOKS_PRICE, read_evidence
 from passportize.signature.model_key import ModelKey
 from passportize.signature.vectors import SignVectors
-from passportize.training.refitting import Penalty, refit_weights
-from passportize.verification.refitted import WAYS, refit_suspect
+from passportize.thresholds import FITTED_WAYS, Penalty
+from passportize.training.refitting import refit_weights
+from passportize.verification.refitted import refit_suspect
 from passportize.verification.suspect import open_suspect
 
 PASSPORT = pp.Passport.generate("Acme", secret=bytes(range(5, 37)))
@@ -300,7 +301,7 @@ def test_noise_where_a_deep_mark_lies_leaves_what_rows_do_with_the_strongest_inp
     assert 96 < accuracy(suspect) < accuracy(original)
     assert pp.verify(suspect, PASSPORT, claim).accepted is False
     strengths = {}
-    for penalty in WAYS:
+    for penalty in FITTED_WAYS:
         fitted = copy.deepcopy(suspect)
         refit_weights(fitted, OWN, penalty=penalty)
         strengths[penalty] = pp.verify(fitted, PASSPORT, claim).strength
@@ -312,7 +313,7 @@ def test_noise_where_a_deep_mark_lies_leaves_what_rows_do_with_the_strongest_inp
     assert pp.verify(stranger, PASSPORT, claim, inputs=OWN).accepted is False
 
 
-@pytest.mark.parametrize("penalty", WAYS)
+@pytest.mark.parametrize("penalty", FITTED_WAYS)
 def test_strangers_keys_match_half_of_the_bits_of_fitted_layers(penalty: Penalty) -> None:
     _, claim = released()
     suspect = refit_suspect(open_suspect(released()[0], None), OWN, penalty)
