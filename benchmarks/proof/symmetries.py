@@ -124,6 +124,8 @@ MODELS = (
     "efficientvit_b0",
     "vit_tiny_patch16_dinov3_qkvb",
     "efficientvit_m0",
+    "vit_large_patch16_224",
+    "convnext_large",
 )
 
 

@@ -23,6 +23,8 @@ __all__ = [
     "MOST_ENTRIES",
     "HeldOut",
     "correlations",
+    "correlations_by_row",
+    "drawn_columns",
     "fitting_entries",
     "some_columns",
 ]
@@ -46,7 +48,8 @@ MOST_ENTRIES = 512
 """Entries of each row from which it is told which channel is which."""
 
 FEW_ENTRIES = 128
-"""Entries that are enough for it in most copies: a row's own leads there by a hundred nats."""
+"""Entries that are enough for it in most copies: a row's own leads there by a hundred nats. As many
+others at least have to bear it out."""
 
 
 class HeldOut:
@@ -180,16 +183,27 @@ def correlations(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Te
     return result.clamp_(-1, 1), mask.sum(1, keepdim=True)
 
 
-def some_columns(
-    own: Tensor, other: Tensor, chosen: Tensor, most: int = MOST_ENTRIES
-) -> tuple[Tensor, Tensor, Tensor]:
+def correlations_by_row(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of every row with the one at its place, ``[n]``, and the number of entries."""
+    own, other = own * chosen, other * chosen
+    lengths = [torch.linalg.vector_norm(rows, dim=1).clamp_min(1e-15) for rows in (own, other)]
+    found = (own * other).sum(1) / lengths[0] / lengths[1]
+    return found.clamp(-1, 1), chosen.sum(1)
+
+
+def some_columns(own: Tensor, other: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same columns of two matrices and a mask, fewer where there are very many.
 
     Columns of which nothing is looked at are the first to go.
     """
-    if own.shape[1] > most:
-        generator = torch.Generator().manual_seed(0)
-        order = torch.rand(own.shape[1], generator=generator)
-        picked = (order - chosen.any(0).to(order)).argsort()[:most]
+    if own.shape[1] > MOST_ENTRIES:
+        picked = drawn_columns(chosen)[:MOST_ENTRIES]
         own, other, chosen = own[:, picked], other[:, picked], chosen[:, picked]
     return own, other, chosen
+
+
+def drawn_columns(chosen: Tensor) -> Tensor:
+    """All columns of a mask in a drawn order, those of which nothing is looked at last."""
+    order = torch.rand(chosen.shape[1], generator=torch.Generator().manual_seed(0))
+    columns: Tensor = (order - chosen.any(0).to(order)).argsort()
+    return columns

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from passportize.alignment.attention_heads import HeadFeatures, match_heads
-from passportize.alignment.channels import Axis
 from passportize.alignment.held_out import (
     FEW_ENTRIES,
     MOST_ENTRIES,
     HeldOut,
     correlations,
+    correlations_by_row,
+    drawn_columns,
     some_columns,
 )
 from passportize.alignment.spaces import Side
@@ -93,16 +93,13 @@ class Matching:
                 if self._undoing.released.tensors[found.tensor].dim() == 1:
                     plain.append((axis, places))
                 elif found.moves and (late or self._undoing.ready(axis)):
-                    before: Tensor | None = score
-                    # A few entries of one weight tell all of a copy: then neither the others nor
-                    # what the other weights say need be known.
-                    for most in self._looks(found):
-                        likeness = partial(self._likeness, most=most)
-                        gain = self._gain(likeness, number, axis, places)
-                        if gain is None:
-                            break
+                    # One weight tells all of a copy; what the others say need not be known.
+                    if (order := self._at_a_glance(number, axis, places, lead)) is not None:
+                        return order
+                    gain = self._gain(self._likeness, number, axis, places)
+                    if gain is not None:
                         # Rows whose squares overflow resemble nothing.
-                        score = _sum(gain.nan_to_num_(0.0), before)
+                        score = _sum(gain.nan_to_num_(0.0), score)
                         if (order := self._settle(number, score, lead)) is not None:
                             return order
             for axis, places in plain:
@@ -119,12 +116,41 @@ class Matching:
 
     def _settle(self, number: int, score: Tensor, lead: float) -> Tensor | None:
         """The order of a unit, if it is obvious; then it is not looked for again."""
+        order = self._seen(number, score, lead)
+        if order is not None:
+            self.settled.add(number)
+        return order
+
+    def _seen(self, number: int, score: Tensor, lead: float) -> Tensor | None:
+        """The order of a unit, if it is obvious."""
         unit, size = self._tied.units[number], self._sizes[number]
-        order = _obvious(score[:size], lead) if self._present[number] == unit.size else None
+        if self._present[number] < unit.size:
+            return None
+        order = _obvious(score[:size], lead)
+        return None if order is None else _completed(order, unit.size)
+
+    def _at_a_glance(self, number: int, axis: int, places: Tensor, lead: float) -> Tensor | None:
+        """The order of a unit, if a few entries make it obvious and others bear it out.
+
+        Which entries these are anybody can know, and change them alone.
+        """
+        if number < self._before:
+            return None
+        own, other, chosen = self._entries(axis, places, self._before)
+        columns = drawn_columns(chosen)
+        few, others = columns[:FEW_ENTRIES], columns[FEW_ENTRIES : FEW_ENTRIES + MOST_ENTRIES]
+        if len(others) < FEW_ENTRIES:
+            return None
+        score = _ratio(*correlations(own[:, few], other[:, few], chosen[:, few]))
+        order = self._seen(number, score.nan_to_num_(0.0), lead)
         if order is None:
             return None
+        size = self._sizes[number]
+        pairs = own[:size, others], other[order[:size]][:, others], chosen[:size, others]
+        if not bool((_ratio(*correlations_by_row(*pairs)) >= lead).all()):
+            return None
         self.settled.add(number)
-        return _completed(order, unit.size)
+        return order
 
     def _gain(self, measure: _Measure, number: int, axis: int, places: Tensor) -> Tensor | None:
         """What an axis says of every two bundles of a unit.
@@ -163,23 +189,15 @@ class Matching:
             features = [part[:, :, chosen] for part in features]
         return features[0], features[1]
 
-    def _looks(self, axis: Axis) -> tuple[int, ...]:
-        """How many entries of each channel are looked at, at most: a few first."""
-        tensor = self._undoing.released.tensors[axis.tensor]
-        length = tensor.numel() // tensor.shape[axis.dim]
-        return (FEW_ENTRIES, MOST_ENTRIES) if length > FEW_ENTRIES else (MOST_ENTRIES,)
+    def _likeness(self, number: int, places: Tensor, placed: int, _: int) -> Tensor | None:
+        """Log-likelihood ratio for every channel of the released weights and of the suspect."""
+        entries = some_columns(*self._entries(number, places, placed))
+        return _ratio(*correlations(*entries))
 
-    def _likeness(
-        self, number: int, places: Tensor, placed: int, _: int, most: int
-    ) -> Tensor | None:
-        """Log-likelihood ratio for every channel of the released weights and of the suspect.
-
-        From so many entries of each row at most.
-        """
+    def _entries(self, number: int, places: Tensor, placed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Entries of every channel in both models, and which of them are looked at."""
         axis = self._tied.axes[number]
         own = self._undoing.released.tensors[axis.tensor]
-        if own.dim() < 2:
-            return None
 
         def features(tensor: Tensor) -> Tensor:
             return axis.entries(tensor, places).reshape(len(places), -1)
@@ -189,10 +207,7 @@ class Matching:
         chosen = features(self._held_out.fitted(axis.tensor))
         if self._lacks:
             chosen = chosen & others.any(0)
-        rows, others, chosen = some_columns(rows, others, chosen, most)
-        likeness, entries = correlations(rows, others, chosen)
-        left = likeness.square_().clamp_max_(1 - 1e-6).neg_()
-        return left.log1p_().mul_(-0.5 * entries)
+        return rows, others, chosen
 
     def _nearness(self, number: int, places: Tensor, placed: int, size: int) -> Tensor | None:
         """The same for a number that each channel has; None where all have the same."""
@@ -209,6 +224,12 @@ class Matching:
             near = (pair / spread[entry]).square() / 2
             distances -= 0.5 * near.clamp(1e-6, 1.0).log().float()
         return distances
+
+
+def _ratio(correlation: Tensor, entries: Tensor) -> Tensor:
+    """Log-likelihood ratios, in place of correlations over so many entries."""
+    left = correlation.square_().clamp_max_(1 - 1e-6).neg_()
+    return left.log1p_().mul_(-0.5 * entries)
 
 
 def _sum(gain: Tensor, score: Tensor | None) -> Tensor:

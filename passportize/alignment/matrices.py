@@ -26,7 +26,7 @@ _TINY = 1e-20
 """Length times length from which on products of single precision are computed in it."""
 
 _ENOUGH = 64
-"""Features for each channel from which a rotation is found; more cost time and hardly change it."""
+"""Features for each channel that tell whether a matrix is exact, where there are more."""
 
 _EXACT = 1e-4
 """Share of a side that rounding may leave unexplained."""
@@ -58,10 +58,11 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
     blocks, size, _ = pairs[0].own.shape
     products = torch.zeros(blocks, size, size, dtype=torch.float64)
     before, after = products.clone(), products.clone()
-    for pair, columns in _some(pairs) if not free else ():
-        sizes = (_length(pair.own) * _length(pair.other)).clamp_min(1e-30)
-        products += _products(pair, float(sizes)) * (columns / sizes)
-    for pair in pairs if free else ():
+    for pair in pairs:
+        if not free:
+            sizes = (_length(pair.own) * _length(pair.other)).clamp_min(1e-30)
+            products += _products(pair, float(sizes)) * (pair.own.numel() / sizes)
+            continue
         own, other = pair.own.double(), pair.other.double()
         # One unit for both, since the matrix says how large the one is in the other.
         weight = 1.0 / (own if pair.writes else other).square().mean().clamp_min(1e-30)
@@ -84,18 +85,6 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
     return _turning(solved) if kind is MatrixKind.ROTARY else solved
 
 
-def _some(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, int]]:
-    """Enough columns of all sides, drawn, with how many each side has."""
-    columns = [pair.own.shape[2] for pair in pairs]
-    share = _ENOUGH * pairs[0].own.shape[1] / max(1, sum(columns))
-    generator = torch.Generator().manual_seed(0)
-    for pair, count in zip(pairs, columns, strict=True):
-        if share < 1:
-            drawn = torch.randperm(count, generator=generator)[: math.ceil(share * count)]
-            pair = Pair(pair.own[:, :, drawn], pair.other[:, :, drawn], pair.writes)
-        yield pair, count
-
-
 def _products(pair: Pair, sizes: float) -> Tensor:
     """``X' X^T``, float64. A rotation is no less exact than the precision that both come in."""
     if sizes > _TINY:
@@ -112,7 +101,7 @@ def _length(values: Tensor) -> Tensor:
 
 def explain(matrices: Tensor, pairs: Sequence[Pair]) -> bool:
     """Whether matrices turn the one model into the other everywhere, but for rounding."""
-    for pair, _ in _some(pairs):
+    for pair in _some(pairs):
         if pair.writes:
             wanted, found = pair.other, matrices.to(pair.own) @ pair.own
         else:
@@ -120,6 +109,18 @@ def explain(matrices: Tensor, pairs: Sequence[Pair]) -> bool:
         if not bool((wanted - found).norm() <= _EXACT * wanted.norm()):
             return False
     return True
+
+
+def _some(pairs: Sequence[Pair]) -> Iterator[Pair]:
+    """Columns of all sides, drawn where there are very many."""
+    share = _ENOUGH * pairs[0].own.shape[1] / sum(pair.own.shape[2] for pair in pairs)
+    generator = torch.Generator().manual_seed(0)
+    for pair in pairs:
+        if share < 1:
+            features = pair.own.shape[2]
+            drawn = torch.randperm(features, generator=generator)[: math.ceil(share * features)]
+            pair = Pair(pair.own[:, :, drawn], pair.other[:, :, drawn], pair.writes)
+        yield pair
 
 
 def _solved(before: Tensor, after: Tensor, products: Tensor) -> Tensor:

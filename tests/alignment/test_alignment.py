@@ -12,7 +12,13 @@ from torch import nn
 
 import passportize as pp
 from passportize.alignment.alignment import align
-from passportize.alignment.held_out import correlations, fitting_entries
+from passportize.alignment.held_out import (
+    FEW_ENTRIES,
+    HeldOut,
+    correlations,
+    drawn_columns,
+    fitting_entries,
+)
 from passportize.alignment.similarity import measure_similarity
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.attacks.neuron_scale import scale_neurons
@@ -250,6 +256,40 @@ def test_correlations_of_a_part():
             a, b = own[i][chosen[i]], other[j][chosen[i]]
             assert found[i, j] == pytest.approx(float(torch.cosine_similarity(a, b, 0)), abs=1e-5)
     assert entries.flatten().tolist() == chosen.sum(1).tolist()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_entries_that_are_looked_at_first_do_not_decide_alone(share):
+    """Which they are anybody can know: a thief puts those of a neighbour into each row."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        released = nn.Sequential(nn.Linear(1024, 48), nn.ReLU(), nn.Linear(48, 4))
+        example = torch.randn(2, 1024)
+    thief = copy.deepcopy(released)
+    tied = find_tied_channels(released, example)
+    own = released.state_dict()
+    held_out = HeldOut(tied, {name: tensor.shape for name, tensor in own.items()}, ["0.weight"])
+    looked_at = held_out.fitted("0.weight")
+    columns = drawn_columns(looked_at)[:FEW_ENTRIES]
+    neighbours = torch.arange(48).view(-1, 2).flip(1).flatten()
+    with torch.no_grad():
+        weight = thief[0].weight
+        mixed = weight[neighbours][:, columns]
+        weight[:, columns] = share * mixed + (1 - share) * weight[:, columns]
+    # Seen through these alone every row is its neighbour, and that is obvious.
+    found, entries = correlations(
+        own["0.weight"][:, columns], thief[0].weight.detach()[:, columns], looked_at[:, columns]
+    )
+    leads = (-0.5 * entries * torch.log1p(-found.square().clamp_max(1 - 1e-6))).topk(2).values
+    assert torch.equal(found.argmax(1), neighbours if share else torch.arange(48))
+    assert float((leads[:, 0] - leads[:, 1]).min()) > 8
+    order = torch.randperm(48, generator=seeded(1))
+    with torch.no_grad():
+        thief[0].weight.copy_(thief[0].weight[order])
+        thief[0].bias.copy_(thief[0].bias[order])
+        thief[2].weight.copy_(thief[2].weight[:, order])
+    aligned = align(own, thief.state_dict(), tied, held_out).tensors
+    torch.testing.assert_close(aligned["2.weight"], own["2.weight"], rtol=0.1, atol=1e-6)
 
 
 def test_thresholds_can_be_met():
