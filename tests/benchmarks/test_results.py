@@ -100,8 +100,10 @@ PAGES: dict[str, Callable[[Path], object]] = {
 
 
 def bench(path: Path) -> None:
-    table = importlib.import_module(f"benchmarks.bench.{path.stem.removeprefix('bench_')}").TABLE
-    path.write_text(bench_page.page(table, record(path.stem), f"{path.stem}.svg"))
+    found = record(path.stem)
+    # One table may be there for several budgets.
+    table = importlib.import_module(found["command"].removeprefix("python -m ")).TABLE
+    path.write_text(bench_page.page(table, found, f"{path.stem}.svg"))
 
 
 PAGES |= {path.stem: bench for path in RESULTS.glob("bench_*.json")}
