@@ -30,6 +30,12 @@ _Measure: TypeAlias = Callable[[int, Tensor, int, int], Tensor | None]
 _OBVIOUS = 8.0
 """Nats by which a channel's best match leads, from where on no assignment has to be computed."""
 
+_BY_CHANCE = 4.0
+"""Nats by which one best match of 20 leads at least, where anything tells: 3 among strangers."""
+
+_MANY = 512
+"""Channels from which on an assignment takes longer than a look at whether it is worth it."""
+
 _OBVIOUS_HEADS = 0.5
 """The same for heads, whose likeness is 1 for copies of each part and about 0 for others."""
 
@@ -102,6 +108,8 @@ class Matching:
                         score = _sum(gain.nan_to_num_(0.0), score)
                         if (order := self._settle(number, score, lead)) is not None:
                             return order
+            if score is not None and not _tells(score[:size]):
+                return torch.arange(unit.size)
             for axis, places in plain:
                 gain = self._gain(self._nearness, number, axis, places)
                 if gain is not None:
@@ -242,6 +250,14 @@ def _completed(order: Tensor, size: int) -> Tensor:
     left = torch.ones(size, dtype=torch.bool)
     left[order] = False
     return torch.cat([order, left.nonzero()[:, 0]])
+
+
+def _tells(score: Tensor) -> bool:
+    """Whether best matches lead by more than they do among strangers."""
+    if len(score) < _MANY:
+        return True
+    best = score.topk(2, dim=1).values
+    return float((best[:, 0] - best[:, 1]).quantile(0.95)) >= _BY_CHANCE
 
 
 def _obvious(score: Tensor, lead: float) -> Tensor | None:
