@@ -111,8 +111,7 @@ def find_bundles(
     there = moves[classes].nonzero()[:, 0]
     classes = classes[there]
     # Bundles in the order in which they are met.
-    first = torch.full((count,), len(atoms))
-    first = first.scatter_reduce(0, classes, there, "amin")
+    first = _first_places(classes, count)
     order = torch.argsort(first[classes], stable=True)
     _, bundle = torch.unique_consecutive(first[classes][order], return_inverse=True)
     numbers = torch.unique_consecutive(classes[order])
@@ -134,8 +133,7 @@ def find_groups(bundles: Bundles) -> tuple[TiedGroup, ...]:
         if sizes[at] > 1:
             places = bundles.entry[part].view(sizes[at], -1)
             alike.setdefault(at, []).append((int(bundles.axis[part[0]]), places))
-    groups = [TiedGroup(sizes[at], tuple(places)) for at, places in alike.items()]
-    return tuple(sorted(groups, key=lambda group: group.places[0][0]))
+    return tuple(TiedGroup(sizes[at], tuple(places)) for at, places in alike.items())
 
 
 def _kinds(bundles: Bundles) -> Tensor:
@@ -156,6 +154,10 @@ def _kinds(bundles: Bundles) -> Tensor:
         kinds[whose] = last + 1 + at
         last += len(found)
     names, at = torch.unique(kinds, return_inverse=True)
-    met = torch.full((len(names),), len(kinds))
-    met = met.scatter_reduce(0, at, torch.arange(len(kinds)), "amin")
-    return torch.argsort(torch.argsort(met))[at]
+    return torch.argsort(torch.argsort(_first_places(at, len(names))))[at]
+
+
+def _first_places(numbers: Tensor, count: int) -> Tensor:
+    """Where each of so many numbers stands first, ``[count]``; behind all where it does not."""
+    places = torch.full((count,), len(numbers))
+    return places.scatter_reduce(0, numbers, torch.arange(len(numbers)), "amin")

@@ -197,7 +197,7 @@ class Matching:
             features = [part[:, :, chosen] for part in features]
         return features[0], features[1]
 
-    def _likeness(self, number: int, places: Tensor, placed: int, _: int) -> Tensor | None:
+    def _likeness(self, number: int, places: Tensor, placed: int, _: int) -> Tensor:
         """Log-likelihood ratio for every channel of the released weights and of the suspect."""
         entries = some_columns(*self._entries(number, places, placed))
         return _ratio(*correlations(*entries))

@@ -54,12 +54,11 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
         kind: Which matrices may act.
         pairs: What to find them from; at least one.
     """
-    free = kind in (MatrixKind.LINEAR, MatrixKind.ROTARY)
     blocks, size, _ = pairs[0].own.shape
     products = torch.zeros(blocks, size, size, dtype=torch.float64)
     before, after = products.clone(), products.clone()
     for pair in pairs:
-        if not free:
+        if kind.rotates:
             sizes = (_length(pair.own) * _length(pair.other)).clamp_min(1e-30)
             products += _products(pair, float(sizes)) * (pair.own.numel() / sizes)
             continue
@@ -73,7 +72,7 @@ def find_matrices(kind: MatrixKind, pairs: Sequence[Pair]) -> Tensor:
             after += weight * (other @ other.mT)
     # Numbers at the end of their range leave nothing to be found.
     products, before, after = (part.nan_to_num(0.0, 0.0, 0.0) for part in (products, before, after))
-    if not free:
+    if kind.rotates:
         if kind is MatrixKind.CENTRED:
             # What is centred says nothing of the vector of ones, which goes to itself, and must not
             # be mixed with another direction of which nothing is said.

@@ -37,6 +37,11 @@ class MatrixKind(Enum):
     CENTRED = "rotations that keep the vector of ones"
     ROTARY = "a rotation and a factor for pairs of channels"
 
+    @property
+    def rotates(self) -> bool:
+        """Whether the inverse is the transpose."""
+        return self in (MatrixKind.ORTHOGONAL, MatrixKind.CENTRED)
+
 
 @dataclass(frozen=True, eq=False)
 class Side:
@@ -158,10 +163,8 @@ class _Search:
     ) -> None:
         self._axes, self._moving, self._scales = axes, moving, scales
         count = int(scales.max()) + 1
-        self._rigid_moving = torch.zeros(int(moving.max()) + 1, dtype=torch.bool)
-        self._rigid_moving[moving[labels.rigid]] = True
-        self._rigid = torch.zeros(count, dtype=torch.bool)
-        self._rigid[scales[labels.rigid]] = True
+        self._rigid_moving = marked(moving[labels.rigid], int(moving.max()) + 1)
+        self._rigid = marked(scales[labels.rigid], count)
         self._diagonals = labels.diagonals
         identity = torch.arange(count)
         self._written, self._read = identity.clone(), identity.clone()
@@ -189,8 +192,7 @@ class _Search:
 
     def _numbers(self, classes: Tensor) -> list[int]:
         """Numbers of the axes on which some classes lie."""
-        wanted = torch.zeros(len(self._rigid), dtype=torch.bool)
-        wanted[classes] = True
+        wanted = marked(classes, len(self._rigid))
         found: list[int] = torch.unique(self._axis_of[wanted[self._lying]]).tolist()
         return found
 

@@ -13,7 +13,7 @@ from passportize.alignment.folding import Folded, act, is_whole
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.matrices import inverse_of
 from passportize.alignment.scales import ChannelScales
-from passportize.alignment.spaces import MatrixKind, Side
+from passportize.alignment.spaces import Side
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.utils.precision import at_least_float32
 
@@ -85,7 +85,7 @@ class Undoing:
 
     def mix(self, number: int, matrices: Tensor) -> None:
         """Take note of the matrices that act on a space."""
-        rotations = self._tied.spaces[number].kind in (MatrixKind.ORTHOGONAL, MatrixKind.CENTRED)
+        rotations = self._tied.spaces[number].kind.rotates
         self.matrices[number] = matrices
         self._inverses[number] = matrices.mT if rotations else inverse_of(matrices)
         self._forget(side.axis for side in self._tied.spaces[number].sides)
