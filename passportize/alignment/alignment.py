@@ -124,7 +124,7 @@ def find_places(
         nothing tells.
     """
     found = _searched(released, suspect, tied, held_out, sizes, present).orders
-    return found[len(tied.exchanges) :]
+    return found[len(tied.exchanges) :][: len(tied.groups)]
 
 
 def _searched(
@@ -181,6 +181,9 @@ class _Search:
         for number, space in enumerate(self._tied.spaces):
             first = min(self._tied.axes[side.axis].step for side in space.sides)
             steps[first][1].append(number)
+        for units, _ in steps.values():
+            # Which head is which comes before where its channels lie in it.
+            units.sort(key=self._matching.lies_within)
         return [(step, *found) for step, found in sorted(steps.items())]
 
     def _rows_to_compare(self) -> list[tuple[int, Tensor]]:

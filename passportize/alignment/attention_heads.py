@@ -57,13 +57,20 @@ class HeadFeatures:
             number = numbers.pop()
             self._parts.setdefault(number, []).append((writes, reads))
             self._bundles[number] = torch.tensor([place[1] for place in found if place])
+        for number, unit in enumerate(tied.query_heads, len(tied.groups)):
+            if unit.keys is not None:
+                self._parts[number] = [(unit.queries, unit.keys)]
+                self._bundles[number] = torch.arange(unit.size)
 
     @staticmethod
     def _is_rows(tied: TiedChannels, side: Side) -> bool:
         return tied.axes[side.axis].role == "rows"
 
     def of_group(self, number: int) -> list[tuple[Side, Side | None]]:
-        """Queries and keys, and values with nothing beside them, of a group; empty for others."""
+        """Queries and keys, and values with nothing beside them, of a group; empty for others.
+
+        Heads of queries that share keys are counted behind the groups.
+        """
         return self._parts.get(number, [])
 
     def in_bundles(self, number: int, score: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ __all__ = [
     "ChannelLabels",
     "Diagonal",
     "Heads",
+    "SharedKeys",
     "Table",
     "first_along_others",
     "marked",
@@ -176,6 +177,23 @@ class Heads:
 
 
 @dataclass(frozen=True, eq=False)
+class SharedKeys:
+    """Heads of queries that share keys and values, and change places while these stay.
+
+    Attributes:
+        queries: Atoms of each, int64 ``[heads, channels]``.
+        keys: Those that all of them meet, ``[channels]``.
+        outputs: What each makes of the values, ``[heads, channels]``.
+        scores: Atom of the weights of each, ``[heads]``.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    outputs: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
     """Sums over positions of channels times channels, head by head.
 
@@ -201,6 +219,7 @@ class ChannelLabels:
         axes: What was found, in the order of the forward pass.
         diagonals: Factors of channels that neighbouring layers can take over.
         heads: Attention, as far as it was understood.
+        shared: Heads of queries by the keys that they share, where several do.
         tables: Products of channels with channels.
         centred: Atoms whose mean a norm takes away, and whose length it fixes.
         spherical: Atoms whose length a norm fixes.
@@ -211,12 +230,14 @@ class ChannelLabels:
         self.axes: list[Axis] = []
         self.diagonals: list[Diagonal] = []
         self.heads: list[Heads] = []
+        self.shared: list[SharedKeys] = []
         self.tables: list[Table] = []
         self.centred: list[Tensor] = []
         self.spherical: list[Tensor] = []
         self._rigid: list[Tensor] = []
         self._same: list[Tensor] = []
         self._together: list[Tensor] = []
+        self._same_by_keys: list[Tensor] = []
         self._same_in_heads: list[Tensor] = []
         self._together_in_heads: list[Tensor] = []
         self._unscaled: list[Tensor] = []
@@ -235,6 +256,10 @@ class ChannelLabels:
     def accompany(self, left: Tensor, right: Tensor) -> None:
         """Atoms at the same place move together; each has its own scale."""
         self._together.append(_pairs(left, right))
+
+    def tie_by_keys(self, left: Tensor, right: Tensor) -> None:
+        """The same for heads of queries that share keys, which can change places still."""
+        self._same_by_keys.append(_pairs(left, right))
 
     def tie_in_heads(self, left: Tensor, right: Tensor) -> None:
         """The same for what all heads of attention meet alike, which can change places still."""
@@ -269,7 +294,7 @@ class ChannelLabels:
     def classes(self) -> tuple[Tensor, Tensor]:
         """Number of the class of every atom: of those that move together, and of one scale."""
         in_heads = [*self._same_in_heads, *self._together_in_heads]
-        moving = self._components([*self._same, *self._together, *in_heads])
+        moving = self._components([*self._same, *self._same_by_keys, *self._together, *in_heads])
         return moving, self.scales()
 
     @property
@@ -279,11 +304,15 @@ class ChannelLabels:
 
     def apart(self) -> Tensor:
         """Number of the class of every atom, of those that move together where heads do so."""
+        return self._components([*self._same, *self._same_by_keys, *self._together])
+
+    def one_by_one(self) -> Tensor:
+        """The same where every head of queries moves by itself, whichever share keys."""
         return self._components([*self._same, *self._together])
 
     def scales(self) -> Tensor:
         """Number of the class of one scale of every atom."""
-        return self._components([*self._same, *self._same_in_heads])
+        return self._components([*self._same, *self._same_by_keys, *self._same_in_heads])
 
     def limits(self, scales: Tensor) -> tuple[Tensor, Tensor]:
         """Which classes of one scale may be rescaled, and which may change their sign, too."""

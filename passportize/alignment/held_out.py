@@ -84,6 +84,8 @@ class HeldOut:
                     self._columns.setdefault(axis.tensor, (axis.dim, share))
                     writers.append(axis.tensor)
                     equations += share * length
+                elif axis.role == "rows" and len(shape) > 1:  # keys
+                    self._columns.setdefault(axis.tensor, (axis.dim, FITTED))
             if equations < space.size:
                 # A matrix that fits the released rows then exists for any model, and what reads
                 # the space can be anything.

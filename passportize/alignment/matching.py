@@ -68,10 +68,11 @@ class Matching:
         self._before = len(tied.exchanges)
         self._sizes = [unit.size for unit in tied.units]
         self._present = list(self._sizes)
+        self._behind = self._before + len(tied.groups)
         if sizes is not None:
-            self._sizes[self._before :] = sizes
+            self._sizes[self._before : self._behind] = sizes
         if present is not None:
-            self._present[self._before :] = present
+            self._present[self._before : self._behind] = present
         self._lacks = present is not None
         self.settled: set[int] = set()
 
@@ -83,16 +84,14 @@ class Matching:
         from scipy.optimize import linear_sum_assignment
 
         unit, size = self._tied.units[number], self._sizes[number]
-        score = self._heads_score(number - self._before)
+        score = self._heads_score(number)
         if score is not None:
             if (order := self._settle(number, score, _OBVIOUS_HEADS)) is not None:
                 return order
         else:
             plain = []
-            # Best partners by chance add up where the channels of a whole are mixed.
-            wholes = self._tied.exchanges[number : number + 1]
-            lead = _OBVIOUS * max([math.sqrt(whole.atoms.shape[1]) for whole in wholes], default=1)
-            for axis, places in unit.places:
+            lead = _OBVIOUS * math.sqrt(self._mixed(number))
+            for axis, places in self._told_by(number):
                 found = self._tied.axes[axis]
                 if found.role == "whole":
                     continue
@@ -122,6 +121,28 @@ class Matching:
         order = torch.from_numpy(linear_sum_assignment(wanted, maximize=True)[1])
         return _completed(order, unit.size)
 
+    def lies_within(self, number: int) -> bool:
+        """Whether a unit's bundles are channels, and no heads or groups."""
+        within = self._before <= number < self._behind
+        return within and not self._heads.of_group(number - self._before)
+
+    def _told_by(self, number: int) -> Sequence[tuple[int, Tensor]]:
+        """Where the bundles of a unit lie, as far as that tells which is which."""
+        if number < self._behind:
+            return self._tied.units[number].places
+        # What reads the outputs of heads can have a matrix on it.
+        queries = self._tied.query_heads[number - self._behind].queries
+        return [(queries.axis, queries.places[..., 0])]
+
+    def _mixed(self, number: int) -> int:
+        """How many channels of a bundle can have changed places among themselves.
+
+        Best partners by chance add up among these.
+        """
+        if number < self._before:
+            return self._tied.exchanges[number].atoms.shape[1]
+        return 1 if number < self._behind else self._told_by(number)[0][1].shape[1]
+
     def _settle(self, number: int, score: Tensor, lead: float) -> Tensor | None:
         """The order of a unit, if it is obvious; then it is not looked for again."""
         order = self._seen(number, score, lead)
@@ -142,7 +163,7 @@ class Matching:
 
         Which entries these are anybody can know, and change them alone.
         """
-        if number < self._before:
+        if self._mixed(number) > 1:
             return None
         own, other, chosen = self._entries(axis, places, self._before)
         columns = drawn_columns(chosen)
@@ -163,9 +184,9 @@ class Matching:
     def _gain(self, measure: _Measure, number: int, axis: int, places: Tensor) -> Tensor | None:
         """What an axis says of every two bundles of a unit.
 
-        Within an exchange the channels can have moved, so each counts with its best partner.
+        Within a whole the channels can have moved, so each counts with its best partner.
         """
-        if number >= self._before:
+        if self._mixed(number) == 1:
             return measure(axis, places, self._before, self._sizes[number])
         each = measure(axis, places.reshape(-1, 1), number, places.numel())
         if each is None:
@@ -175,27 +196,38 @@ class Matching:
 
     def _heads_score(self, number: int) -> Tensor | None:
         """Likeness of every two heads, where a group is one of heads with matrices on them."""
-        parts = self._heads.of_group(number)
-        if not parts:
-            return None
+        group = number - self._before
+        # Heads that share keys are in the places of these first.
+        placed = self._before if number < self._behind else number
         score = None
-        for first, second in parts:
+        for first, second in self._heads.of_group(group):
             gain = match_heads(
-                self._head_features(first),
-                self._head_features(second) if second is not None else None,
+                self._head_features(first, placed),
+                self._head_features(second, placed) if second is not None else None,
             )
             score = gain if score is None else score + gain
-        return self._heads.in_bundles(number, score) if score is not None else None
+        return self._heads.in_bundles(group, score) if score is not None else None
 
-    def _head_features(self, side: Side) -> tuple[Tensor, Tensor]:
-        """What both models have along a side of heads, of what is looked at."""
+    def _head_features(self, side: Side, placed: int) -> tuple[Tensor, Tensor]:
+        """What both models have along a side of heads, of what is looked at.
+
+        Of heads that share keys the sum, which stays where they change places.
+        """
         name = self._tied.axes[side.axis].tensor
-        own, other = self._undoing.released.tensors[name], self._undoing.aligned(name, side.axis)
-        features = [self._undoing.along(side, tensor) for tensor in (own, other)]
-        if self._held_out.holds(name):
-            chosen = self._undoing.along(side, self._held_out.fitted(name)).all(0).all(0)
-            features = [part[:, :, chosen] for part in features]
-        return features[0], features[1]
+        chosen = self._undoing.along(side, self._held_out.fitted(name))
+        together = (-1, side.places.shape[2], chosen.shape[2] // side.places.shape[2])
+        looked_at = chosen.all(0).all(0).view(together[1:]).all(0)
+
+        def features(tensor: Tensor) -> Tensor:
+            found = self._undoing.along(side, tensor)
+            apart = found.view(*found.shape[:2], *together[1:])
+            return apart[..., looked_at].sum(2)
+
+        own, other = (
+            self._undoing.released.tensors[name],
+            self._undoing.aligned(name, side.axis, placed),
+        )
+        return features(own), features(other)
 
     def _likeness(self, number: int, places: Tensor, placed: int, _: int) -> Tensor:
         """Log-likelihood ratio for every channel of the released weights and of the suspect."""

@@ -19,6 +19,7 @@ from passportize.alignment.channels import Axis, ChannelLabels, Diagonal, varied
 from passportize.alignment.exchanges import find_exchanges
 from passportize.alignment.groups import Exchange, TiedGroup, find_bundles, find_groups
 from passportize.alignment.heads import settle_heads, settle_tables
+from passportize.alignment.shared_keys import QueryHeads, find_query_heads
 from passportize.alignment.spaces import MatrixSpace, find_spaces, mixed_heads
 from passportize.alignment.walk import LabelWalk
 from passportize.alignment.walk_norms import is_known_norm
@@ -38,6 +39,8 @@ class TiedChannels:
         groups: What can be permuted, in the order of the forward pass.
         exchanges: Groups of grouped convolutions and norms that can change places as wholes, before
             channels do so within them.
+        query_heads: Heads of queries that change places with others that share their keys, after
+            all else has its place.
         scales: Class of one scale of every atom, int64 ``[atoms]``.
         free: Whether a class can be rescaled, ``[classes]``.
         signed: Whether its sign can change too, ``[classes]``.
@@ -55,6 +58,7 @@ class TiedChannels:
     spaces: tuple[MatrixSpace, ...] = ()
     diagonals: tuple[Diagonal, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
+    query_heads: tuple[QueryHeads, ...] = ()
 
     @property
     def replaced(self) -> frozenset[int]:
@@ -64,7 +68,7 @@ class TiedChannels:
     @property
     def units(self) -> tuple[TiedGroup, ...]:
         """All that can be permuted, in an order in which any disguise can be undone."""
-        return (*self.exchanges, *self.groups)
+        return (*self.exchanges, *self.groups, *self.query_heads)
 
     def permute(self, tensors: Mapping[str, Tensor], orders: Mapping[int, Tensor]) -> None:
         """Move channels, in place.
@@ -110,6 +114,7 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     if labels.tables:
         settle_tables(labels)
     _settle_loose(labels, walk.loose)
+    single = labels.one_by_one() if labels.shared else None
     if labels.heads:
         settle_heads(labels, mixed_heads(labels))
     moving, scales = labels.classes()
@@ -123,6 +128,7 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
         find_bundles(axes, labels.apart(), (bundles, moving)) if labels.meets_heads else bundles
     )
     whole, exchanges = find_exchanges(axes, in_heads, moving)
+    query_heads = () if single is None else find_query_heads(labels, axes, spaces, single)
     return TiedChannels(
         axes=(*axes, *whole),
         groups=groups,
@@ -133,6 +139,7 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
         spaces=spaces,
         diagonals=diagonals,
         exchanges=exchanges,
+        query_heads=query_heads,
     )
 
 

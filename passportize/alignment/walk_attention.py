@@ -26,6 +26,7 @@ from passportize.alignment.channels import (
     FIXED,
     ChannelLabels,
     Heads,
+    SharedKeys,
     Table,
     first_along_others,
     thin,
@@ -53,6 +54,20 @@ class _Channels(NamedTuple):
     dim: int
 
 
+class _Query(NamedTuple):
+    """A head of queries, known by the atom of its scores.
+
+    Attributes:
+        first: Atom of the scores of the first head that meets the same keys.
+        queries: int64 ``[channels]``.
+        keys: Likewise.
+    """
+
+    first: int
+    queries: Tensor
+    keys: Tensor
+
+
 class AttentionLabels:
     """The products that a walk has met, to know them again when they weigh something.
 
@@ -62,7 +77,7 @@ class AttentionLabels:
 
     def __init__(self, labels: ChannelLabels) -> None:
         self._labels = labels
-        self._scores: set[int] = set()
+        self._scores: dict[int, _Query] = {}
         self._tables: dict[int, Table] = {}
 
     def label(self, node: fx.Node, name: str, found: list[Any]) -> Tensor | None:
@@ -144,36 +159,62 @@ class AttentionLabels:
         labels = self._labels
         if bool((torch.stack([queries.atoms, keys.atoms]) <= FIXED).any()):
             return None
+        (own, others), places = _heads(queries.atoms, keys.atoms)
         # Heads that share keys are one, with its queries several times.
-        shared = torch.unique(keys.atoms, dim=0, return_inverse=True)[1]
+        shared = torch.unique(others, dim=0, return_inverse=True)[1]
         first = torch.stack([(shared == at).nonzero()[0, 0] for at in shared])
-        alike = queries.atoms[first]
-        labels.tie(alike, queries.atoms)
-        (own, others), places = _heads(alike, keys.atoms)
         fresh = labels.fresh(len(own))
+        labels.tie_by_keys(own[first], own)
+        labels.tie_by_keys(fresh[first], fresh)
         for side in (own, others, fresh):
             labels.unscale(side)
-        labels.heads.append(Heads(fresh, own, others))
-        self._scores.update(fresh.tolist())
+        single = torch.unique(first)
+        labels.heads.append(Heads(fresh[single], own[single], others[single]))
+        firsts = fresh[first].tolist()
+        for at, score in enumerate(fresh.tolist()):
+            self._scores[score] = _Query(firsts[at], own[at], others[at])
         scores = fresh[places]
         size = [-1 if d == queries.head else 1 for d in range(len(shape))]
         return scores.view(size if queries.head is not None else [1] * len(shape)).expand(shape)
 
     def _weighted(self, weighing: Tensor, values: _Channels, shape: tuple[int, ...]) -> Tensor:
         """Sums of values over positions, with any weights."""
-        atoms = values.atoms
         found = _heads_of(weighing)
         if found is None:
             self._labels.pin(weighing)
-        weighing_heads = torch.zeros(len(atoms), 0, dtype=torch.int64)
-        fits = found is not None and found[1] == values.head and len(found[0]) == len(atoms)
-        if found is not None and fits and int(found[0][0]) in self._scores:
-            weighing_heads = found[0][:, None]
-        (scores, own), _ = _heads(weighing_heads, atoms)
+        elif values.head is None and found[1] is not None:
+            values = _Channels(values.atoms.expand(len(found[0]), -1), found[1], values.dim)
+        atoms = values.atoms
         self._labels.unscale(atoms)
-        known = scores[:, 0] if scores.shape[1] else None
-        self._labels.heads.append(Heads(known, values=own))
-        return _spread(atoms, values, values.dim, shape)
+        fits = found is not None and found[1] == values.head and len(found[0]) == len(atoms)
+        if found is None or not fits or int(found[0][0]) not in self._scores:
+            self._labels.heads.append(Heads(None, values=torch.unique(atoms, dim=0)))
+            return _spread(atoms, values, values.dim, shape)
+        firsts = torch.tensor([self._scores[score].first for score in found[0].tolist()])
+        (scores, own), _ = _heads(firsts[:, None], atoms)
+        self._labels.heads.append(Heads(scores[:, 0], values=own))
+        return _spread(self._each(found[0], firsts, atoms), values, values.dim, shape)
+
+    def _each(self, scores: Tensor, firsts: Tensor, values: Tensor) -> Tensor:
+        """Atoms of the outputs, of their own where several heads weigh the same values."""
+        (marks, own), places = _heads(scores[:, None], values)
+        alike = torch.stack([firsts[places == at][0] for at in range(len(marks))])
+        outputs = own.clone()
+        for first in torch.unique(alike).tolist():
+            mine = (alike == first).nonzero()[:, 0]
+            if len(mine) < 2:
+                continue
+            heads = [self._scores[score] for score in marks[mine, 0].tolist()]
+            queries = torch.stack([head.queries for head in heads])
+            if bool((own[mine] != own[mine[0]]).any()):
+                made = torch.full_like(own[mine], FIXED)  # values of their own, which stay
+            else:
+                made = self._labels.fresh(own[mine].numel()).view(len(mine), -1)
+                made = torch.where(own[mine] == BLANK, BLANK, made)
+                self._labels.tie_by_keys(made, own[mine])
+                outputs[mine] = made
+            self._labels.shared.append(SharedKeys(queries, heads[0].keys, made, marks[mine, 0]))
+        return outputs[places]
 
     def _tabled(self, rows: _Channels, columns: _Channels, shape: tuple[int, ...]) -> Tensor | None:
         """Sums over positions of one channel times another.

@@ -199,6 +199,40 @@ def test_keys_that_several_heads_of_queries_share(
     assert min(alike_rows(model, suspect, x).values()) >= 0.95
 
 
+SHARING = {
+    kinds.OneForAllHeads: (1, kinds.HEADS, True),
+    kinds.SharedKeys: (kinds.HEADS, 2, True),
+    kinds.SharedKeysTurned: (kinds.HEADS, 2, True),
+    kinds.RepeatedKeys: (kinds.HEADS, 2, True),
+    kinds.SharedKeysNormed: (kinds.HEADS, 2, False),
+    kinds.NumberedHeads: (kinds.HEADS, 2, True),
+}
+"""How many keys there are, how many heads share each, and whether matrices act on these."""
+
+
+@pytest.mark.parametrize(("kind", "shares"), SHARING.items())
+def test_heads_of_queries_change_places_while_their_keys_stay(
+    kind: type[nn.Module], shares: tuple[int, int, bool]
+) -> None:
+    model, x = built(kinds.Tokens, kind), torch.randn(2, 6, kinds.INPUTS, generator=drawn())
+    tied = find_tied_channels(model, x)
+    keys, heads, mixed = shares
+    assert [unit.size for unit in tied.query_heads] == [heads] * keys
+    assert all((unit.keys is not None) == mixed for unit in tied.query_heads)
+    suspect = copy.deepcopy(model)
+    tensors = dict(suspect.named_parameters())
+    first = len(tied.exchanges) + len(tied.groups)
+    with torch.no_grad():
+        tied.permute(tensors, {first: torch.arange(heads).roll(1)})
+        torch.testing.assert_close(suspect(x), model(x), atol=1e-4, rtol=1e-4)
+    own, other = (m.state_dict()["attention.q.weight"] for m in (model, suspect))
+    moved = (own != other).any(1).view(keys, heads, -1)
+    # The thief moves heads of one key; those of all others, keys and values stay.
+    assert sorted(moved.all(2).sum(1).tolist()) == [0] * (keys - 1) + [heads]
+    assert min(alike_rows(model, suspect, x).values()) >= 0.95
+    assert min(alike_rows(model, disguised(model, x), x).values()) >= 0.95
+
+
 @pytest.mark.parametrize("norm", [kinds.LengthNorm, kinds.OnePlusNorm])
 def test_norms_of_a_class_of_their_own_on_a_stream(norm: type[nn.Module]) -> None:
     model = built(kinds.Tokens, kinds.Attention, norm)

@@ -278,6 +278,37 @@ class SharedKeysTurned(SharedKeys):
         super().__init__(rotary=True)
 
 
+class SharedKeysNormed(SharedKeys):
+    """The same with a norm over queries and over keys (Qwen3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(SIZE), nn.LayerNorm(SIZE)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys, values = (
+            layer(x).unflatten(2, (-1, SIZE)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        queries, keys = self.norms[0](queries), self.norms[1](keys)
+        seen = nn.functional.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
+class NumberedHeads(SharedKeys):
+    """The same where every head of queries has a number of its own behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(torch.linspace(0.5, 2, 2 * HEADS).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys, values = (
+            layer(x).unflatten(2, (-1, SIZE)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        seen = nn.functional.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
+        return self.out((seen * self.numbers).transpose(1, 2).flatten(2))
+
+
 class RepeatedKeys(SharedKeys):
     """The same with keys and values that are laid out for every head."""
 
