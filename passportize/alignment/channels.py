@@ -239,9 +239,15 @@ class ChannelLabels:
         self._together: list[Tensor] = []
         self._same_by_keys: list[Tensor] = []
         self._same_in_heads: list[Tensor] = []
+        self._sized_in_heads: list[Tensor] = []
         self._together_in_heads: list[Tensor] = []
         self._unscaled: list[Tensor] = []
+        self._unsized: list[Tensor] = []
         self._positive: list[Tensor] = []
+        self._mirrored: list[Tensor] = []
+        self._of_one_sign: list[Tensor] = []
+        self._factors: list[Tensor] = []
+        self._read: list[Tensor] = []
 
     def fresh(self, count: int) -> Tensor:
         """New atoms, int64 ``[count]``."""
@@ -265,6 +271,10 @@ class ChannelLabels:
         """The same for what all heads of attention meet alike, which can change places still."""
         self._same_in_heads.append(_pairs(left, right))
 
+    def size_in_heads(self, left: Tensor, right: Tensor) -> None:
+        """The same where each head has signs of its own: what they meet takes their size alone."""
+        self._sized_in_heads.append(_pairs(left, right))
+
     def accompany_in_heads(self, left: Tensor, right: Tensor) -> None:
         """The same as :meth:`accompany`, likewise."""
         self._together_in_heads.append(_pairs(left, right))
@@ -274,8 +284,34 @@ class ChannelLabels:
         self.tie(labels, torch.tensor(FIXED))
 
     def unscale(self, labels: Tensor) -> None:
-        """The scale of these is fixed."""
+        """The scale of these is fixed, size and sign."""
         self._unscaled.append(_distinct(labels))
+
+    def is_unscaled(self, labels: Tensor) -> bool:
+        """Whether that is known of some of these by now."""
+        return any(bool(torch.isin(thin(labels), atoms).any()) for atoms in self._unscaled)
+
+    def unsize(self, labels: Tensor) -> None:
+        """The size of these is fixed: a step is odd, or takes the size away."""
+        self._unsized.append(_distinct(labels))
+
+    def mirror(self, left: Tensor, right: Tensor, always: bool = False) -> None:
+        """Atoms at the same place change their signs together or not at all.
+
+        Args:
+            left: Some atoms.
+            right: Others.
+            always: Whether nothing else can take the sign of the ones over.
+        """
+        (self._of_one_sign if always else self._mirrored).append(_pairs(left, right))
+
+    def multiply(self, left: Tensor, right: Tensor) -> None:
+        """Atoms at the same place are multiplied, so that one and the same would be squared."""
+        self._factors.append(_pairs(left, right, different=False))
+
+    def read(self, labels: Tensor) -> None:
+        """These are read, if not by a weight."""
+        self._read.append(_distinct(labels))
 
     def positive(self, labels: Tensor) -> None:
         """The sign of these is fixed."""
@@ -293,14 +329,14 @@ class ChannelLabels:
 
     def classes(self) -> tuple[Tensor, Tensor]:
         """Number of the class of every atom: of those that move together, and of one scale."""
-        in_heads = [*self._same_in_heads, *self._together_in_heads]
+        in_heads = [*self._same_in_heads, *self._sized_in_heads, *self._together_in_heads]
         moving = self._components([*self._same, *self._same_by_keys, *self._together, *in_heads])
         return moving, self.scales()
 
     @property
     def meets_heads(self) -> bool:
         """Whether anything is met alike by all heads, so that :meth:`apart` is something else."""
-        return bool(self._same_in_heads or self._together_in_heads)
+        return bool(self._same_in_heads or self._sized_in_heads or self._together_in_heads)
 
     def apart(self) -> Tensor:
         """Number of the class of every atom, of those that move together where heads do so."""
@@ -312,19 +348,52 @@ class ChannelLabels:
 
     def scales(self) -> Tensor:
         """Number of the class of one scale of every atom."""
-        return self._components([*self._same, *self._same_by_keys, *self._same_in_heads])
+        return self._components(
+            [*self._same, *self._same_by_keys, *self._same_in_heads, *self._sized_in_heads]
+        )
+
+    def signs(self, together: bool) -> Tensor:
+        """Number of the class of one sign of every atom; where it is fixed, that of ``FIXED``.
+
+        Args:
+            together: Whether those are one class that change their signs only together, so that the
+                function stays. Each by itself is what an undoing asks for.
+        """
+        alone = [*self._same, *self._same_by_keys, *self._same_in_heads, *self._of_one_sign]
+        classes = self._components(alone)
+        can = self._are_read(classes)
+        fixed = [torch.tensor([FIXED]), *self._unscaled, *self._positive, self._squared(classes)]
+        can[classes[torch.cat(fixed)]] = False
+        can = can[classes]
+        if together:
+            classes = self._components([*alone, *self._mirrored])
+            staying = marked(classes[~can], int(classes.max()) + 1)
+            can = ~staying[classes]
+        return torch.where(can, classes, classes[FIXED])
+
+    def _are_read(self, classes: Tensor) -> Tensor:
+        """Which classes are read; what nothing reads is an output of the model."""
+        read = torch.zeros(int(classes.max()) + 1, dtype=torch.bool)
+        for axis in self.axes:
+            if axis.role == "columns":
+                read[classes[axis.atoms]] = True
+            elif axis.inputs is not None:
+                read[classes[axis.inputs]] = True
+        for atoms in self._read:
+            read[classes[atoms]] = True
+        return read
+
+    def _squared(self, classes: Tensor) -> Tensor:
+        """Atoms that are multiplied with others of their class."""
+        none = torch.zeros(0, dtype=torch.int64)
+        pairs = [pair[:, classes[pair[0]] == classes[pair[1]]].flatten() for pair in self._factors]
+        return torch.cat([none, *pairs])
 
     def limits(self, scales: Tensor) -> tuple[Tensor, Tensor]:
         """Which classes of one scale may be rescaled, and which may change their sign, too."""
-        free = torch.zeros(int(scales.max()) + 1, dtype=torch.bool)
-        for axis in self.axes:
-            # What nothing reads is an output of the model.
-            if axis.role == "columns":
-                free[scales[axis.atoms]] = True
-            elif axis.inputs is not None:
-                free[scales[axis.inputs]] = True
-        for atoms in (torch.tensor([FIXED]), *self._unscaled):
-            free[scales[atoms]] = False
+        free = self._are_read(scales)
+        fixed = [torch.tensor([FIXED]), *self._unscaled, *self._unsized, self._squared(scales)]
+        free[scales[torch.cat(fixed)]] = False
         signed = free.clone()
         for atoms in self._positive:
             signed[scales[atoms]] = False
@@ -370,12 +439,14 @@ def first_along_others(labels: Tensor, kept: Sequence[int]) -> Tensor:
     return labels
 
 
-def _pairs(left: Tensor, right: Tensor) -> Tensor:
-    """Different pairs at the same place, ``[2, pairs]``, without blanks."""
+def _pairs(left: Tensor, right: Tensor, different: bool = True) -> Tensor:
+    """Pairs at the same place, ``[2, pairs]``, without blanks; those of two atoms by default."""
     left, right = thin(left), thin(right)
     shape = torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
     left, right = left.expand(shape), right.expand(shape)
-    chosen = (left != right) & (left != BLANK) & (right != BLANK)
+    chosen = (left != BLANK) & (right != BLANK)
+    if different:
+        chosen &= left != right
     # As one number each, because unique columns take a hundred times longer than unique numbers.
     joined = left << 32 | right
     for dim in range(joined.dim()):

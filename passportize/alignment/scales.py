@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import Axis
+from passportize.alignment.channels import FIXED, Axis
 from passportize.alignment.groups import TiedGroup
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.tied_channels import TiedChannels
@@ -40,23 +40,43 @@ class ChannelScales:
         held_out: HeldOut,
     ) -> None:
         self._tied, self._held_out = tied, held_out
-        mixed = torch.zeros_like(tied.free)
-        for space in tied.spaces:
-            for side in space.sides:
-                mixed[tied.scales[tied.axes[side.axis].atoms[side.places.reshape(-1)]]] = True
-            for diagonal in space.diagonals:
-                mixed[tied.scales[torch.cat([diagonal.before, diagonal.after])]] = True
-        # Where a matrix acts, it says how large a channel is.
-        self._free, self._signed = tied.free & ~mixed, tied.signed & ~mixed
-        self._first = torch.full((len(tied.free),), len(tied.axes) + 1_000_000)
-        for axis in tied.axes:
-            if axis.role in _MAKING:
-                steps = torch.full_like(axis.atoms, axis.step)
-                self._first.scatter_reduce_(0, tied.scales[axis.atoms], steps, "amin")
+        mixed = [
+            tied.axes[side.axis].atoms[side.places.reshape(-1)]
+            for space in tied.spaces
+            for side in space.sides
+        ]
+        mixed += [
+            torch.cat([diagonal.before, diagonal.after])
+            for space in tied.spaces
+            for diagonal in space.diagonals
+        ]
+        # Where a matrix acts, it says how large a channel is, and of which sign.
+        self._free = tied.free.clone()
+        self._signed = torch.ones(int(tied.signs.max()) + 1, dtype=torch.bool)
+        self._signed[tied.signs[FIXED]] = False
+        if mixed:
+            self._free[tied.scales[torch.cat(mixed)]] = False
+            self._signed[tied.signs[torch.cat(mixed)]] = False
+        self._first = self._first_steps(tied.scales, len(self._free))
+        # What a norm makes of channels, with factors for all heads alike, is read and not made.
+        made, read = (
+            self._first_steps(tied.signs, len(self._signed), roles)
+            for roles in (_MAKING, ("columns",))
+        )
+        self._first_of_sign = torch.where(made < read, made, read)
         self._sizes = [self._measure(released.__getitem__), self._measure(suspect.__getitem__)]
-        self._signs = torch.ones(len(tied.free), dtype=torch.float64)
+        self._signs = torch.ones(len(self._signed), dtype=torch.float64)
         self._source = torch.arange(len(tied.scales))
         self._exchanged = [self._source.clone()] * (len(tied.exchanges) + 1)
+
+    def _first_steps(self, classes: Tensor, count: int, roles: tuple[str, ...] = _MAKING) -> Tensor:
+        """Where in the forward pass something of each class is met first in one of some roles."""
+        first = torch.full((count,), len(self._tied.axes) + 1_000_000)
+        for axis in self._tied.axes:
+            if axis.role in roles:
+                steps = torch.full_like(axis.atoms, axis.step)
+                first.scatter_reduce_(0, classes[axis.atoms], steps, "amin")
+        return first
 
     def measure_again(self, suspect: Callable[[str], Tensor]) -> None:
         """Sizes of the suspect's channels, once a matrix on others is known.
@@ -94,7 +114,7 @@ class ChannelScales:
         own = self._sizes[0][classes]
         other = self._sizes[1][self._tied.scales[self.sources(atoms)]]
         ratio = torch.where((own > 0) & (other > 0), other / own.clamp_min(1e-300), 1.0)
-        return torch.where(self._free[classes], ratio * self._signs[classes], 1.0)
+        return torch.where(self._free[classes], ratio, 1.0) * self._signs[self._tied.signs[atoms]]
 
     def undo(self, axis: Axis, tensor: Tensor) -> None:
         """Take the factors of an axis out of a weight, in place."""
@@ -134,7 +154,7 @@ class ChannelScales:
         Returns:
             Whether a sign is another than before.
         """
-        made = (self._first == step) & self._signed
+        made = (self._first_of_sign == step) & self._signed
         if not bool(made.any()):
             return False
         products = torch.zeros_like(self._signs)
@@ -144,7 +164,7 @@ class ChannelScales:
             reads = late and axis.role == "columns"
             if not (makes or reads):
                 continue
-            classes = self._tied.scales[axis.atoms]
+            classes = self._tied.signs[axis.atoms]
             if not bool(made[classes].any()):
                 continue
             # Every group of a layer has axes of its own on the same tensor.
@@ -159,7 +179,7 @@ class ChannelScales:
                 # The sign that it has now was taken out of the aligned tensor.
                 dots = dots * self._signs[classes]
             if axis.inputs is not None:
-                dots = dots * self._signs[self._tied.scales[axis.inputs]]
+                dots = dots * self._signs[self._tied.signs[axis.inputs]]
             products.index_add_(0, classes, dots)
         signs = torch.where(made & (products < 0), -1.0, torch.where(made, 1.0, self._signs))
         changed = not torch.equal(signs, self._signs)

@@ -43,7 +43,10 @@ class TiedChannels:
             all else has its place.
         scales: Class of one scale of every atom, int64 ``[atoms]``.
         free: Whether a class can be rescaled, ``[classes]``.
-        signed: Whether its sign can change too, ``[classes]``.
+        signed: Whether its sign can change with its size, ``[classes]``.
+        signs: Class of one sign of every atom, int64 ``[atoms]``; that of ``FIXED`` where none can
+            change.
+        mirrors: The same of those that change their signs together, so that the function stays.
         aliases: First name of every parameter and buffer that has several, by the others.
         spaces: Channels that more than permutations may act on, in the order of the forward pass.
         diagonals: Factors of channels that neighbouring layers can take over, likewise.
@@ -54,6 +57,8 @@ class TiedChannels:
     scales: Tensor
     free: Tensor
     signed: Tensor
+    signs: Tensor
+    mirrors: Tensor
     aliases: Mapping[str, str]
     spaces: tuple[MatrixSpace, ...] = ()
     diagonals: tuple[Diagonal, ...] = ()
@@ -135,6 +140,8 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
         scales=scales,
         free=free,
         signed=signed,
+        signs=labels.signs(together=False),
+        mirrors=labels.signs(together=True),
         aliases=aliases_of(model),
         spaces=spaces,
         diagonals=diagonals,

@@ -37,6 +37,7 @@ from passportize.alignment.walk_moves import LAYOUT_STEPS, label_moved, nodes_in
 from passportize.alignment.walk_norms import channels_in_heads, in_every_head, label_norm
 from passportize.alignment.walk_positions import over_positions
 from passportize.alignment.walk_products import WEIGHT_STEPS, ProductStep, is_blur, product_of
+from passportize.alignment.walk_recurrent import label_recurrent
 from passportize.tracing.graph import argument, shape_of, step_name
 from passportize.tracing.operations import Kind, steps
 
@@ -44,6 +45,7 @@ __all__ = ["LabelWalk"]
 
 _FACTORS = steps(Kind.FACTOR)
 _BLUR = "avg_pool2d"
+_BOUNDS = frozenset({"hardtanh", "clamp", "clip"})
 _MOST_ATOMS = 1 << 22
 
 
@@ -161,9 +163,11 @@ class LabelWalk:
 
     # --- layers ---------------------------------------------------------------------------------
 
-    def _module(self, node: fx.Node, step: int) -> Tensor | None:
+    def _module(self, node: fx.Node, step: int) -> Any:
         shape, name = shape_of(node), str(node.target)
         module, kind = self._modules[name], node.meta.get("kind")
+        if isinstance(module, nn.RNNBase) and (states := self._recurrent(node, module, step)):
+            return states
         source = node.args[0] if node.args else None
         found = None
         values = self._of(source) if isinstance(source, fx.Node) else None
@@ -192,6 +196,22 @@ class LabelWalk:
         self._done.add(name)
         self._used |= own
         return self._behind(node, name, found)
+
+    def _recurrent(self, node: fx.Node, module: nn.RNNBase, step: int) -> Any:
+        """A recurrent layer; None where nothing is known, and where it is called once more."""
+        name = str(node.target)
+        values = self._of(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+        own = {self._names[id(tensor)] for tensor in module.parameters()}
+        started = len(node.args) > 1 or node.kwargs
+        if not isinstance(values, Tensor) or started or own & self._used or name in self._done:
+            return None
+        if self._making is not None:
+            return None
+        found = label_recurrent(self.labels, module, self._names, values, step)
+        if found is not None:
+            self._done.add(name)
+            self._used |= own
+        return found
 
     def _again(self, name: str, values: Tensor) -> Labelled | None:
         """A layer that is called once more: its channels are those of its first call."""
@@ -299,7 +319,11 @@ class LabelWalk:
     def _computed(self, node: fx.Node, name: str, shape: tuple[int, ...]) -> Tensor | None:
         """A step that computes with the entries."""
         if name in PAIRING_STEPS:
-            operands = [item for item in node.all_input_nodes if item.meta.get("floating", True)]
+            operands = [
+                item
+                for item in nodes_in((*node.args, *node.kwargs.values()))
+                if item.meta.get("floating", True)
+            ]
             found = [self._of(item) for item in operands]
             if not found or not all(isinstance(value, Tensor) for value in found):
                 return None
@@ -317,12 +341,24 @@ class LabelWalk:
             return None
         if name == "normalize" and _only_along(values, argument(node, 2, "dim", 1)):
             # The length of each head is fixed, as by a norm over channels.
-            self.labels.unscale(values)
+            self.labels.unsize(values)
             self.labels.spherical.append(torch.unique(thin(values)))
             return values
         if name in REDUCING_STEPS:
             return label_reduction(self.labels, node, values)
-        return label_unary(self.labels, name, values, shape)
+        odd = name in _BOUNDS and _is_symmetric(node)
+        return label_unary(self.labels, "tanh" if odd else name, values, shape)
+
+
+def _is_symmetric(node: fx.Node) -> bool:
+    """Whether a step bounds what goes through it by the same number above and below."""
+    default = {"min": -1.0, "max": 1.0} if step_name(node) == "hardtanh" else {}
+    low, high = (
+        argument(node, at, key, node.kwargs.get(f"{key}_val", default.get(key)))
+        for at, key in enumerate(("min", "max"), 1)
+    )
+    numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
+    return numbers and low == -high
 
 
 def _only_along(values: Tensor, dim: Any) -> bool:

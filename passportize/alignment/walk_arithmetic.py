@@ -34,7 +34,8 @@ __all__ = [
 
 UNARY_STEPS = steps(Kind.COPY, Kind.POINTWISE, Kind.ALONG, Kind.POOL)
 _POSITIVE = UNARY_STEPS & steps(having=Trait.HOMOGENEOUS, lacking=Trait.LINEAR)
-_UNSCALED = UNARY_STEPS - steps(having=Trait.HOMOGENEOUS)
+_UNSIZED = UNARY_STEPS & steps(having=Trait.ODD, lacking=Trait.HOMOGENEOUS)
+_UNSCALED = UNARY_STEPS - steps(having=Trait.HOMOGENEOUS) - _UNSIZED
 _RIGID = UNARY_STEPS - steps(having=Trait.LINEAR)
 _POOLS = steps(Kind.POOL)
 REDUCING_STEPS = steps(Kind.REDUCE, lacking=Trait.SEVERAL)
@@ -60,6 +61,8 @@ def label_unary(
         return None
     if name in _POSITIVE:
         labels.positive(values)
+    elif name in _UNSIZED:
+        labels.unsize(values)
     elif name in _UNSCALED:
         labels.unscale(values)
     if name in _RIGID:
@@ -210,7 +213,11 @@ def label_pair(
         return torch.broadcast_to(found[0], shape)
     whole = [torch.broadcast_to(value, shape) for value in found]
     counts = [_spread(value) for value in found]
-    main = max(range(len(found)), key=lambda at: (found[at].numel(), counts[at]))
+    # Of two factors a gate is the one that has no scale of its own.
+    gates = [name in _PRODUCTS and labels.is_unscaled(value) for value in found]
+    main = max(
+        range(len(found)), key=lambda at: (found[at].numel(), counts[at], not gates[at], -at)
+    )
     result = whole[main]
     for at, value in enumerate(whole):
         if at == main:
@@ -238,9 +245,11 @@ def label_pair(
             else:
                 labels.accompany(result, value if heads is None else heads)
             labels.unscale(value)
-        equal = found[at].numel() == found[main].numel()
         if name in _PRODUCTS:
-            scaled = name not in _QUOTIENTS and (neutral or not equal)
+            # What divides others has its scale the other way round.
+            scaled = name not in _QUOTIENTS or main == 0
+            if not neutral:
+                labels.multiply(result, value)
         else:
             scaled = name in _SUMS and not blank
         if not scaled:

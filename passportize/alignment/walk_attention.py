@@ -166,8 +166,11 @@ class AttentionLabels:
         fresh = labels.fresh(len(own))
         labels.tie_by_keys(own[first], own)
         labels.tie_by_keys(fresh[first], fresh)
-        for side in (own, others, fresh):
-            labels.unscale(side)
+        labels.unscale(fresh)
+        for side in (own, others):
+            labels.unsize(side)
+            labels.read(side)
+        labels.mirror(own, others)
         single = torch.unique(first)
         labels.heads.append(Heads(fresh[single], own[single], others[single]))
         firsts = fresh[first].tolist()
@@ -185,7 +188,6 @@ class AttentionLabels:
         elif values.head is None and found[1] is not None:
             values = _Channels(values.atoms.expand(len(found[0]), -1), found[1], values.dim)
         atoms = values.atoms
-        self._labels.unscale(atoms)
         fits = found is not None and found[1] == values.head and len(found[0]) == len(atoms)
         if found is None or not fits or int(found[0][0]) not in self._scores:
             self._labels.heads.append(Heads(None, values=torch.unique(atoms, dim=0)))

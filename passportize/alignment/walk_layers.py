@@ -65,6 +65,8 @@ class Labelled(NamedTuple):
         rank: Number of dimensions of the input.
         head: The dimension that counts heads, where every head has outputs of its own, which are
             ``[heads, channels]`` then.
+        centred: Whether the mean over them is taken away.
+        shifted: Whether a norm adds the same to every head.
     """
 
     inputs: Tensor
@@ -72,6 +74,8 @@ class Labelled(NamedTuple):
     dim: int
     rank: int
     head: int | None = None
+    centred: bool = False
+    shifted: bool = False
 
 
 def label_product(

@@ -27,6 +27,7 @@ _NORM_ROLES = {
 }
 _LINEAR = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 _POSITIVE = (nn.ReLU, nn.LeakyReLU)
+_ODD = (nn.Tanh, nn.Softsign)
 _PER_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
@@ -65,9 +66,10 @@ def label_norm(
         inputs = channels_along(labels, values, dim)
         labels.accompany(inputs, outputs)
     else:
-        inputs = heads[0]
+        inputs = labels.fresh(width)
         labels.accompany_in_heads(inputs, outputs)
     size = width // groups
+    centred = isinstance(norm, (nn.GroupNorm, nn.LayerNorm))
     for at in range(groups):
         first = at * size
         before, after = inputs[first : first + size], outputs[first : first + size]
@@ -78,16 +80,21 @@ def label_norm(
             name = names[id(tensors[key])]
             cell = at if groups > 1 else None
             labels.axes.append(Axis(name, 0, role, moved, step, first, inputs=sources, cell=cell))
+        if centred:
+            labels.mirror(before[:1], before)
     if not per_channel:
-        labels.unscale(inputs)
-    if "weight" not in factors:
-        labels.positive(inputs)
-        labels.unscale(outputs)
-    if over_channels and not isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
-        labels.unscale(outputs)
+        labels.unsize(inputs)
+    plain = per_channel or isinstance(norm, (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm))
+    if "weight" not in factors or not plain:
+        labels.mirror(inputs, outputs, always="weight" not in factors)
+        labels.read(inputs)
+        for atoms in (inputs, outputs):
+            labels.unsize(atoms)
     for child in norm.children():
         if isinstance(child, _POSITIVE):
             labels.positive(outputs)
+        elif isinstance(child, _ODD):
+            labels.unsize(outputs)
         elif not isinstance(child, _LINEAR):
             labels.unscale(outputs)
         if not isinstance(child, _LINEAR):
@@ -95,7 +102,7 @@ def label_norm(
     _note_factors(
         labels, norm, {key: names[id(tensors[key])] for key in tensors}, inputs, outputs, step
     )
-    found = Labelled(inputs, outputs, dim, values.dim())
+    found = Labelled(inputs, outputs, dim, values.dim(), centred=centred, shifted="bias" in factors)
     return found if heads is None else in_every_head(labels, found, heads, varied(thin(values))[0])
 
 
@@ -111,9 +118,17 @@ def in_every_head(
         dim: The dimension that counts heads.
     """
     behind = labels.fresh(heads.numel()).view(heads.shape)
-    labels.tie_in_heads(known.inputs, heads)
     labels.accompany(heads, behind)
-    labels.tie_in_heads(known.outputs, behind)
+    labels.size_in_heads(known.outputs, behind)
+    if known.shifted:
+        # What is added to all heads keeps their signs; the factors take over those of all at once.
+        labels.tie_in_heads(known.inputs, heads)
+    else:
+        labels.size_in_heads(known.inputs, heads)
+        labels.read(heads)
+        labels.mirror(heads, behind)
+    if known.centred:
+        labels.mirror(heads[:, :1], heads)
     return known._replace(outputs=behind, head=dim)
 
 

@@ -2,7 +2,9 @@
 
 Wherever the way from the layer that makes a channel to those that read it is positively homogeneous
 (ReLU, pooling, sums), the channel can be multiplied with a factor where it is made and its weights
-divided by it where it is read; where the way is linear, the factor can be negative. With factors
+divided by it where it is read; where the way is linear, the factor can be negative. Where it is odd
+(tanh, a norm that takes the length away, products of queries and keys), the sign alone can change,
+in a centred norm that of all its channels at once. With factors
 over several decades a row of the reader answers to a few of its entries only, so that the
 responses of its rows are scrambled although each row is read without regard to its own scale.
 """
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import Axis
+from passportize.alignment.channels import FIXED, Axis
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of
@@ -84,7 +86,8 @@ def _factors(
     count = len(tied.free)
     exponents = torch.rand(count, generator=generator, dtype=torch.float64) * 2 - 1
     sizes = torch.pow(torch.tensor(10.0, dtype=torch.float64), exponents * decades)
-    mirrored = torch.rand(count, generator=generator, dtype=torch.float64) < flip
+    drawn = torch.rand(len(tied.mirrors), generator=generator, dtype=torch.float64) < flip
+    mirrored = drawn[tied.mirrors] & (tied.mirrors != tied.mirrors[FIXED])
     for axis in tied.axes:
         if axis.role == "variance":
             # A variance cannot fall below zero, so with eps there is a smallest factor.
@@ -95,8 +98,7 @@ def _factors(
             classes = tied.scales[axis.atoms]
             sizes[classes] = torch.maximum(sizes[classes], least)
     sizes = torch.where(tied.free, sizes, 1.0)
-    signs = torch.where(mirrored & tied.signed, -1.0, 1.0).to(torch.float64)
-    return (sizes * signs)[tied.scales]
+    return torch.where(mirrored, -1.0, 1.0) * sizes[tied.scales]
 
 
 def _stabilisers(model: nn.Module) -> dict[str, float]:
@@ -109,7 +111,7 @@ def _stabilisers(model: nn.Module) -> dict[str, float]:
 
 
 def _multiply(axis: Axis, tensor: Tensor, factors: Tensor, eps: float) -> None:
-    if axis.role == "whole":
+    if axis.role in ("head", "whole"):
         return
     part = axis.of(tensor)
     own = factors[axis.atoms]

@@ -139,12 +139,13 @@ OPERATIONS: Mapping[str, Operation] = {
     **_rows(Kind.POINTWISE, Trait.HOMOGENEOUS, "relu leaky_relu"),
     **_rows(Kind.POINTWISE, Trait.HOMOGENEOUS | Trait.EVEN, "abs"),
     **_rows(Kind.POINTWISE, Trait.ODD, "tanh sin softsign reciprocal"),
+    **_rows(Kind.POINTWISE, Trait.ODD, "atan asinh sinh erf tanhshrink softshrink hardshrink"),
     **_rows(Kind.POINTWISE, Trait.EVEN, "square cos"),
     **_rows(
         Kind.POINTWISE,
         _PLAIN,
-        "gelu silu mish sigmoid elu selu celu softplus hardswish hardsigmoid hardtanh relu6 clamp "
-        "exp log sqrt rsqrt pow rpow logsigmoid",
+        "gelu silu mish sigmoid elu selu celu softplus hardswish hardsigmoid hardtanh relu6 "
+        "clamp clip exp log sqrt rsqrt pow rpow logsigmoid",
     ),
     **_rows(Kind.ALONG, _PLAIN, "softmax log_softmax"),
     **_rows(Kind.ALONG, Trait.ODD, "normalize"),

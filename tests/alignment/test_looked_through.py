@@ -28,7 +28,7 @@ def built(make: object, *arguments: object) -> nn.Module:
         model: nn.Module = make(*arguments)  # type: ignore[operator]
         with torch.no_grad():
             for module in model.modules():
-                if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
+                if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)) and module.weight is not None:
                     module.weight.uniform_(0.5, 1.5)
                     module.bias.normal_(0, 0.1)
                 if isinstance(module, nn.BatchNorm2d):

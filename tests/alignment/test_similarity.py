@@ -24,7 +24,8 @@ def rows_of(name: str, count: int, first: int, dim: int = 0) -> Axis:
 
 
 def tied(axes: tuple[Axis, ...], *groups: TiedGroup) -> TiedChannels:
-    return TiedChannels(axes, groups, torch.zeros(1, dtype=torch.int64), NEVER, NEVER, {})
+    zero = torch.zeros(1, dtype=torch.int64)
+    return TiedChannels(axes, groups, zero, NEVER, NEVER, zero, zero, {})
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
