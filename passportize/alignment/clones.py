@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import Diagonal
+from passportize.alignment.axes import Diagonal
 from passportize.alignment.tied_channels import TiedChannels, TiedGroup
 
 __all__ = ["GroupReading", "Level", "Levels"]

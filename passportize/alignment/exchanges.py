@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import Axis
+from passportize.alignment.axes import Axis
 from passportize.alignment.groups import Bundles, Exchange, Lying
 
 __all__ = ["find_exchanges"]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import Axis
+from passportize.alignment.axes import Axis
 from passportize.alignment.spaces import MatrixKind, Side, fold_factors
 from passportize.alignment.tied_channels import TiedChannels
 from passportize.utils.precision import at_least_float32

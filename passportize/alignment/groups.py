@@ -9,7 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import FIXED, Axis, marked
+from passportize.alignment.axes import FIXED, Axis
+from passportize.alignment.channels import marked
 
 __all__ = ["Bundles", "Exchange", "Lying", "TiedGroup", "find_bundles", "find_groups"]
 

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import Axis
+from passportize.alignment.axes import Axis
 from passportize.alignment.head_counts import heads_of, left_out
 from passportize.alignment.spaces import MatrixKind, MatrixSpace, Side
 from passportize.alignment.tied_channels import TiedChannels

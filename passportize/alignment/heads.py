@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, Heads
+from passportize.alignment.axes import BLANK, FIXED, Axis, Heads
+from passportize.alignment.channels import ChannelLabels
 
 __all__ = ["settle_heads", "settle_tables"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import FIXED, Axis
+from passportize.alignment.axes import FIXED, Axis
 from passportize.alignment.groups import TiedGroup
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.tied_channels import TiedChannels

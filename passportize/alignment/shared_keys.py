@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, SharedKeys
+from passportize.alignment.axes import BLANK, FIXED, Axis, SharedKeys
+from passportize.alignment.channels import ChannelLabels
 from passportize.alignment.groups import TiedGroup
 from passportize.alignment.spaces import MatrixSpace, Side
 

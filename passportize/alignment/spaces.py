@@ -24,7 +24,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import FIXED, Axis, ChannelLabels, Diagonal, Heads, marked
+from passportize.alignment.axes import FIXED, Axis, Diagonal, Heads
+from passportize.alignment.channels import ChannelLabels, marked
 
 __all__ = ["MatrixKind", "MatrixSpace", "Side", "find_spaces", "fold_factors"]
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from passportize.alignment.channels import Axis, ChannelLabels, Diagonal, varied
+from passportize.alignment.axes import Axis, Diagonal
+from passportize.alignment.channels import ChannelLabels, varied
 from passportize.alignment.exchanges import find_exchanges
 from passportize.alignment.groups import Exchange, TiedGroup, find_bundles, find_groups
 from passportize.alignment.heads import settle_heads, settle_tables

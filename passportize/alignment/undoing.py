@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import Axis
+from passportize.alignment.axes import Axis
 from passportize.alignment.folding import Folded, act, is_whole
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.matrices import inverse_of

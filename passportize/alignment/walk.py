@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, thin, varied
+from passportize.alignment.axes import BLANK, FIXED, Axis
+from passportize.alignment.channels import ChannelLabels, thin, varied
 from passportize.alignment.walk_arithmetic import (
     PAIRING_STEPS,
     REDUCING_STEPS,

@@ -7,16 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from passportize.alignment.channels import (
-    BLANK,
-    FIXED,
-    ChannelLabels,
-    Diagonal,
-    Heads,
-    first_along_others,
-    thin,
-    varied,
-)
+from passportize.alignment.axes import BLANK, FIXED, Diagonal, Heads
+from passportize.alignment.channels import ChannelLabels, first_along_others, thin, varied
 from passportize.tracing.graph import argument, step_name
 from passportize.tracing.operations import Kind, Trait, steps
 

@@ -21,17 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from passportize.alignment.channels import (
-    BLANK,
-    FIXED,
-    ChannelLabels,
-    Heads,
-    SharedKeys,
-    Table,
-    first_along_others,
-    thin,
-    varied,
-)
+from passportize.alignment.axes import BLANK, FIXED, Heads, SharedKeys, Table
+from passportize.alignment.channels import ChannelLabels, first_along_others, thin, varied
 from passportize.tracing.graph import argument, shape_of
 
 __all__ = ["ATTENTION_STEPS", "AttentionLabels"]

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from passportize.alignment.channels import BLANK, FIXED, Axis, ChannelLabels, thin
+from passportize.alignment.axes import BLANK, FIXED, Axis
+from passportize.alignment.channels import ChannelLabels, thin
 from passportize.tracing.weight_layers import expert_shape_of, standardises_weight
 
 __all__ = [

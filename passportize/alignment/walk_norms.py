@@ -6,7 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from passportize.alignment.channels import Axis, ChannelLabels, Diagonal, thin, varied
+from passportize.alignment.axes import Axis, Diagonal
+from passportize.alignment.channels import ChannelLabels, thin, varied
 from passportize.alignment.length_norms import offset_of
 from passportize.alignment.walk_arithmetic import in_groups
 from passportize.alignment.walk_layers import Labelled, channels_along, uniform_along

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from passportize.alignment.channels import FIXED, ChannelLabels, thin, varied
+from passportize.alignment.axes import FIXED
+from passportize.alignment.channels import ChannelLabels, thin, varied
 from passportize.alignment.walk_layers import uniform_along
 from passportize.alignment.walk_norms import counted_by
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import Axis, ChannelLabels
+from passportize.alignment.axes import Axis
+from passportize.alignment.channels import ChannelLabels
 from passportize.alignment.walk_layers import channels_along, uniform_along
 
 __all__ = ["label_recurrent"]

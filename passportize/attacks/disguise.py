@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import Diagonal
+from passportize.alignment.axes import Diagonal
 from passportize.alignment.folding import act
 from passportize.alignment.spaces import MatrixKind, MatrixSpace, Side, fold_factors
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import Axis
+from passportize.alignment.axes import Axis
 from passportize.alignment.tied_channels import TiedChannels, TiedGroup, find_tied_channels
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of

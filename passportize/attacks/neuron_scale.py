@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import FIXED, Axis
+from passportize.alignment.axes import FIXED, Axis
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
 from passportize.attacks.attack import Attacked, Means, register_attack
 from passportize.attacks.descent import example_of

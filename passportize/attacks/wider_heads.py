@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.channels import Axis
+from passportize.alignment.axes import Axis
 from passportize.alignment.head_widths import RESIZED
 from passportize.alignment.spaces import MatrixKind, MatrixSpace, Side
 from passportize.alignment.tied_channels import TiedChannels, find_tied_channels

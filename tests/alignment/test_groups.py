@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passportize.alignment.channels import FIXED, Axis
+from passportize.alignment.axes import FIXED, Axis
 from passportize.alignment.groups import find_bundles, find_groups
 
 ROLES = ("rows", "vector", "columns", "head", "scale")

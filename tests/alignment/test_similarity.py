@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from passportize.alignment.channels import Axis
+from passportize.alignment.axes import Axis
 from passportize.alignment.held_out import fitting_entries
 from passportize.alignment.similarity import MATCHINGS, Similarity, measure_similarity
 from passportize.alignment.tied_channels import TiedChannels, TiedGroup
