@@ -60,6 +60,7 @@ class ChannelLabels:
         self._mirrored: list[Tensor] = []
         self._of_one_sign: list[Tensor] = []
         self._factors: list[Tensor] = []
+        self._products: list[tuple[Tensor, Tensor, Tensor]] = []
         self._read: list[Tensor] = []
 
     def fresh(self, count: int) -> Tensor:
@@ -121,6 +122,48 @@ class ChannelLabels:
     def multiply(self, left: Tensor, right: Tensor) -> None:
         """Atoms at the same place are multiplied, so that one and the same would be squared."""
         self._factors.append(_pairs(left, right, different=False))
+
+    def times(self, left: Tensor, right: Tensor) -> Tensor | None:
+        """Labels of a product of two factors; None where their channels do not meet one by one.
+
+        Its channels are those of the left one, times what each has on the right
+        (:meth:`products`).
+        """
+        one, other = pairs = _pairs(left, right)
+        narrow = thin(left)
+        if bool((narrow <= FIXED).any()) or bool((thin(right) <= FIXED).any()):
+            return None
+        if not len(one) or len(torch.unique(pairs)) < pairs.numel():
+            return None
+        made = self.fresh(len(one))
+        self._products.append((one, other, made))
+        self.read(other)
+        # Pairs come in the order of the left one.
+        return made[torch.searchsorted(one, narrow.contiguous())].expand(left.shape)
+
+    def products(self) -> tuple[Tensor, ...]:
+        """Channels of every product, of its left and its right factor, int64 ``[3, channels]``.
+
+        What else is done to a product has to hold for both factors; one that is added to something
+        has to be in its scale, so what is on its right has none to be changed. To be called once,
+        when all is followed.
+        """
+        none = torch.zeros(2, 0, dtype=torch.int64)
+        tied = [*self._same, *self._same_by_keys, *self._same_in_heads, *self._sized_in_heads]
+        added = torch.unique(torch.cat([none, *tied], 1))
+        together = torch.unique(torch.cat([none, *self._mirrored, *self._of_one_sign], 1))
+        found = []
+        # From the last one back: factors can be products themselves.
+        for one, other, made in reversed(self._products):
+            for limits in (self._unscaled, self._unsized, self._positive):
+                limits += [other[torch.isin(made, atoms)] for atoms in tuple(limits)]
+            summed = torch.isin(made, added)
+            self._unscaled.append(other[summed])
+            self._positive.append(other[torch.isin(made, together)])
+            self.tie(one, made)
+            self.accompany(other, made)
+            found.append(torch.stack([made, one, other])[:, ~summed])
+        return tuple(reversed(found))
 
     def read(self, labels: Tensor) -> None:
         """These are read, if not by a weight."""

@@ -110,11 +110,19 @@ class ChannelScales:
 
     def factors(self, atoms: Tensor) -> Tensor:
         """What the suspect's channels at the places of these atoms were multiplied with."""
-        classes = self._tied.scales[atoms]
-        own = self._sizes[0][classes]
-        other = self._sizes[1][self._tied.scales[self.sources(atoms)]]
+        own = self._of(self._sizes[0], atoms)
+        other = self._of(self._sizes[1], self.sources(atoms))
         ratio = torch.where((own > 0) & (other > 0), other / own.clamp_min(1e-300), 1.0)
-        return torch.where(self._free[classes], ratio, 1.0) * self._signs[self._tied.signs[atoms]]
+        if not self._tied.products:
+            return ratio * self._signs[self._tied.signs[atoms]]
+        return ratio * self._tied.times(self._signs[self._tied.signs])[atoms]
+
+    def _of(self, sizes: Tensor, atoms: Tensor) -> Tensor:
+        """Sizes of channels, of those by class; 1 where it cannot change."""
+        if not self._tied.products:
+            classes = self._tied.scales[atoms]
+            return torch.where(self._free[classes], sizes[classes], 1.0)
+        return self._tied.times(torch.where(self._free, sizes, 1.0)[self._tied.scales])[atoms]
 
     def undo(self, axis: Axis, tensor: Tensor) -> None:
         """Take the factors of an axis out of a weight, in place."""
@@ -136,9 +144,8 @@ class ChannelScales:
         """
         values = axis.of(tensor).detach().double().cpu().abs()
         atoms = axis.atoms if exchanges is None else self._exchanged[exchanges][axis.atoms]
-        classes = self._tied.scales[atoms]
-        sizes = self._sizes[int(exchanges is not None)][classes]
-        sizes = torch.where(self._free[classes] & (sizes > 0), sizes, 1.0)
+        sizes = self._of(self._sizes[int(exchanges is not None)], atoms)
+        sizes = torch.where(sizes > 0, sizes, 1.0)
         return values / (sizes.square() if axis.role == "variance" else sizes)
 
     def set_signs(
@@ -206,9 +213,8 @@ class ChannelScales:
                     whole = tensors(axis.tensor).detach()
                     measured = {axis.tensor: whole.to("cpu", torch.float64, copy=True)}
                     for other in columns[axis.tensor]:
-                        known = self._tied.scales[other.atoms]
-                        sizes = squares[known].sqrt()
-                        sizes = torch.where(self._free[known] & (sizes > 0), sizes, 1.0)
+                        sizes = self._of(squares.sqrt(), other.atoms)
+                        sizes = torch.where(sizes > 0, sizes, 1.0)
                         part = other.of(measured[axis.tensor])
                         part.mul_(other.spread(sizes, part))
                 tensor = measured[axis.tensor]

@@ -48,6 +48,8 @@ class TiedChannels:
         signs: Class of one sign of every atom, int64 ``[atoms]``; that of ``FIXED`` where none can
             change.
         mirrors: The same of those that change their signs together, so that the function stays.
+        products: Channels of every product, of its left and its right factor, int64
+            ``[3, channels]``, in the order of the forward pass: its scale is that of both.
         aliases: First name of every parameter and buffer that has several, by the others.
         spaces: Channels that more than permutations may act on, in the order of the forward pass.
         diagonals: Factors of channels that neighbouring layers can take over, likewise.
@@ -60,6 +62,7 @@ class TiedChannels:
     signed: Tensor
     signs: Tensor
     mirrors: Tensor
+    products: tuple[Tensor, ...]
     aliases: Mapping[str, str]
     spaces: tuple[MatrixSpace, ...] = ()
     diagonals: tuple[Diagonal, ...] = ()
@@ -75,6 +78,13 @@ class TiedChannels:
     def units(self) -> tuple[TiedGroup, ...]:
         """All that can be permuted, in an order in which any disguise can be undone."""
         return (*self.exchanges, *self.groups, *self.query_heads)
+
+    def times(self, factors: Tensor) -> Tensor:
+        """A factor for each atom, where those of products have only what their class has."""
+        factors = factors.clone() if self.products else factors
+        for made, left, right in self.products:
+            factors[made] = factors[left] * factors[right]
+        return factors
 
     def permute(self, tensors: Mapping[str, Tensor], orders: Mapping[int, Tensor]) -> None:
         """Move channels, in place.
@@ -120,6 +130,7 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
     if labels.tables:
         settle_tables(labels)
     _settle_loose(labels, walk.loose)
+    products = labels.products()
     single = labels.one_by_one() if labels.shared else None
     if labels.heads:
         settle_heads(labels, mixed_heads(labels))
@@ -143,6 +154,7 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
         signed=signed,
         signs=labels.signs(together=False),
         mirrors=labels.signs(together=True),
+        products=products,
         aliases=aliases_of(model),
         spaces=spaces,
         diagonals=diagonals,

@@ -211,6 +211,12 @@ def label_pair(
         range(len(found)), key=lambda at: (found[at].numel(), counts[at], not gates[at], -at)
     )
     result = whole[main]
+    if name in _PRODUCTS - _QUOTIENTS and len(found) == 2 and not any(gates):
+        made = labels.times(result, whole[1 - main])
+        if made is not None:
+            for values in (*whole, made):
+                labels.stiffen(values)
+            return made
     for at, value in enumerate(whole):
         if at == main:
             continue

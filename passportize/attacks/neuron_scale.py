@@ -98,7 +98,7 @@ def _factors(
             classes = tied.scales[axis.atoms]
             sizes[classes] = torch.maximum(sizes[classes], least)
     sizes = torch.where(tied.free, sizes, 1.0)
-    return torch.where(mirrored, -1.0, 1.0) * sizes[tied.scales]
+    return tied.times(torch.where(mirrored, -1.0, 1.0) * sizes[tied.scales])
 
 
 def _stabilisers(model: nn.Module) -> dict[str, float]:

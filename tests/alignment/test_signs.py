@@ -69,6 +69,34 @@ class Squared(Gated):
         return self.head(torch.relu(self.down(x * x)))
 
 
+class Modulated(Gated):
+    """Two branches of which neither went through a step (FocalNet), and a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.third = nn.Linear(kinds.INPUTS, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = self.gate(x) * self.up(x) * self.third(x)
+        return self.head(torch.relu(self.down(product)))
+
+
+class Added(Gated):
+    """The same where one branch is added to the product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        return self.head(torch.relu(self.down(self.gate(x) * up + up)))
+
+
+class Stepped(Gated):
+    """The same where a step follows the product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = nn.functional.silu(self.gate(x) * self.up(x))
+        return self.head(torch.relu(self.down(product)))
+
+
 class NextToIt(nn.Module):
     """Kernels of single channels before a LayerNorm (ConvNeXt)."""
 
@@ -118,6 +146,18 @@ def branch(model: nn.Module) -> None:
     model.up.weight.mul_(flipped[:, None])  # type: ignore[union-attr]
     model.up.bias.mul_(flipped)  # type: ignore[union-attr]
     model.down.weight.mul_(flipped)  # type: ignore[union-attr]
+
+
+def factors(model: nn.Module) -> None:
+    """Each branch has a size and a sign of its own, what reads the product those of all."""
+    whole = torch.ones(64)
+    for seed, part in enumerate((model.gate, model.up, model.third)):
+        drawn_sizes = torch.rand(64, generator=drawn(seed)) + 0.5
+        changed = signs(64, seed) * drawn_sizes
+        part.weight.mul_(changed[:, None])  # type: ignore[union-attr,operator]
+        part.bias.mul_(changed)  # type: ignore[union-attr,operator]
+        whole = whole * changed
+    model.down.weight.div_(whole)  # type: ignore[union-attr,operator]
 
 
 def layer(model: nn.Module) -> None:
@@ -182,6 +222,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, Callable[[nn.Module], No
     "groups of a norm": (lambda: Convolved(by_groups, nn.ReLU()), IMAGES, groups),
     "gate": (Gated, TOKENS, branch),
     "quotient": (Quotient, TOKENS, branch),
+    "product": (Modulated, TOKENS, factors),
     "layer norm": (NextToIt, IMAGES, layer),
     "queries normed by length": (tokens(kinds.NormedByOwnLength), TOKENS, queries_and_keys),
     "normed with an offset": (tokens(NormedByShiftedLength), TOKENS, queries_and_keys),
@@ -252,6 +293,29 @@ def test_what_is_squared_stays() -> None:
     assert bool((tied.mirrors[rows.atoms] == tied.mirrors[0]).all())
     scale_neurons(suspect, drawn(2), flip=0.5, example_inputs=TOKENS)
     torch.testing.assert_close(suspect.up.weight, model.up.weight)
+
+
+class Normed(Gated):
+    """The same where a LayerNorm follows it, which sees all of its signs at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = self.norm(self.gate(x) * self.up(x))
+        return self.head(torch.relu(self.down(product)))
+
+
+@pytest.mark.parametrize("make", [Added, Stepped, Normed])
+def test_what_is_done_to_a_product_holds_for_its_factors(make: type[nn.Module]) -> None:
+    model = built(make)
+    suspect = copy.deepcopy(model)
+    scale_neurons(suspect, drawn(2), flip=0.5, example_inputs=TOKENS)
+    with torch.no_grad():
+        torch.testing.assert_close(suspect(TOKENS), model(TOKENS), atol=1e-4, rtol=1e-4)
+    assert min(rows_with_their_signs(model, suspect, TOKENS).values()) >= 0.95
+    assert not torch.equal(suspect.down.bias, model.down.bias)  # the rest is scaled
 
 
 def test_what_is_added_to_every_head_keeps_their_signs() -> None:

@@ -25,7 +25,7 @@ def rows_of(name: str, count: int, first: int, dim: int = 0) -> Axis:
 
 def tied(axes: tuple[Axis, ...], *groups: TiedGroup) -> TiedChannels:
     zero = torch.zeros(1, dtype=torch.int64)
-    return TiedChannels(axes, groups, zero, NEVER, NEVER, zero, zero, {})
+    return TiedChannels(axes, groups, zero, NEVER, NEVER, zero, zero, (), {})
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
