@@ -124,6 +124,9 @@ MODELS = (
     "efficientvit_b0",
     "vit_tiny_patch16_dinov3_qkvb",
     "efficientvit_m0",
+    "sequencer2d_s",
+    "mobilenetv4_hybrid_medium",
+    "resnet50_gn",
     "vit_large_patch16_224",
     "convnext_large",
 )
