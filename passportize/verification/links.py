@@ -40,9 +40,13 @@ from passportize.utils.progress import Progress
 from passportize.verification.counterparts import find_counterparts, structure_of
 from passportize.verification.expectation import Expectation
 from passportize.verification.laid_beside import LaidBeside, lay_beside
+from passportize.verification.merged_branches import merged_like
 from passportize.verification.suspect import NO_MODULE, Suspect
 
 __all__ = ["Links", "judge_links"]
+
+
+_MERGED = "branches beside each other are one layer in the suspect, so they were merged likewise"
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,12 @@ def judge_links(
     if not opened.whole and opened.other_width is None:
         return _links(None, "link 2: the suspect lacks weights of model=", evidence)
     carrying = set(match_names(claimed.layout, released).values())
-    beside = lay_beside(module, released, example_inputs, carrying, opened.folded, architecture)
+    folded, shapes = opened.folded, {name: tensor.shape for name, tensor in released.items()}
+    merged = merged_like(architecture, module) if architecture is not None else None
+    if merged is not None:
+        architecture, released, folded = merged.module, merged.tensors, {}
+        carrying = merged.carrying(carrying)
+    beside = lay_beside(module, released, example_inputs, carrying, folded, architecture)
     if isinstance(beside, str):
         return _links(None, f"link 2: {beside}", evidence)
     names, own, tied, held_out = beside.names, beside.released, beside.tied, beside.held_out
@@ -172,13 +181,15 @@ def judge_links(
     there = {partner: alignment.tensors[name] for name, partner in read.items()}
     same = {partner: released[partner] for partner in read.values() if partner in released}
     partly = beside.widened is not None
+    if merged is not None:
+        there, same, unread = (merged.by_branch(part, shapes) for part in (there, same, unread))
     aligned = read_by_name(there, key, claimed.layout, unread, partly)
     undisguised = read_by_name(same, key, claimed.layout, unread, partly)
     second, reason = _second_link(similarity, aligned, ancestor is not None)
     return replace(
         _links(second, reason, evidence),
         similarity=similarity,
-        narrowed=_told(beside),
+        narrowed="; ".join(filter(None, (_MERGED if merged is not None else "", _told(beside)))),
         moved=alignment.moved,
         channels=alignment.channels,
         aligned_matched=aligned.reading.matched,
