@@ -165,7 +165,9 @@ class Matching:
         """
         if self._mixed(number) > 1:
             return None
-        own, other, chosen = self._entries(axis, places, self._before)
+        parts, size = self._parts(axis, places), self._sizes[number]
+        # Of several rows in a bundle the first tells enough.
+        own, other, chosen = self._entries(axis, parts[0], self._before)
         columns = drawn_columns(chosen)
         few, others = columns[:FEW_ENTRIES], columns[FEW_ENTRIES : FEW_ENTRIES + MOST_ENTRIES]
         if len(others) < FEW_ENTRIES:
@@ -174,7 +176,6 @@ class Matching:
         order = self._seen(number, score.nan_to_num_(0.0), lead)
         if order is None:
             return None
-        size = self._sizes[number]
         pairs = own[:size, others], other[order[:size]][:, others], chosen[:size, others]
         if not bool((_ratio(*correlations_by_row(*pairs)) >= lead).all()):
             return None
@@ -231,8 +232,24 @@ class Matching:
 
     def _likeness(self, number: int, places: Tensor, placed: int, _: int) -> Tensor:
         """Log-likelihood ratio for every channel of the released weights and of the suspect."""
-        entries = some_columns(*self._entries(number, places, placed))
-        return _ratio(*correlations(*entries))
+        score = None
+        for part in self._parts(number, places):
+            entries = some_columns(*self._entries(number, part, placed))
+            score = _sum(_ratio(*correlations(*entries)), score)
+        assert score is not None  # a bundle has entries
+        return score
+
+    def _parts(self, number: int, places: Tensor) -> list[Tensor]:
+        """The entries of bundles, those apart that need not have changed alike.
+
+        A gate and what it multiplies can lie in one layer, each with a sign of its own.
+        """
+        if places.shape[1] == 1:
+            return [places]
+        tied, atoms = self._tied, self._tied.axes[number].atoms[places]
+        kinds = torch.stack([tied.scales[atoms], tied.signs[atoms]])
+        which = torch.unique(kinds.flatten(0, 1), dim=1, return_inverse=True)[1]
+        return [places[:, which == kind] for kind in torch.unique(which)]
 
     def _entries(self, number: int, places: Tensor, placed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Entries of every channel in both models, and which of them are looked at."""

@@ -66,6 +66,7 @@ class ChannelScales:
         self._first_of_sign = torch.where(made < read, made, read)
         self._sizes = [self._measure(released.__getitem__), self._measure(suspect.__getitem__)]
         self._signs = torch.ones(len(self._signed), dtype=torch.float64)
+        self._of_sign = torch.ones(len(tied.signs), dtype=torch.float64)
         self._source = torch.arange(len(tied.scales))
         self._exchanged = [self._source.clone()] * (len(tied.exchanges) + 1)
 
@@ -110,19 +111,13 @@ class ChannelScales:
 
     def factors(self, atoms: Tensor) -> Tensor:
         """What the suspect's channels at the places of these atoms were multiplied with."""
-        own = self._of(self._sizes[0], atoms)
-        other = self._of(self._sizes[1], self.sources(atoms))
+        own, other = self._sizes[0][atoms], self._sizes[1][self.sources(atoms)]
         ratio = torch.where((own > 0) & (other > 0), other / own.clamp_min(1e-300), 1.0)
-        if not self._tied.products:
-            return ratio * self._signs[self._tied.signs[atoms]]
-        return ratio * self._tied.times(self._signs[self._tied.signs])[atoms]
+        return ratio * self._of_sign[atoms]
 
-    def _of(self, sizes: Tensor, atoms: Tensor) -> Tensor:
-        """Sizes of channels, of those by class; 1 where it cannot change."""
-        if not self._tied.products:
-            classes = self._tied.scales[atoms]
-            return torch.where(self._free[classes], sizes[classes], 1.0)
-        return self._tied.times(torch.where(self._free, sizes, 1.0)[self._tied.scales])[atoms]
+    def _by_atom(self, squares: Tensor) -> Tensor:
+        """Size of every atom, of squares by class; 1 where it cannot change."""
+        return self._tied.times(torch.where(self._free, squares.sqrt(), 1.0)[self._tied.scales])
 
     def undo(self, axis: Axis, tensor: Tensor) -> None:
         """Take the factors of an axis out of a weight, in place."""
@@ -144,7 +139,7 @@ class ChannelScales:
         """
         values = axis.of(tensor).detach().double().cpu().abs()
         atoms = axis.atoms if exchanges is None else self._exchanged[exchanges][axis.atoms]
-        sizes = self._of(self._sizes[int(exchanges is not None)], atoms)
+        sizes = self._sizes[int(exchanges is not None)][atoms]
         sizes = torch.where(sizes > 0, sizes, 1.0)
         return values / (sizes.square() if axis.role == "variance" else sizes)
 
@@ -191,10 +186,11 @@ class ChannelScales:
         signs = torch.where(made & (products < 0), -1.0, torch.where(made, 1.0, self._signs))
         changed = not torch.equal(signs, self._signs)
         self._signs = signs
+        self._of_sign = self._tied.times(signs[self._tied.signs])
         return changed
 
     def _measure(self, tensors: Callable[[str], Tensor]) -> Tensor:
-        """Size of every class of one scale in one model, float64."""
+        """Size of every atom in one model, float64."""
         squares = torch.zeros(len(self._free), dtype=torch.float64)
         columns: dict[str, list[Axis]] = {}
         for axis in self._tied.axes:
@@ -213,7 +209,10 @@ class ChannelScales:
                     whole = tensors(axis.tensor).detach()
                     measured = {axis.tensor: whole.to("cpu", torch.float64, copy=True)}
                     for other in columns[axis.tensor]:
-                        sizes = self._of(squares.sqrt(), other.atoms)
+                        known = self._tied.scales[other.atoms]
+                        sizes = torch.where(self._free[known], squares[known].sqrt(), 1.0)
+                        if self._tied.products:
+                            sizes = self._by_atom(squares)[other.atoms]
                         sizes = torch.where(sizes > 0, sizes, 1.0)
                         part = other.of(measured[axis.tensor])
                         part.mul_(other.spread(sizes, part))
@@ -222,4 +221,4 @@ class ChannelScales:
                 tensor = tensors(axis.tensor).detach().double().cpu()
             rows = axis.of(tensor).movedim(axis.dim, 0).reshape(len(axis.atoms), -1)
             squares.index_add_(0, classes[mine], rows.square().sum(1)[mine])
-        return squares.sqrt()
+        return self._by_atom(squares)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from passportize.alignment.alignment import align
 from passportize.alignment.held_out import HeldOut
+from passportize.alignment.matching import Matching
 from passportize.alignment.tied_channels import find_tied_channels
+from passportize.alignment.undoing import Undoing
 from passportize.attacks.neuron_scale import scale_neurons
 from tests.alignment.test_looked_through import built, drawn
 from tests.support import looked_through as kinds
@@ -51,6 +53,20 @@ class Gated(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         product = nn.functional.silu(self.gate(x)) * self.up(x)
         return self.head(torch.relu(self.down(product)))
+
+
+class Packed(Gated):
+    """Both branches in one layer (Phi-3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(kinds.INPUTS, 1024, bias=False)
+        self.down = nn.Linear(512, WIDTH)
+        del self.gate, self.up
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.both(x).chunk(2, -1)
+        return self.head(torch.relu(self.down(nn.functional.silu(gate) * up)))
 
 
 class Quotient(Gated):
@@ -148,6 +164,16 @@ def branch(model: nn.Module) -> None:
     model.down.weight.mul_(flipped)  # type: ignore[union-attr]
 
 
+def packed_branch(model: nn.Module) -> None:
+    """The channels of one branch, which change places too, with their gates."""
+    order, flipped = torch.randperm(512, generator=drawn(3)), signs(512)
+    rows = torch.cat([order, 512 + order])
+    weight = model.both.weight  # type: ignore[union-attr]
+    weight.copy_(weight[rows])  # type: ignore[operator,index]
+    weight[512:].mul_(flipped[:, None])  # type: ignore[index,operator]
+    model.down.weight.copy_(model.down.weight[:, order] * flipped)  # type: ignore[union-attr,operator,index]
+
+
 def factors(model: nn.Module) -> None:
     """Each branch has a size and a sign of its own, what reads the product those of all."""
     whole = torch.ones(64)
@@ -221,6 +247,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, Callable[[nn.Module], No
     "of each image": (lambda: Convolved(nn.InstanceNorm2d, nn.Tanh()), IMAGES, channels),
     "groups of a norm": (lambda: Convolved(by_groups, nn.ReLU()), IMAGES, groups),
     "gate": (Gated, TOKENS, branch),
+    "gate in one layer": (Packed, TOKENS, packed_branch),
     "quotient": (Quotient, TOKENS, branch),
     "product": (Modulated, TOKENS, factors),
     "layer norm": (NextToIt, IMAGES, layer),
@@ -275,6 +302,22 @@ def test_the_disguise_knows_it(case: str) -> None:
         torch.testing.assert_close(suspect(x), model(x), atol=1e-4, rtol=1e-4)
     found = rows_with_their_signs(model, suspect, x)
     assert min(found.values()) >= 0.95, found
+
+
+def test_rows_of_a_bundle_have_signs_of_their_own() -> None:
+    """At the first look already: of a gate and a mirrored row together nothing would be left."""
+    model = built(Packed)
+    suspect = copy.deepcopy(model)
+    with torch.no_grad():
+        packed_branch(suspect)
+    tied = find_tied_channels(model, TOKENS)
+    tensors = dict(model.state_dict())
+    held_out = HeldOut(tied, {name: tensor.shape for name, tensor in tensors.items()})
+    undoing = Undoing(tensors, suspect.state_dict(), tied, held_out)
+    (number,) = [at for at, unit in enumerate(tied.units) if unit.size == 512]
+    found = Matching(undoing, tied, held_out).match(number, late=False)
+    assert found is not None
+    assert torch.equal(found, torch.randperm(512, generator=drawn(3)).argsort())
 
 
 def test_uneven_bounds_keep_signs() -> None:
