@@ -156,7 +156,7 @@ class ChannelLabels:
         # From the last one back: factors can be products themselves.
         for one, other, made in reversed(self._products):
             for limits in (self._unscaled, self._unsized, self._positive):
-                limits += [other[torch.isin(made, atoms)] for atoms in tuple(limits)]
+                limits.append(other[torch.isin(made, torch.cat([none[0], *limits]))])
             summed = torch.isin(made, added)
             self._unscaled.append(other[summed])
             self._positive.append(other[torch.isin(made, together)])
