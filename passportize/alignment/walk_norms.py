@@ -41,6 +41,12 @@ def _is_over_channels(norm: nn.Module) -> bool:
     return hasattr(norm, "normalized_shape") or offset_of(norm) is not None
 
 
+def _is_of_length(norm: nn.Module) -> bool:
+    """Whether a norm takes away the length of what it meets, and no mean."""
+    named = type(norm).__name__.lower().startswith("rmsnorm")
+    return isinstance(norm, nn.RMSNorm) or named or offset_of(norm) is not None
+
+
 def label_norm(
     labels: ChannelLabels, norm: nn.Module, names: dict[int, str], values: Tensor, step: int
 ) -> Labelled | None:
@@ -83,9 +89,12 @@ def label_norm(
             labels.axes.append(Axis(name, 0, role, moved, step, first, inputs=sources, cell=cell))
         if centred:
             labels.mirror(before[:1], before)
-    if not per_channel:
+    if not (per_channel or centred or _is_of_length(norm)):
+        for atoms in (inputs, outputs):
+            labels.unscale(atoms)
+    elif not per_channel:
         labels.unsize(inputs)
-    plain = per_channel or isinstance(norm, (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm))
+    plain = per_channel or centred or isinstance(norm, nn.RMSNorm)
     if "weight" not in factors or not plain:
         labels.mirror(inputs, outputs, always="weight" not in factors)
         labels.read(inputs)

@@ -320,6 +320,29 @@ def test_rows_of_a_bundle_have_signs_of_their_own() -> None:
     assert torch.equal(found, torch.randperm(512, generator=drawn(3)).argsort())
 
 
+class OwnLayerNorm(nn.Module):
+    """A LayerNorm of a class of its own, which nobody knows to be one (ConvNeXt's first)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.normalized_shape = (width,)
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - x.mean(1, keepdim=True)
+        x = x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt()
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def test_a_norm_that_is_not_known_keeps_signs() -> None:
+    model = built(lambda: Convolved(OwnLayerNorm, nn.Tanh()))
+    suspect = copy.deepcopy(model)
+    assert scale_neurons(suspect, drawn(2), flip=0.5, example_inputs=IMAGES) > 0
+    with torch.no_grad():
+        torch.testing.assert_close(suspect(IMAGES), model(IMAGES), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(suspect.first.weight, model.first.weight)
+
+
 def test_uneven_bounds_keep_signs() -> None:
     model = built(lambda: Convolved(nn.BatchNorm2d, nn.Hardtanh(-1, 2)))
     tied = find_tied_channels(model, IMAGES)
