@@ -94,7 +94,7 @@ CASES = (
     Case("convnext_atto"),
     Case(POINTS),
 )
-PASSPORT = pp.Passport.generate("Benchmark", secret=bytes(32))
+PASSPORT = pp.Passport.generate("Benchmark", date="2026-11-28", secret=bytes(32))
 FLOORS = ("plain", "plain, as many samples", "plain, twice the batch", "plain again")
 STEPS = 8
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}

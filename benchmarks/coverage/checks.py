@@ -29,7 +29,7 @@ from tests.support.round_trip import (
     wake,
 )
 
-PASSPORT = pp.Passport.generate(owner="coverage sweep", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="coverage sweep", date="2026-11-28", secret=bytes(range(32)))
 
 
 def measure(source: str, row: Row, largest: float) -> None:

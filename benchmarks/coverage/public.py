@@ -42,7 +42,7 @@ from passportize.utils.trees import call_model, tensors_in
 from tests.support.round_trip import ModelSnapshot, default_criterion, is_host_key
 
 OUT = RESULTS / "public_models.csv"
-PASSPORT = pp.Passport.generate(owner="public models", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="public models", date="2026-11-28", secret=bytes(range(32)))
 COLUMNS = (
     *("package", "model", "preset", "norms", "bound", "bits", "passes", "why", "exact"),
     *("joint_off", "private", "restored", "surgery_s", "check_s", "step_s", "error", "torch"),

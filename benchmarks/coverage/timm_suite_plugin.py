@@ -20,7 +20,7 @@ from benchmarks.coverage.timm_suite_names import FRESH, NEEDS_HUB, RESTORED
 from passportize.errors import DegenerateSite, ExampleInputRequired, NoNormalization
 from passportize.layers.registry import adapter_for
 
-PASSPORT = pp.Passport.generate(owner="timm's tests", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="timm's tests", date="2026-11-28", secret=bytes(range(32)))
 
 REFUSED = (DegenerateSite, ExampleInputRequired)
 """What a layer by itself may be refused for (three channels, say); models may not."""

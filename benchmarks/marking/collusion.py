@@ -67,7 +67,7 @@ def release(bits: int) -> tuple[nn.Module, pp.Passport, pp.Claim]:
         # Groups keep the weights small.
         groups = 1 if before == 64 else 18
         model.append(nn.Conv1d(before, width, 1, groups=groups)).append(nn.BatchNorm1d(width))
-    passport = pp.Passport.generate("Benchmark", secret=bytes(range(32)))
+    passport = pp.Passport.generate("Benchmark", date="2026-11-28", secret=bytes(range(32)))
     config = pp.PassportConfig.trained(bits=200, licence_bits=bits)
     example = torch.randn(4, 64, 3)
     pp.passportize(model.eval(), passport, config=config, example_inputs=example)

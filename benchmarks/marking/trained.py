@@ -227,7 +227,7 @@ def marked(
         inputs: Digest of the inputs with which a suspect may be looked at.
     """
     bits, margin, share = setting
-    passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
+    passport = pp.Passport.generate("Benchmark", date="2026-11-28", secret=seed.to_bytes(32, "big"))
     config = pp.PassportConfig.trained(bits=bits, margin=margin, inputs=inputs)
     model = pp.passportize(
         copy.deepcopy(plain), passport, config=config, example_inputs=sets.test[0][:2]

@@ -72,7 +72,7 @@ def trained_in(
     Returns:
         It, passportized, and the passport.
     """
-    passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
+    passport = pp.Passport.generate("Benchmark", date="2026-11-28", secret=seed.to_bytes(32, "big"))
     torch.manual_seed(seed)
     model = NETWORKS[name].make()
     model = pp.passportize(model, passport, config=config, example_inputs=sets.test[0][:2])

@@ -49,7 +49,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
 def channels_of(preset: str, seed: int, data: ImageData) -> list[dict[str, list[float]]]:
     """Of every layer of one network: its bits, and what anybody sees of its channels, as ranks."""
     model = small_network(WIDTH, seed)
-    passport = pp.Passport.generate("Acme", secret=seed.to_bytes(32, "big"))
+    passport = pp.Passport.generate("Acme", date="2026-11-28", secret=seed.to_bytes(32, "big"))
     pp.passportize(model, passport, config=pp.PassportConfig.preset(preset))
     pp.embed_signature(model)
     train(model, data, epochs=Recipe().epochs, seed=seed)

@@ -59,7 +59,7 @@ def trained(kind: str, width: int, seed: int, data: ImageData, recipe: Recipe) -
     if kind == PLAIN:
         train(model, data, **asdict(recipe), seed=seed)
         return model
-    passport = pp.Passport.generate("Acme", secret=seed.to_bytes(32, "big"))
+    passport = pp.Passport.generate("Acme", date="2026-11-28", secret=seed.to_bytes(32, "big"))
     preset = "keyed" if kind == "keyed" else "signature"
     pp.passportize(model, passport, config=pp.PassportConfig.preset(preset))
     if kind == SHARED:

@@ -100,7 +100,9 @@ def run(
         config = pp.PassportConfig.keyed(private_fraction=samples / BATCH, **changes)
         if full:
             config = replace(config, private_weight=1.0 / weight_for(1.0, BATCH, samples))
-        passport = pp.Passport.generate("Benchmark", secret=seed.to_bytes(32, "big"))
+        passport = pp.Passport.generate(
+            "Benchmark", date="2026-11-28", secret=seed.to_bytes(32, "big")
+        )
         pp.passportize(model, passport, config=config, example_inputs=images[:2])
         pp.embed_signature(model)
     train(model, images, labels, noisy, epochs, seed, joint=samples > 0)

@@ -43,7 +43,9 @@ from passportize.release.claim import claim_of
 from passportize.training.loss import signature_accuracy
 
 TABLE, PAGE = RESULTS / "training_timm.csv", RESULTS / "training_timm.md"
-PASSPORT = pp.Passport.generate("training of timm models", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(
+    "training of timm models", date="2026-11-28", secret=bytes(range(32))
+)
 STEPS, BATCH, SIZE, WARM_UP = 30, 16, 64, 5
 RATES = {"sgd": 0.02, "adamw": 2e-3}
 WINDOW = 5

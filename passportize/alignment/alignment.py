@@ -252,7 +252,9 @@ class _Search:
             return False
         self._judged = True
         total = sum(count for _, count in self._tested)
-        return sum(value * count for value, count in self._tested) / total < _STRANGER
+        stranger = sum(value * count for value, count in self._tested) / total < _STRANGER
+        self._matching.alike = not stranger
+        return stranger
 
     def _test(self, number: int, places: Tensor) -> None:
         """How alike rows are on entries that were not looked at, beyond chance."""

@@ -53,6 +53,7 @@ class Matching:
 
     Attributes:
         settled: Numbers of the units whose places were obvious.
+        alike: Whether what was found so far says that the suspect is no stranger.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Matching:
             self._present[self._before : self._behind] = present
         self._lacks = present is not None
         self.settled: set[int] = set()
+        self.alike = False
 
     def match(self, number: int, late: bool) -> Tensor | None:
         """The order of a unit in which the suspect's bundles fit best; None if nothing tells.
@@ -107,7 +109,7 @@ class Matching:
                         score = _sum(gain.nan_to_num_(0.0), score)
                         if (order := self._settle(number, score, lead)) is not None:
                             return order
-            if score is not None and not _tells(score[:size]):
+            if score is not None and not self.alike and not _tells(score[:size]):
                 return torch.arange(unit.size)
             for axis, places in plain:
                 gain = self._gain(self._nearness, number, axis, places)

@@ -64,6 +64,8 @@ class ChannelScales:
             for roles in (_MAKING, ("columns",))
         )
         self._first_of_sign = torch.where(made < read, made, read)
+        none = torch.zeros(0, dtype=torch.int64)
+        self._made = torch.cat([none, *(made for made, _, _ in tied.products)])
         self._sizes = [self._measure(released.__getitem__), self._measure(suspect.__getitem__)]
         self._signs = torch.ones(len(self._signed), dtype=torch.float64)
         self._of_sign = torch.ones(len(tied.signs), dtype=torch.float64)
@@ -211,7 +213,7 @@ class ChannelScales:
                     for other in columns[axis.tensor]:
                         known = self._tied.scales[other.atoms]
                         sizes = torch.where(self._free[known], squares[known].sqrt(), 1.0)
-                        if self._tied.products:
+                        if bool(torch.isin(other.atoms, self._made).any()):
                             sizes = self._by_atom(squares)[other.atoms]
                         sizes = torch.where(sizes > 0, sizes, 1.0)
                         part = other.of(measured[axis.tensor])

@@ -24,7 +24,7 @@ def test_frozen_norms_are_bound_on_demand_only() -> None:
         )
         return model
 
-    passport = pp.Passport.generate(owner="frozen", secret=bytes(range(32)))
+    passport = pp.Passport.generate(owner="frozen", date="2026-11-28", secret=bytes(range(32)))
     x = torch.randn(4, 3, 9, 9)
     planned = pp.plan(build(), example_inputs=x)
     assert [site.role for site in planned.sites] == [Role.SKIPPED, Role.BOUND]

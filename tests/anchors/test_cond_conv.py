@@ -19,7 +19,7 @@ from passportize.signature.rows import anchor_fan_in, anchor_rows, anchor_width
 from passportize.signature.site import AnchorPart, Role, Site
 from tests.support.round_trip import assert_round_trip
 
-PASSPORT = pp.Passport.generate(owner="Mixtures", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="Mixtures", date="2026-11-28", secret=bytes(range(32)))
 EXPERTS, SHAPE = 3, (8, 2, 3, 3)
 
 

@@ -23,7 +23,7 @@ from passportize.signature.site import AnchorPart
 from passportize.tracing import weight_layers as weight_modules
 from tests.support.round_trip import assert_round_trip
 
-PASSPORT = pp.Passport.generate(owner="Standard", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="Standard", date="2026-11-28", secret=bytes(range(32)))
 
 
 def with_norms() -> nn.Sequential:

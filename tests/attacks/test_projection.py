@@ -17,7 +17,7 @@ from passportize.errors import InvalidArgument
 from passportize.release.claim import claim_of
 from tests.support.small_protected import accuracy, images, protected
 
-PASSPORT = pp.Passport.generate(owner="Acme", secret=bytes(range(3, 35)))
+PASSPORT = pp.Passport.generate(owner="Acme", date="2026-11-28", secret=bytes(range(3, 35)))
 
 
 def test_what_the_inputs_use_stays() -> None:

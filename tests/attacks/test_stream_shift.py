@@ -29,7 +29,7 @@ from passportize.signature.site import Anchor, AnchorPart, Role, Site
 from passportize.surgery import planning
 from tests.support.round_trip import assert_round_trip
 
-PASSPORT = pp.Passport.generate(owner="Stream", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="Stream", date="2026-11-28", secret=bytes(range(32)))
 
 
 class Block(nn.Module):
@@ -275,7 +275,7 @@ def test_behind_factors_each_row_gets_another_vector_and_is_read_all_the_same(
     assert verdict.accepted and "less the mean" in verdict.matched_by
     assert verdict.matched >= 0.97 * claim.bits
     # What a stranger reads there is a coin.
-    stranger = pp.Passport.generate(owner="Else", secret=bytes(32))
+    stranger = pp.Passport.generate(owner="Else", date="2026-11-28", secret=bytes(32))
     key = ModelKey(stranger, claim.layout)
     tensors = plain.state_dict()
     level = without_mean_of_products(claim.layout, tensors, match_names(claim.layout, tensors))

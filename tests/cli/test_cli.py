@@ -203,7 +203,7 @@ def test_verify_reads_the_plain_part_of_a_training_checkpoint(call):
 
 def test_verify_refuses_a_stranger(call, tmp_path):
     stranger = tmp_path / "stranger.passport"
-    pp.Passport.generate("Stranger", secret=b"s" * 32).save(stranger)
+    pp.Passport.generate("Stranger", date="2026-11-28", secret=b"s" * 32).save(stranger)
     arguments = ("verify", "released.safetensors", "--passport", str(stranger))
     code, text, _ = call(*arguments, *WITH_MODEL, "--input-size", "1,8,8", "--json")
     assert code == 1 and json.loads(text)["accepted"] is False

@@ -32,7 +32,9 @@ def released(tmp_path_factory):
     passport = Passport.generate("Acme", date="2026-01-31", secret=SECRET)
     passport.save(folder / "acme.passport")
     passport.save(folder / "sealed.passport", "open sesame")
-    Passport.generate("Mallory", secret=b"m" * 32).save(folder / "mallory.passport")
+    Passport.generate("Mallory", date="2026-11-28", secret=b"m" * 32).save(
+        folder / "mallory.passport"
+    )
     pp.passportize(model, passport, example_inputs=torch.zeros(2, 1, 8, 8))
     pp.embed_signature(model)
     pp.save_claim(model, folder / "acme.claim")

@@ -43,7 +43,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_weights(
         folder / "trained.safetensors", timm.create_model("test_resnet", num_classes=4).state_dict()
     )
-    pp.Passport.generate("Acme", secret=bytes(range(32))).save(folder / "acme.passport")
+    pp.Passport.generate("Acme", date="2026-11-28", secret=bytes(range(32))).save(
+        folder / "acme.passport"
+    )
     (folder / "licensees.txt").write_text("Beta GmbH\nGamma Ltd\n\nDelta SA\n", encoding="utf-8")
     return folder
 

@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     digest = json.loads(text)["digest"]
     batches = pp.load_inputs(kept)
     assert inputs_digest(batches) == digest and [len(batch) for batch in batches] == [6, 6]
-    passport = pp.Passport.generate("Acme", secret=bytes(range(32)))
+    passport = pp.Passport.generate("Acme", date="2026-11-28", secret=bytes(range(32)))
     passport.save(folder / "acme.passport")
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=4)

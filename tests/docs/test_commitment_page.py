@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU())
-    passport = pp.Passport.generate("Acme", secret=bytes(range(32)))
+    passport = pp.Passport.generate("Acme", date="2026-11-28", secret=bytes(range(32)))
     passport.save("acme.passport")
     pp.passportize(model, passport, example_inputs=torch.zeros(2, 1, 8, 8))
     pp.embed_signature(model)

@@ -15,7 +15,7 @@ from passportize.integrations.timm.options import parse_options  # noqa: E402
 from passportize.integrations.timm.pictures import calibration_pictures  # noqa: E402
 from passportize.integrations.timm.session import prepare  # noqa: E402
 
-PASSPORT = pp.Passport.generate("Acme", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate("Acme", date="2026-11-28", secret=bytes(range(32)))
 
 
 @pytest.fixture

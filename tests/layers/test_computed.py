@@ -28,7 +28,7 @@ from tests.support.round_trip import assert_round_trip, assert_same_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
 
-PASSPORT = pp.Passport.generate("Computed", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate("Computed", date="2026-11-28", secret=bytes(range(32)))
 WIDTH = 64
 
 

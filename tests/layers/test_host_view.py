@@ -30,7 +30,7 @@ from passportize.signature.site import Role
 from passportize.surgery.probing import probe
 from tests.support.round_trip import ModelSnapshot, assert_round_trip, assert_same_bits
 
-PASSPORT = pp.Passport.generate("Norms", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate("Norms", date="2026-11-28", secret=bytes(range(32)))
 WIDTH = 32
 
 

@@ -15,7 +15,7 @@ from passportize.errors import BranchLost
 from passportize.layers.model import switch_of
 from passportize.release.claim import claim_of
 
-PASSPORT = pp.Passport.generate("Integrity", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate("Integrity", date="2026-11-28", secret=bytes(range(32)))
 WIDTH = 32
 
 

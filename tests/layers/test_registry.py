@@ -51,5 +51,5 @@ def test_a_subclass_is_never_swapped_as_its_parent() -> None:
 def test_registering_an_own_adapter() -> None:
     pp.register_adapter(CustomNorm, PassportCustomNorm)
     model = nn.Sequential(nn.Linear(9, 16), CustomNorm(16), nn.ReLU(), nn.Linear(16, 4))
-    passport = pp.Passport.generate(owner="custom", secret=bytes(range(32)))
+    passport = pp.Passport.generate(owner="custom", date="2026-11-28", secret=bytes(range(32)))
     assert len(assert_round_trip(model, passport, torch.randn(5, 9))) == 1

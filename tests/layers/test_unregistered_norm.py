@@ -21,7 +21,7 @@ from tests.support.round_trip import (
     assert_same_bits,
 )
 
-PASSPORT = pp.Passport.generate(owner="third party", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="third party", date="2026-11-28", secret=bytes(range(32)))
 CHANNELS = 16
 
 

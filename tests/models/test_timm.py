@@ -13,7 +13,7 @@ import passportize as pp
 from passportize.layers.registry import registered_norms
 from tests.support.round_trip import assert_round_trip
 
-PASSPORT = pp.Passport.generate(owner="timm models", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="timm models", date="2026-11-28", secret=bytes(range(32)))
 
 AT_64: dict[str, Any] = {"img_size": 64}
 SHORT: dict[str, Any] = {"depths": (1, 1, 1, 1)}

@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 
 from tests.support.transformers_models import MODELS, build, image_size
 
-PASSPORT = pp.Passport.generate(owner="Transformers", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="Transformers", date="2026-11-28", secret=bytes(range(32)))
 # One for every norm class, every way to record outputs, and everything that is read specially.
 TESTED = ["vit", "swin", "convnextv2", "dinov2", "segformer", "bit", "levit"]
 

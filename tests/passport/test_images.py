@@ -179,7 +179,7 @@ def test_digest_covers_the_patches_as_described():
 
 
 def test_bytes_are_divided_by_255(net, pictures):
-    plain = Passport.generate("Acme", secret=SECRET)
+    plain = Passport.generate("Acme", date="2026-11-28", secret=SECRET)
     raw = (pictures[0] * 255).to(torch.uint8)
     one = part_vectors(
         plain.with_images(raw, raw, net).images.patches, AnchorPart("stem.weight", 8)

@@ -20,7 +20,7 @@ HIDDEN = (SECRET.hex(), repr(SECRET)[2:20], PASSPHRASE)
 
 
 def passport() -> pp.Passport:
-    return pp.Passport.generate("Acme", secret=SECRET)
+    return pp.Passport.generate("Acme", date="2026-11-28", secret=SECRET)
 
 
 def changed(path: Path, **values: object) -> Path:
@@ -54,8 +54,10 @@ CASES: dict[str, Callable[[Path], object]] = {
     "no folder": lambda folder: passport().save(folder / "none" / "a"),
     "no folder, sealed": lambda folder: passport().save(folder / "none" / "a", PASSPHRASE),
     "there already": lambda folder: passport().save(changed(folder / "a")),
-    "an odd secret": lambda folder: pp.Passport.generate("Acme", secret=SECRET + b"x"),
-    "an odd owner": lambda folder: pp.Passport.generate("", secret=SECRET),
+    "an odd secret": lambda folder: pp.Passport.generate(
+        "Acme", date="2026-11-28", secret=SECRET + b"x"
+    ),
+    "an odd owner": lambda folder: pp.Passport.generate("", date="2026-11-28", secret=SECRET),
     "an odd label": lambda folder: passport().stream("x", -1),
     "nobody": lambda folder: passport().licensee(""),
     "no pictures": lambda folder: passport().with_images(None, None),  # type: ignore[arg-type]

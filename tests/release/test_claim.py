@@ -160,7 +160,7 @@ def test_a_claim_says_nothing_of_the_bits(preset):
 
     def made(seed):
         torch.manual_seed(seed)
-        passport = pp.Passport.generate("Acme", secret=seed.to_bytes(32, "big"))
+        passport = pp.Passport.generate("Acme", date="2026-11-28", secret=seed.to_bytes(32, "big"))
         model = pp.passportize(TinyNet(), passport, config=pp.PassportConfig.preset(preset))
         pp.embed_signature(model)
         return claim_of(model)
@@ -347,7 +347,7 @@ def test_statistics_in_a_claim_of_a_keyed_model_are_refused(tmp_path):
 
 def test_rows_chosen_to_fit_do_not_fit_any_more():
     """Row by row, a forger picks what fits his bits; the new layout has other bits."""
-    eve = pp.Passport.generate("Eve", secret=b"e" * 32)
+    eve = pp.Passport.generate("Eve", date="2026-11-28", secret=b"e" * 32)
     released = protected("keyed")
     site = released.claim.sites[2]
     weight = released.plain.conv3.weight.detach()

@@ -15,7 +15,7 @@ from passportize.errors import BranchLost, ClaimError, ClaimFileError, NotPasspo
 from passportize.layers.missing_bits import MissingBitsWarning
 from passportize.surgery.surgery import UnsavedBranchWarning
 
-PASSPORT = pp.Passport.generate("Checked", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate("Checked", date="2026-11-28", secret=bytes(range(32)))
 WIDTH = 64
 
 

@@ -22,7 +22,7 @@ from passportize.release.preprocessing import Preprocessing
 timm = pytest.importorskip("timm")
 testing = pytest.importorskip("typer.testing")
 
-PASSPORT = pp.Passport.generate("Acme Vision", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate("Acme Vision", date="2026-11-28", secret=bytes(range(32)))
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 
 

@@ -180,7 +180,7 @@ def test_the_message_reads_back_through_the_key_and_without_passport() -> None:
     assert read_message(key_of(PASSPORT, LAYOUT), key.bits()) == PASSPORT.owner_message
     other = plain_layout(SHAPES)
     assert ModelKey(PASSPORT, other).read_message(bits) is None
-    stranger = Passport.generate("Mallory", secret=bytes(32))
+    stranger = Passport.generate("Mallory", date="2026-11-28", secret=bytes(32))
     assert ModelKey(stranger, LAYOUT).read_message(bits) is None
 
 

@@ -186,7 +186,10 @@ def test_rescaled_and_mirrored_rows_read_the_same() -> None:
 def test_prepared_sites_serve_many_keys() -> None:
     weights = formula_weights()
     prepared = prepare_sites(LAYOUT, weights, {name: name for name in weights})
-    strangers = [Passport.generate("Mallory", secret=bytes([n]) * 32) for n in range(1, 40)]
+    strangers = [
+        Passport.generate("Mallory", date="2026-11-28", secret=bytes([n]) * 32)
+        for n in range(1, 40)
+    ]
     matched = []
     for passport in strangers:
         reading = read_signature(ModelKey(passport, LAYOUT), LAYOUT, prepared)

@@ -22,7 +22,7 @@ from passportize.errors import DegenerateSite, NoNormalization, UninitializedMod
 from passportize.signature.site import Role
 from tests.support.round_trip import assert_round_trip
 
-PASSPORT = pp.Passport.generate("Matrices", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate("Matrices", date="2026-11-28", secret=bytes(range(32)))
 SIGNATURE = pp.PassportConfig.signature(sign_every=1)
 NODES = 24
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:The PyTorch API of nested tensors",
 )
 
-PASSPORT = pp.Passport.generate("Odd", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate("Odd", date="2026-11-28", secret=bytes(range(32)))
 NODES, WIDTH = 12, 128
 
 

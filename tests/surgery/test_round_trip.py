@@ -23,7 +23,7 @@ from tests.support.round_trip import (
     forward_outputs,
 )
 
-PASSPORT = pp.Passport.generate(owner="Round Trip", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="Round Trip", date="2026-11-28", secret=bytes(range(32)))
 PRESETS = {
     "keyed": pp.PassportConfig.keyed(),
     "paper": pp.PassportConfig.paper(),

@@ -16,7 +16,7 @@ from passportize.layers.model import passport_layers
 from passportize.signature.site import Role
 from tests.support.round_trip import assert_failure_leaves_no_trace, assert_round_trip
 
-PASSPORT = pp.Passport.generate(owner="Norm Free", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate(owner="Norm Free", date="2026-11-28", secret=bytes(range(32)))
 SIGNATURE = pp.PassportConfig.signature()
 
 

@@ -18,8 +18,8 @@ from passportize.release.claim import claim_of
 from passportize.training.embedding import TrainedWeightsWarning
 from tests.support.small_protected import TinyNet, accuracy, images, protected
 
-PASSPORT = pp.Passport.generate(owner="Acme", secret=bytes(range(32)))
-OTHER = pp.Passport.generate(owner="Mallory", secret=bytes(range(1, 33)))
+PASSPORT = pp.Passport.generate(owner="Acme", date="2026-11-28", secret=bytes(range(32)))
+OTHER = pp.Passport.generate(owner="Mallory", date="2026-11-28", secret=bytes(range(1, 33)))
 
 
 class Attention(nn.Module):

@@ -20,8 +20,8 @@ from passportize.signature.turning import turned_rows
 from passportize.training.embedding import TrainedWeightsWarning
 from tests.support.small_protected import TinyNet, accuracy, images, live, loader, train
 
-PASSPORT = pp.Passport.generate(owner="Acme", secret=bytes(range(32)))
-OTHER = pp.Passport.generate(owner="Mallory", secret=bytes(range(1, 33)))
+PASSPORT = pp.Passport.generate(owner="Acme", date="2026-11-28", secret=bytes(range(32)))
+OTHER = pp.Passport.generate(owner="Mallory", date="2026-11-28", secret=bytes(range(1, 33)))
 
 
 def grouped() -> nn.Module:

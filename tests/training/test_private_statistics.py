@@ -16,7 +16,7 @@ import passportize as pp
 from passportize.errors import BranchLost, InvalidArgument, NotPassportized
 from tests.support.round_trip import assert_same_bits
 
-PASSPORT = pp.Passport.generate("Renewed", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate("Renewed", date="2026-11-28", secret=bytes(range(32)))
 WIDTH = 32
 
 

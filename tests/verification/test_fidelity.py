@@ -12,7 +12,7 @@ import passportize as pp
 from passportize.release.claim import claim_of
 from tests.support.round_trip import ModelSnapshot
 
-PASSPORT = pp.Passport.generate("Fidelity", secret=bytes(range(32)))
+PASSPORT = pp.Passport.generate("Fidelity", date="2026-11-28", secret=bytes(range(32)))
 WIDTH = 128
 
 

@@ -38,7 +38,7 @@ from passportize.training.refitting import refit_weights
 from passportize.verification.refitted import refit_suspect
 from passportize.verification.suspect import open_suspect
 
-PASSPORT = pp.Passport.generate("Acme", secret=bytes(range(5, 37)))
+PASSPORT = pp.Passport.generate("Acme", date="2026-11-28", secret=bytes(range(5, 37)))
 CLASSES, USED = 4, 32
 
 
@@ -179,7 +179,7 @@ def test_below_a_disguise_too(dummies: bool) -> None:
 def test_who_covers_a_mark_and_puts_in_another_is_not_the_origin() -> None:
     original, claim = released()
     theirs = drowned()
-    mallory = pp.Passport.generate("Mallory", secret=bytes(range(32)))
+    mallory = pp.Passport.generate("Mallory", date="2026-11-28", secret=bytes(range(32)))
     config = pp.PassportConfig.signature()
     marked = pp.passportize(theirs, mallory, config=config, example_inputs=OWN[0][:4])
     pp.embed_signature(marked, calibration=THIEFS)
@@ -320,7 +320,9 @@ def test_strangers_keys_match_half_of_the_bits_of_fitted_layers(penalty: Penalty
     assert not isinstance(suspect, str)
     shares = []
     for number in range(40):
-        passport = pp.Passport.generate("Nobody", secret=number.to_bytes(32, "big"))
+        passport = pp.Passport.generate(
+            "Nobody", date="2026-11-28", secret=number.to_bytes(32, "big")
+        )
         evidence = read_evidence(suspect.tensors, ModelKey(passport, claim.layout), claim.layout)
         shares.append(evidence.reading.matched)
     total = claim.layout.bits

@@ -290,7 +290,7 @@ def test_a_licensee_is_told_by_a_deeper_copy() -> None:
 @pytest.mark.parametrize("live", [True, False])
 def test_a_deeper_copy_in_arbitration(live: bool) -> None:
     original, claim = released("residual")
-    thief = pp.Passport.generate("Thief", secret=bytes(range(1, 33)))
+    thief = pp.Passport.generate("Thief", date="2026-11-28", secret=bytes(range(1, 33)))
     other = as_trained(Residual, 4)
     pp.passportize(other, thief, config=pp.PassportConfig.signature(), example_inputs=EXAMPLE)
     pp.embed_signature(other)

@@ -616,7 +616,7 @@ def test_a_failed_fidelity_is_said_in_words():
 @pytest.mark.parametrize("preset", ["keyed", "paper", "signature"])
 def test_a_default_device_of_the_user_changes_nothing(preset, tmp_path):
     """``with torch.device(...)``, or a default device, is for the user's own tensors."""
-    passport = pp.Passport.generate(owner="Acme Vision", secret=bytes(range(32)))
+    passport = pp.Passport.generate(owner="Acme Vision", date="2026-11-28", secret=bytes(range(32)))
     model = timm.create_model("test_resnet")
     config = getattr(pp.PassportConfig, preset)()
 
