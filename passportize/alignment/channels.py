@@ -103,7 +103,8 @@ class ChannelLabels:
 
     def is_unscaled(self, labels: Tensor) -> bool:
         """Whether that is known of some of these by now."""
-        return any(bool(torch.isin(thin(labels), atoms).any()) for atoms in self._unscaled)
+        known = torch.cat([torch.zeros(0, dtype=torch.int64), *self._unscaled])
+        return bool(marked(known, self.count)[_distinct(labels)].any())
 
     def unsize(self, labels: Tensor) -> None:
         """The size of these is fixed: a step is odd, or takes the size away."""
