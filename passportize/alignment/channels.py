@@ -209,24 +209,25 @@ class ChannelLabels:
             [*self._same, *self._same_by_keys, *self._same_in_heads, *self._sized_in_heads]
         )
 
-    def signs(self, together: bool) -> Tensor:
+    def signs(self) -> tuple[Tensor, Tensor]:
         """Number of the class of one sign of every atom; where it is fixed, that of ``FIXED``.
 
-        Args:
-            together: Whether those are one class that change their signs only together, so that the
-                function stays. Each by itself is what an undoing asks for.
+        Returns:
+            Each class by itself, which is what an undoing asks for; and as one those that change
+            their signs only together, so that the function stays.
         """
-        alone = [*self._same, *self._same_by_keys, *self._same_in_heads, *self._of_one_sign]
-        classes = self._components(alone)
-        can = self._are_read(classes)
-        fixed = [torch.tensor([FIXED]), *self._unscaled, *self._positive, self._squared(classes)]
-        can[classes[torch.cat(fixed)]] = False
-        can = can[classes]
-        if together:
-            classes = self._components([*alone, *self._mirrored])
-            staying = marked(classes[~can], int(classes.max()) + 1)
-            can = ~staying[classes]
-        return torch.where(can, classes, classes[FIXED])
+        same = [*self._same, *self._same_by_keys, *self._same_in_heads, *self._of_one_sign]
+        alone = self._components(same)
+        can = self._are_read(alone)
+        fixed = [torch.tensor([FIXED]), *self._unscaled, *self._positive, self._squared(alone)]
+        can[alone[torch.cat(fixed)]] = False
+        can = can[alone]
+        together = self._components([*same, *self._mirrored])
+        staying = marked(together[~can], int(together.max()) + 1)[together]
+        return (
+            torch.where(can, alone, alone[FIXED]),
+            torch.where(staying, together[FIXED], together),
+        )
 
     def _are_read(self, classes: Tensor) -> Tensor:
         """Which classes are read; what nothing reads is an output of the model."""

@@ -136,6 +136,7 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
         settle_heads(labels, mixed_heads(labels))
     moving, scales = labels.classes()
     free, signed = labels.limits(scales)
+    signs, mirrors = labels.signs()
     axes = sorted(labels.axes, key=lambda axis: axis.step)
     bundles = find_bundles(axes, moving)
     groups = find_groups(bundles)
@@ -152,8 +153,8 @@ def find_tied_channels(model: nn.Module, example_inputs: Any = None) -> TiedChan
         scales=scales,
         free=free,
         signed=signed,
-        signs=labels.signs(together=False),
-        mirrors=labels.signs(together=True),
+        signs=signs,
+        mirrors=mirrors,
         products=products,
         aliases=aliases_of(model),
         spaces=spaces,

@@ -204,9 +204,8 @@ class LabelWalk:
         values = self._of(node.args[0]) if isinstance(node.args[0], fx.Node) else None
         own = {self._names[id(tensor)] for tensor in module.parameters()}
         started = len(node.args) > 1 or node.kwargs
-        if not isinstance(values, Tensor) or started or own & self._used or name in self._done:
-            return None
-        if self._making is not None:
+        again = name in self._done or own & self._used or self._making is not None
+        if not isinstance(values, Tensor) or started or again:
             return None
         found = label_recurrent(self.labels, module, self._names, values, step)
         if found is not None:

@@ -41,10 +41,11 @@ def _is_over_channels(norm: nn.Module) -> bool:
     return hasattr(norm, "normalized_shape") or offset_of(norm) is not None
 
 
-def _is_of_length(norm: nn.Module) -> bool:
-    """Whether a norm takes away the length of what it meets, and no mean."""
-    named = type(norm).__name__.lower().startswith("rmsnorm")
-    return isinstance(norm, nn.RMSNorm) or named or offset_of(norm) is not None
+def _length_offset(norm: nn.Module) -> float | None:
+    """What a norm that takes away the length alone adds to its factors; None for other norms."""
+    if isinstance(norm, nn.RMSNorm) or type(norm).__name__.lower().startswith("rmsnorm"):
+        return 0.0
+    return offset_of(norm)
 
 
 def label_norm(
@@ -89,7 +90,7 @@ def label_norm(
             labels.axes.append(Axis(name, 0, role, moved, step, first, inputs=sources, cell=cell))
         if centred:
             labels.mirror(before[:1], before)
-    if not (per_channel or centred or _is_of_length(norm)):
+    if not (per_channel or centred or _length_offset(norm) is not None):
         for atoms in (inputs, outputs):
             labels.unscale(atoms)
     elif not per_channel:
@@ -163,7 +164,6 @@ def _note_factors(
     step: int,
 ) -> None:
     """What a norm does to channels that are mixed."""
-    name = type(norm).__name__.lower()
     single = isinstance(norm, nn.GroupNorm) and norm.num_groups == 1
     kind: Literal["norm", "statistics"]
     offset = 0.0
@@ -172,10 +172,7 @@ def _note_factors(
     elif isinstance(norm, nn.LayerNorm) or single:
         kind = "norm"
         labels.centred.append(inputs)
-    elif isinstance(norm, nn.RMSNorm) or name.startswith("rmsnorm"):
-        kind = "norm"
-        labels.spherical.append(inputs)
-    elif (found := offset_of(norm)) is not None:
+    elif (found := _length_offset(norm)) is not None:
         kind, offset = "norm", found
         labels.spherical.append(inputs)
     else:

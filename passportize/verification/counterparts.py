@@ -14,7 +14,7 @@ from torch import Tensor
 
 from passportize.signature.matching import find_by_name
 
-__all__ = ["find_counterparts", "find_of_any_width", "structure_of"]
+__all__ = ["find_counterparts", "find_of_any_width", "find_partners", "structure_of"]
 
 SUBSTANTIAL = 0.1
 """Share of tensors that may be missing by name before order and shape are looked at."""
@@ -51,6 +51,18 @@ def find_counterparts(wanted: Structure, there: Structure) -> dict[str, str | No
         right = [item for item in there if item[0] not in taken]
         found.update(_by_order(left, right, key))
     return found
+
+
+def find_partners(wanted: Structure, there: Structure) -> dict[str, str]:
+    """Names in ``there`` by names in ``wanted``, by shape or, where that leaves some, of any width.
+
+    Args:
+        wanted: As for :func:`find_counterparts`.
+        there: Likewise.
+    """
+    found = find_counterparts(wanted, there)
+    names = {name: partner for name, partner in found.items() if partner}
+    return names if len(names) == len(found) else find_of_any_width(wanted, there)
 
 
 def find_of_any_width(wanted: Structure, there: Structure) -> dict[str, str]:

@@ -17,11 +17,7 @@ from passportize.alignment.tied_channels import TiedChannels, find_tied_channels
 from passportize.alignment.widening import Widened
 from passportize.errors import PassportizeError, TracingError
 from passportize.utils.resized import of_widths
-from passportize.verification.counterparts import (
-    find_counterparts,
-    find_of_any_width,
-    structure_of,
-)
+from passportize.verification.counterparts import find_partners, structure_of
 from passportize.verification.folded_norms import in_unfolded_form
 from passportize.verification.of_one_width import of_one_width
 from passportize.verification.other_depth import Refitted, in_released_layers
@@ -93,14 +89,12 @@ def lay_beside(
         Both models, or in words why they cannot be compared.
     """
     suspect = _tensors_of(module)
-    found = find_counterparts(structure_of(suspect), structure_of(released))
-    names = {name: partner for name, partner in found.items() if partner}
-    if len(names) < len(found):
-        names = find_of_any_width(structure_of(suspect), structure_of(released))
+    names = find_partners(structure_of(suspect), structure_of(released))
+    whole = len(names) == len(suspect)
     refitted: Refitted | None = None
     wide: TiedChannels | None = None
     resized = False
-    if len(names) < len(found) or (architecture is not None and _lacks(names, released)):
+    if not whole or (architecture is not None and _lacks(names, released)):
         if architecture is None:
             return f"{NOT_OF_IT}; if it has other layers, {HOW_TO_REFIT}"
         other = in_released_layers(module, architecture, example_inputs)
@@ -108,7 +102,7 @@ def lay_beside(
             refitted, module, folded = other, other.module, None
             suspect = _tensors_of(module)
             names = {name: name for name in suspect}
-        elif len(names) < len(found):
+        elif not whole:
             return f"{NOT_OF_IT}: {other}"
     elif architecture is not None and not folded and names:
         # What may move is read from code that the owner knows: a suspect's can have steps that do

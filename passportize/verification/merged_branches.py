@@ -15,11 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from passportize.verification.counterparts import (
-    find_counterparts,
-    find_of_any_width,
-    structure_of,
-)
+from passportize.verification.counterparts import find_partners, structure_of
 
 __all__ = ["MergedBranches", "merged_like"]
 
@@ -111,10 +107,7 @@ def _merge(module: nn.Module, name: str, prefixes: list[str]) -> None:
 def _corresponds(suspect: nn.Module, other: nn.Module) -> bool:
     """Whether each tensor of a model stands for one of another, and none is left over."""
     there, own = (structure_of(_numbers(module)) for module in (suspect, other))
-    found = {name: partner for name, partner in find_counterparts(there, own).items() if partner}
-    if len(found) < len(there):
-        found = find_of_any_width(there, own)
-    return len(found) == len(there) == len(own)
+    return len(find_partners(there, own)) == len(there) == len(own)
 
 
 def _numbers(module: nn.Module) -> dict[str, Tensor]:

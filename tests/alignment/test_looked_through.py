@@ -56,8 +56,10 @@ def disguised(model: nn.Module, x: Tensor) -> nn.Module:
     return suspect
 
 
-def alike_rows(model: nn.Module, suspect: nn.Module, x: Tensor) -> dict[str, float]:
-    """Share of the rows of every weight that come back up to sign and size."""
+def alike_rows(
+    model: nn.Module, suspect: nn.Module, x: Tensor, signed: bool = False
+) -> dict[str, float]:
+    """Share of the rows of every weight that come back up to size and, by default, sign."""
     tied = find_tied_channels(suspect, x)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     bound = [name for name, shape in shapes.items() if name.endswith("weight") and len(shape) > 1]
@@ -70,9 +72,8 @@ def alike_rows(model: nn.Module, suspect: nn.Module, x: Tensor) -> dict[str, flo
             pair = [tensor.flatten(1) for tensor in (own, aligned[name])]
             # What writes a stream between LayerNorms is known up to a vector added to all rows.
             free = [tensor - tensor.mean(0) for tensor in pair]
-            cosine = torch.maximum(
-                *(nn.functional.cosine_similarity(*x).abs() for x in (pair, free))
-            )
+            cosines = [nn.functional.cosine_similarity(*x) for x in (pair, free)]
+            cosine = torch.maximum(*(x if signed else x.abs() for x in cosines))
             found[name] = float((cosine > 0.95).float().mean())
     return found
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.attacks.disguise import disguise
-from tests.alignment.test_looked_through import built, drawn
-from tests.alignment.test_signs import rows_with_their_signs
+from tests.alignment.test_looked_through import alike_rows, built, drawn
 
 INPUTS, WIDTH, UNITS = 160, 64, 32
 X = torch.randn(3, 6, INPUTS, generator=drawn())
@@ -70,7 +69,7 @@ def test_units_come_back(kind: str) -> None:
         torch.testing.assert_close(suspect(x), model(x), atol=1e-4, rtol=1e-4)
     own, other = (m.state_dict()["layer.weight_hh_l0"] for m in (model, suspect))
     assert float((nn.functional.cosine_similarity(own, other).abs() > 0.9).float().mean()) < 0.2
-    assert min(rows_with_their_signs(model, suspect, x).values()) >= 0.95
+    assert min(alike_rows(model, suspect, x, signed=True).values()) >= 0.95
     signs = tied.mirrors[rows[0].atoms]
     assert bool((signs != tied.mirrors[0]).any()) == odd
 

@@ -12,13 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passportize.alignment.alignment import align
 from passportize.alignment.held_out import HeldOut
 from passportize.alignment.matching import Matching
 from passportize.alignment.tied_channels import find_tied_channels
 from passportize.alignment.undoing import Undoing
 from passportize.attacks.neuron_scale import scale_neurons
-from tests.alignment.test_looked_through import built, drawn
+from tests.alignment.test_looked_through import alike_rows, built, drawn
 from tests.support import looked_through as kinds
 
 WIDTH = 32
@@ -259,25 +258,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, Callable[[nn.Module], No
 }
 
 
-def rows_with_their_signs(model: nn.Module, suspect: nn.Module, x: Tensor) -> dict[str, float]:
-    """Share of the rows of every weight that come back, up to size."""
-    tied = find_tied_channels(model, x)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    bound = [name for name, shape in shapes.items() if name.endswith("weight") and len(shape) > 1]
-    aligned = align(
-        model.state_dict(), suspect.state_dict(), tied, HeldOut(tied, shapes, bound)
-    ).tensors
-    found = {}
-    for name, own in model.state_dict().items():
-        if name in bound and own[0].numel() >= 16 < len(own):
-            pair = [tensor.flatten(1) for tensor in (own, aligned[name])]
-            # What writes a stream between LayerNorms is known up to a vector added to all rows.
-            free = [tensor - tensor.mean(0) for tensor in pair]
-            cosine = torch.maximum(*(nn.functional.cosine_similarity(*x) for x in (pair, free)))
-            found[name] = float((cosine > 0.95).float().mean())
-    return found
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_what_nothing_sees_comes_back(case: str) -> None:
     make, x, thief = CASES[case]
@@ -288,7 +268,7 @@ def test_what_nothing_sees_comes_back(case: str) -> None:
         torch.testing.assert_close(suspect(x), model(x), atol=1e-4, rtol=1e-4)
     own, other = model.state_dict(), suspect.state_dict()
     assert any(not torch.equal(tensor, other[name]) for name, tensor in own.items())
-    found = rows_with_their_signs(model, suspect, x)
+    found = alike_rows(model, suspect, x, signed=True)
     assert min(found.values()) >= 0.95, found
 
 
@@ -300,7 +280,7 @@ def test_the_disguise_knows_it(case: str) -> None:
     assert scale_neurons(suspect, drawn(2), decades=0, flip=0.5, example_inputs=x) > 0
     with torch.no_grad():
         torch.testing.assert_close(suspect(x), model(x), atol=1e-4, rtol=1e-4)
-    found = rows_with_their_signs(model, suspect, x)
+    found = alike_rows(model, suspect, x, signed=True)
     assert min(found.values()) >= 0.95, found
 
 
@@ -380,7 +360,7 @@ def test_what_is_done_to_a_product_holds_for_its_factors(make: type[nn.Module]) 
     scale_neurons(suspect, drawn(2), flip=0.5, example_inputs=TOKENS)
     with torch.no_grad():
         torch.testing.assert_close(suspect(TOKENS), model(TOKENS), atol=1e-4, rtol=1e-4)
-    assert min(rows_with_their_signs(model, suspect, TOKENS).values()) >= 0.95
+    assert min(alike_rows(model, suspect, TOKENS, signed=True).values()) >= 0.95
     assert not torch.equal(suspect.down.bias, model.down.bias)  # the rest is scaled
 
 
